@@ -1,0 +1,31 @@
+# Everything runs in .venv, which `make setup` fills; it is called by every target and takes seconds when nothing is to do.
+PYTHON ?= python3
+RUN = .venv/bin/python
+
+.PHONY: help setup quickstart compare test test-full clean
+
+help:
+	@echo 'make quickstart   set up, train AdaRoute on small scenes, evaluate, draw a picture (minutes on 2 cores)'
+	@echo 'make compare      the same for Frozen, AdaRoute and full fine-tuning, three seeds each'
+	@echo 'make test         set up and run the tests (under 10 minutes on 2 cores)'
+	@echo 'make test-full    the tests that take longer, too'
+	@echo 'make setup        only set up'
+	@echo 'PYTHON=python3.11 chooses the interpreter (3.10-3.12)'
+
+setup:
+	@$(PYTHON) tools/setup_env.py
+
+quickstart: setup
+	@$(RUN) tools/quickstart.py
+
+compare: setup
+	@$(RUN) tools/quickstart.py --compare
+
+test: setup
+	@$(RUN) -m pytest
+
+test-full: setup
+	@$(RUN) -m pytest -m ''
+
+clean:
+	rm -rf .venv build dist *.egg-info

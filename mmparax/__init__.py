@@ -1,0 +1,18 @@
+"""mmparax: frozen vision backbones with small trained adapters for OpenMMLab."""
+from importlib import import_module
+
+from mmparax.toolboxes import require
+from mmparax.version import __version__
+
+require('mmengine')
+
+# Imported at first use: mmengine imports this package for its registries and hides errors that happen meanwhile.
+_LAZY = {'ParameterCount': 'mmparax.analysis.parameters', 'count_parameters': 'mmparax.analysis.parameters'}
+
+__all__ = ['ParameterCount', '__version__', 'count_parameters']
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(_LAZY[name]), name)

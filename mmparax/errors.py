@@ -1,0 +1,65 @@
+"""How mmparax words what a user can mend: parameter, value, what is allowed, what to do.
+
+Every such error is also a :class:`UserError`; the scripts in ``tools/`` print it as one sentence without a traceback.
+"""
+import inspect
+from numbers import Integral
+from typing import Any, Iterable, Mapping, Sequence
+
+
+class UserError(Exception):
+    """Marks an error that its message explains completely."""
+
+
+class ParameterError(UserError, ValueError):
+    """A wrong argument or a file that does not fit."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that should be there."""
+
+
+class RandomBaseError(UserError, RuntimeError):
+    """A trunk that would run without pre-trained weights."""
+
+
+class UpstreamChangedError(UserError, TypeError):
+    """A toolbox whose code is not the one that mmparax extends."""
+
+
+def bad_value(parameter: str, value: Any, allowed: str, remedy: str = '') -> ParameterError:
+    """Return (not raise) the error for one wrong argument."""
+    return ParameterError(f'{parameter}={value!r} is not allowed: {allowed}.' + (f' {remedy}' if remedy else ''))
+
+
+def check_int(parameter: str, value: Any, minimum: int = 1) -> int:
+    """Return ``value`` if it is an integer of at least ``minimum``, else raise ParameterError."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise bad_value(parameter, value, f'it must be an integer of at least {minimum}')
+    return int(value)
+
+
+def check_choice(parameter: str, value: Any, choices: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``choices``, else raise ParameterError."""
+    if value not in choices:
+        raise bad_value(parameter, value, f'choose one of {", ".join(map(repr, choices))}')
+    return value
+
+
+def keyword_names(*callables: Any) -> list:
+    """Names of the keyword arguments of the given constructors, in order, without ``self`` and ``**kwargs``."""
+    names: dict = {}
+    for function in callables:
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != 'self':
+                names[name] = None
+    return list(names)
+
+
+def check_options(owner: str, options: Mapping[str, Any], known: Iterable[str], hint: str = '') -> None:
+    """Raise ParameterError if ``options`` holds a name that is not in ``known``."""
+    known = list(known)
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ParameterError(f'{owner} has no option {", ".join(map(repr, unknown))}; its options are: '
+                             f'{", ".join(known) or "none"}.' + (f' {hint}' if hint else ''))
