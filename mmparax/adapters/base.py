@@ -1,0 +1,137 @@
+"""What a method is, seen from a backbone: which sites it takes and which module it puts at each.
+
+A *site* is a place in a block where a method may act. What a module at a site must look like:
+
+===================================================  ==============================================================
+site                                                 module
+===================================================  ==============================================================
+``after_token_mixer``, ``after_channel_mixer``,      ``(x (B, N, C), (H, W)) -> (B, N, C)`` on the residual stream
+``after_block``
+``token_mixer_branch``, ``channel_mixer_branch``     the same on the branch, before the residual sum
+``channel_mixer_parallel``, ``block_parallel``       reads the stream before the branch's norm (the block's input);
+                                                     what it returns is added to the sum
+``linear:q``, ``k``, ``v``, ``proj``, ``fc1``,       ``(x (..., in), y (..., out)) -> (..., out)``, where ``y`` is
+``fc2``                                              the frozen linear map of ``x``
+``prompts``                                          ``() -> (n, C)``: extra tokens for the block's attention
+===================================================  ==============================================================
+
+Backbones know this table and no method; methods know it and no backbone.
+"""
+from dataclasses import dataclass
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
+
+from torch import nn
+
+from mmparax.errors import ParameterError, bad_value, check_options, keyword_names
+from mmparax.registry import MODELS
+
+STREAM_SITES = ('after_token_mixer', 'after_channel_mixer', 'after_block', 'token_mixer_branch', 'channel_mixer_branch',
+                'channel_mixer_parallel', 'block_parallel')
+LINEAR_SITES = ('linear:q', 'linear:k', 'linear:v', 'linear:proj', 'linear:fc1', 'linear:fc2')
+PROMPT_SITE = 'prompts'
+
+
+@dataclass(frozen=True)
+class BlockInfo:
+    """What a method may know of the block that it adapts.
+
+    Attributes:
+        dim: channels C of the residual stream.
+        depth: number of blocks in the stage.
+        index: position of the block in its stage, from 0.
+        stage: index of the stage, from 0.
+        family: name of the backbone family, for messages only.
+        ffn_dim: hidden channels of the channel mixer.
+        embed_dim: channels after the patch embedding (C of stage 0).
+        patch_size: side of a patch in pixels.
+        linear_init: how the family initialises linear and conv layers, ``'kaiming_uniform'`` or ``'trunc_normal'``.
+    """
+    dim: int
+    depth: int
+    index: int
+    stage: int
+    family: str
+    ffn_dim: int
+    embed_dim: int
+    patch_size: int
+    linear_init: str = 'kaiming_uniform'
+
+    def features(self, site: str) -> Tuple[int, int]:
+        """(input, output) features of a ``linear:`` site."""
+        return {'linear:fc1': (self.dim, self.ffn_dim),
+                'linear:fc2': (self.ffn_dim, self.dim)}.get(site, (self.dim, self.dim))
+
+
+class Method:
+    """Base of all methods: a recipe that builds modules, itself without parameters.
+
+    Args:
+        sites: overrides where the method acts; by default ``two_branch_sites`` in blocks with a token mixer and a
+            channel mixer (Swin, ViT) and ``one_branch_sites`` in blocks with a single residual branch (ConvNeXt).
+
+    Class attributes: ``possible_sites``, those whose signature the method's modules have; the two defaults above.
+    """
+    possible_sites: Tuple[str, ...] = STREAM_SITES
+    two_branch_sites: Tuple[str, ...] = ()
+    one_branch_sites: Tuple[str, ...] = ()
+
+    def __init__(self, sites: Optional[Sequence[str]] = None):
+        if sites is not None:
+            sites = (sites, ) if isinstance(sites, str) else tuple(sites)
+            unknown = [site for site in sites if site not in self.possible_sites]
+            if unknown or not sites or len(set(sites)) < len(sites):
+                raise bad_value('sites', list(sites), f'{type(self).__name__} takes one or more of '
+                                f'{", ".join(self.possible_sites)}, each once')
+        self.sites = sites
+
+    def select_sites(self, offered: Sequence[str], branches: int, family: str) -> Tuple[str, ...]:
+        """Return the sites to fill in a block of ``family`` that offers ``offered``.
+
+        Raises:
+            ValueError: if the method has no place in such a block.
+        """
+        name = type(self).__name__
+        default = self.two_branch_sites if branches == 2 else self.one_branch_sites
+        wanted = self.sites or default
+        missing = [site for site in wanted if site not in offered]
+        if missing or not wanted:
+            raise ParameterError(f'{name} cannot adapt {family}: ' + (
+                f'the site {missing[0]!r} does not exist in its blocks' if missing else 'it has no site in its blocks')
+                + f', which offer {", ".join(offered)}. Choose another method or give sites=(...).')
+        return wanted
+
+    def build_centers(self, blocks: Sequence[BlockInfo]) -> List[Tuple[nn.Module, int]]:
+        """Build what the blocks of one stage share: (module, number of consecutive blocks that use it), in order."""
+        return []
+
+    def build(self, site: str, block: BlockInfo, center: Optional[nn.Module]) -> nn.Module:
+        """Build the module for one site of one block; it must have ``reset_parameters()``."""
+        raise NotImplementedError
+
+
+def build_method(cfg: Mapping[str, Any]) -> Method:
+    """Build a method from its config, for example ``dict(type='mmparax.AdaRoute', hidden_dim=64)``.
+
+    Raises:
+        ValueError: if the type is no method of mmparax or an option is unknown; the message lists the known ones.
+    """
+    if isinstance(cfg, Method):
+        return cfg
+    MODELS.import_from_location()
+    methods = {name: cls for name, cls in MODELS.module_dict.items()
+               if isinstance(cls, type) and issubclass(cls, Method)}
+    if not isinstance(cfg, Mapping) or 'type' not in cfg:
+        raise bad_value('adapter', cfg, "it must be None (full fine-tuning) or a dict such as "
+                        "dict(type='mmparax.AdaRoute')", f'Methods: {", ".join(sorted(methods))}.')
+    options = dict(cfg)
+    kind = options.pop('type')
+    if isinstance(kind, str):
+        cls = methods.get(kind[len('mmparax.'):] if kind.startswith('mmparax.') else kind)
+    else:
+        cls = kind if isinstance(kind, type) and issubclass(kind, Method) else None
+    if cls is None:
+        raise bad_value('adapter.type', kind, f'the methods are {", ".join("mmparax." + name for name in sorted(methods))}')
+    check_options(f'the adapter {cls.__name__}', options, keyword_names(cls.__init__),
+                  'If it comes from a base config whose adapter has another type, add _delete_=True to the dict that '
+                  'replaces it.')
+    return cls(**options)

@@ -1,0 +1,74 @@
+"""Depthwise convolutions on token maps, with weights shared by the batch or generated per sample.
+
+Eager and differentiable; odd kernels, stride 1, same padding.
+"""
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def tokens_to_map(x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    """View tokens (B, H*W, C) as a map (B, C, H, W) in channels-last memory; no copy if they are contiguous."""
+    batch, _, channels = x.shape
+    return x.reshape(batch, hw[0], hw[1], channels).permute(0, 3, 1, 2)
+
+
+def map_to_tokens(x: Tensor) -> Tensor:
+    """Turn a map (B, C, H, W) into contiguous tokens (B, H*W, C); no copy if the map is channels-last."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, x.shape[1])
+
+
+def depthwise_conv2d(x: Tensor, hw: Tuple[int, int], weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    """Depthwise convolution of tokens.
+
+    Args:
+        x: tokens (B, H*W, C).
+        hw: (H, W).
+        weight: (C, 1, k, k), k odd.
+        bias: (C,) or None.
+
+    Returns:
+        Tensor: (B, H*W, C).
+    """
+    padding = weight.shape[-1] // 2
+    return map_to_tokens(F.conv2d(tokens_to_map(x, hw), weight, bias, padding=padding, groups=weight.shape[0]))
+
+
+def dynamic_depthwise_conv2d(x: Tensor, kernels: Tensor) -> Tensor:
+    """Depthwise convolution in which each sample has its own kernels.
+
+    The batch goes into the channel axis and one grouped convolution serves all samples.
+
+    Args:
+        x: map (B, r, H, W).
+        kernels: (B, r, 1, k, k), k odd.
+
+    Returns:
+        Tensor: (B, r, H, W).
+    """
+    batch, channels, height, width = x.shape
+    size = kernels.shape[-1]
+    out = F.conv2d(x.reshape(1, batch * channels, height, width), kernels.reshape(batch * channels, 1, size, size),
+                   padding=size // 2, groups=batch * channels)
+    return out.view(batch, channels, height, width)
+
+
+def aggregate(maps: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
+    """Spatially-varying aggregation of the convolutions' outputs (paper, section 3.2, "SA").
+
+    Args:
+        maps: (n, B, r, H, W), the n convolutions' outputs.
+        weight: (n, r) of the linear map that scores each position, or None for the plain mean.
+        bias: (n,) or None.
+
+    Returns:
+        Tensor: (B, r, H, W), a convex combination at each position.
+    """
+    if weight is None:
+        return maps.mean(0)
+    scores = F.conv2d(maps.sum(0), weight[:, :, None, None], bias)
+    # The softmax in at least single precision: half-precision scores of a large sum may differ by more than it holds.
+    alpha = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1).to(maps.dtype)
+    return (alpha.transpose(0, 1).unsqueeze(2) * maps).sum(0)

@@ -1,0 +1,53 @@
+"""Gates and the synthesis of weights from experts (paper, section 3.2, "Dynamic Parameter Routing").
+
+Both run in at least single precision, autocast or not: a softmax in half precision loses the small gates, and a sum of
+half-precision experts rounds once per expert.
+"""
+from typing import List
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def safe_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, else float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def route(x: Tensor, reduce: nn.Linear, gates: nn.Linear, num_experts: int, activation: str) -> List[Tensor]:
+    """Gates of each sample: global mean, Linear, GELU, Linear, then softmax (or sigmoid) over each group of experts.
+
+    Args:
+        x: tokens (B, N, C).
+        reduce: Linear(C, h).
+        gates: Linear(h, G * M).
+        num_experts: M.
+        activation: ``'softmax'`` or ``'sigmoid'``.
+
+    Returns:
+        list[Tensor]: G gates of (B, M), float32 (float64 for float64 input).
+    """
+    dtype = safe_dtype(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        mean = x.mean(1, dtype=dtype)
+        hidden = F.gelu(F.linear(mean, reduce.weight.to(dtype), reduce.bias.to(dtype)))
+        logits = F.linear(hidden, gates.weight.to(dtype), gates.bias.to(dtype)).unflatten(1, (-1, num_experts))
+        values = logits.softmax(-1) if activation == 'softmax' else logits.sigmoid()
+    return list(values.unbind(1))
+
+
+def mix_experts(gates: Tensor, experts: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weighted sum of experts for each sample.
+
+    Args:
+        gates: (B, M).
+        experts: (M, ...).
+        dtype: of the result.
+
+    Returns:
+        Tensor: (B, ...).
+    """
+    with torch.autocast(experts.device.type, enabled=False):
+        mixed = gates @ experts.flatten(1).to(gates.dtype)
+    return mixed.view(-1, *experts.shape[1:]).to(dtype)
