@@ -1,0 +1,217 @@
+"""The part that every adapted backbone shares: inserting adapters, freezing, and the base weights."""
+import logging
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Type
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmparax.adapters.adaroute import AdaRoute
+from mmparax.adapters.base import BlockInfo, build_method
+from mmparax.backbones.sites import AdaptedBlock, adapter_modules
+from mmparax.checkpoint.base import copy_base, fetch, locate
+from mmparax.checkpoint.files import read_weights
+from mmparax.errors import RandomBaseError, bad_value, check_options, keyword_names
+
+BASE, ADAPTER, CENTER, OUTPUT_NORM = 'base', 'adapter', 'center', 'output_norm'
+
+
+class AdaptedBackbone:
+    """Mixin before an upstream backbone class: builds it, swaps its blocks, fills their sites, freezes the rest.
+
+    Everything is decided in ``__init__``, because the runner wraps the model for several processes and builds the
+    optimizer before any hook runs.
+
+    Class attributes:
+        family: name of the family.
+        upstream: the toolbox's backbone class.
+        block_class: what its blocks become.
+        base_layout: turns the keys of any known file of the family into those of ``upstream``.
+        no_frozen_stages: the value of ``frozen_stages`` with which upstream freezes nothing.
+
+    Args:
+        adapter: config of a method; None for full fine-tuning (everything trains, upstream's function bit for bit).
+        base_checkpoint: path or URL of the pre-trained weights of the trunk.
+        allow_random_base: permit a trunk without pre-trained weights; only without ``base_checkpoint``.
+    """
+    family: ClassVar[str]
+    upstream: ClassVar[type]
+    block_class: ClassVar[Type[AdaptedBlock]]
+    base_layout: ClassVar[Callable[[Dict[str, Tensor]], Dict[str, Tensor]]]
+    no_frozen_stages: ClassVar[int] = -1
+
+    def __init__(self,
+                 *args: Any,
+                 adapter: Optional[Mapping[str, Any]] = None,
+                 base_checkpoint: Optional[str] = None,
+                 allow_random_base: bool = False,
+                 **options: Any):
+        check_options(type(self).__name__, options, self.known_options())
+        self._check_options(adapter, options)
+        method = None if adapter is None else build_method(adapter)
+        super().__init__(*args, **{**self.upstream_defaults(options), **options})
+        self.base_checkpoint, self.allow_random_base = base_checkpoint, allow_random_base
+        self.base_source = 'random' if allow_random_base and base_checkpoint is None else None
+        self.method = method
+        self.expert_centers = nn.ModuleList()
+        self._insert()
+        if method is None:
+            self._freeze_stages()  # upstream does so only in train(), after the optimizer was built
+        else:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(self._roles[name] != BASE)
+        self._load_base_if_at_hand()
+
+    # ---- what a family gives ----
+
+    def stage_blocks(self) -> List[List[nn.Module]]:
+        """The blocks of each stage."""
+        raise NotImplementedError
+
+    def block_info(self, block: nn.Module, stage: int, index: int) -> BlockInfo:
+        """What a method may know of a block."""
+        raise NotImplementedError
+
+    def output_norms(self) -> List[str]:
+        """Names of the norms on the outputs; they start fresh and train with every method."""
+        raise NotImplementedError
+
+    @classmethod
+    def upstream_defaults(cls, options: Mapping[str, Any]) -> Dict[str, Any]:
+        """Defaults that differ from upstream's, given the options that the user set."""
+        return {}
+
+    @classmethod
+    def known_options(cls) -> List[str]:
+        return keyword_names(AdaptedBackbone.__init__, cls.upstream.__init__)
+
+    # ---- construction ----
+
+    def _check_options(self, adapter: Any, options: Mapping[str, Any]) -> None:
+        init_cfg = options.get('init_cfg')
+        for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
+            if isinstance(cfg, Mapping) and 'Pretrained' in str(cfg.get('type')):
+                raise bad_value('init_cfg', dict(cfg), 'the pre-trained trunk is given by base_checkpoint, which checks '
+                                'that every weight fits', f'Use base_checkpoint={cfg.get("checkpoint")!r}.')
+        frozen = options.get('frozen_stages', self.no_frozen_stages)
+        if adapter is not None and frozen != self.no_frozen_stages:
+            raise bad_value('frozen_stages', frozen, 'a backbone with an adapter is frozen as a whole, and upstream would '
+                            'freeze the adapters of these stages too', 'Remove frozen_stages.')
+
+    def _insert(self) -> None:
+        """Swap every block and fill the sites that the method takes."""
+        for stage, blocks in enumerate(self.stage_blocks()):
+            infos = [self.block_info(block, stage, index) for index, block in enumerate(blocks)]
+            for block in blocks:
+                self.block_class.swap(block)
+            if self.method is None:
+                continue
+            sites = self.method.select_sites(self.block_class.offered_sites(), self.block_class.branches, self.family)
+            centers = self.method.build_centers(infos)
+            if centers:
+                self.expert_centers.append(nn.ModuleList(center for center, _ in centers))
+            of_block = [center for center, count in centers for _ in range(count)] or [None] * len(blocks)
+            for block, info, center in zip(blocks, infos, of_block):
+                block.fill(self.method, sites, info, center)
+        self._roles = self._find_roles()
+
+    def _find_roles(self) -> Dict[str, str]:
+        owners = [(name + '.', ADAPTER) for name, _ in adapter_modules(self)]
+        owners += [('expert_centers.', CENTER)] + [(name + '.', OUTPUT_NORM) for name in self.output_norms()]
+        roles = {}
+        for name, _ in self.named_parameters():
+            roles[name] = next((role for prefix, role in owners if name.startswith(prefix)), BASE)
+        return roles
+
+    def parameter_roles(self) -> Dict[str, str]:
+        """Name of each parameter -> ``'base'``, ``'adapter'``, ``'center'`` or ``'output_norm'``."""
+        return dict(self._roles)
+
+    # ---- base weights ----
+
+    def _load_base_if_at_hand(self) -> None:
+        if self.base_source is not None:
+            return
+        if self.base_checkpoint is None:
+            if self.method is not None:
+                self._warn('has no base_checkpoint')
+        elif locate(self.base_checkpoint) is None:
+            self._warn(f'did not find its base_checkpoint {self.base_checkpoint!r} yet')
+        else:
+            self.load_base()
+
+    def _warn(self, what: str) -> None:
+        print_log(f'{type(self).__name__} {what}: the first forward stops unless a base or a complete checkpoint has been '
+                  'loaded by then.', logger='current', level=logging.WARNING)
+
+    def load_base(self) -> None:
+        """Load the trunk from ``base_checkpoint``, all of it or nothing.
+
+        Raises:
+            FileNotFoundError: if there is no such file and it cannot be fetched.
+            ValueError: if the file is unreadable, or keys are missing, unexpected or of another shape.
+        """
+        weights = type(self).base_layout(read_weights(fetch(self.base_checkpoint)))
+        parameters = {name: parameter for name, parameter in self.named_parameters() if self._roles[name] == BASE}
+        copy_base(parameters, weights, self.base_checkpoint, type(self).__name__, self.output_norms())
+        self.base_source = 'file'
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Load the base if that has not happened; only a random trunk gets upstream's initialisation."""
+        if self.base_source is None and self.base_checkpoint is not None:
+            self.load_base()
+        if self.base_source in ('file', 'checkpoint'):
+            self._is_init = True
+            return
+        super().init_weights()
+        # Upstream's initialisation walks over every linear layer, those of the adapters too.
+        for _, module in adapter_modules(self):
+            module.reset_parameters()
+        for center in (center for stage in self.expert_centers for center in stage):
+            center.reset_parameters()
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        parameters = dict(self.named_parameters())
+        complete = all(getattr(state_dict.get(prefix + name), 'shape', None) == parameters[name].shape
+                       for name, role in self._roles.items() if role == BASE)
+        if complete:
+            self.base_source = 'checkpoint'
+        elif self.base_source is None and self.base_checkpoint is not None:
+            self.load_base()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    # ---- running ----
+
+    def forward(self, x: Tensor) -> tuple:
+        """Features of images (B, 3, H, W): one (B, C_i, H_i, W_i) for each of ``out_indices``."""
+        if self.base_source is None:
+            raise RandomBaseError(
+                f'{type(self).__name__} would run on a random trunk: base_checkpoint={self.base_checkpoint!r} has not been '
+                'loaded and no complete checkpoint either. Set base_checkpoint to the pre-trained file, or '
+                'allow_random_base=True (with base_checkpoint=None) to run without one.')
+        return super().forward(x)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode of every module and return self (upstream returns None).
+
+        The frozen trunk follows: its stochastic depth is part of each recipe.
+        """
+        super().train(mode)
+        return self
+
+
+class AdaRouteOptions:
+    """Mixin before an adapted backbone: fixes the method to AdaRoute and opens its options at top level."""
+
+    def __init__(self, *args: Any, **options: Any):
+        if 'adapter' in options:
+            raise bad_value('adapter', options['adapter'], f'{type(self).__name__} always has AdaRoute, whose options are '
+                            'its own', f'Use {type(self).__mro__[2].__name__} to choose a method.')
+        check_options(type(self).__name__, options, self.known_options())
+        own = {name: options.pop(name) for name in keyword_names(AdaRoute.__init__) if name in options}
+        super().__init__(*args, adapter=dict(type=AdaRoute, **own), **options)
+
+    @classmethod
+    def known_options(cls) -> List[str]:
+        return keyword_names(AdaRoute.__init__) + [name for name in super().known_options() if name != 'adapter']

@@ -1,0 +1,137 @@
+"""Joins methods and blocks: turns an upstream block into one with sites and fills them.
+
+The upstream block is built as it is; then its ``__class__`` becomes a static subclass whose forward calls the modules
+at its sites. Keys of the base weights do not change, and pickle, deepcopy and compile work.
+"""
+import inspect
+from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks.wrappers import Linear as MMCVLinear
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, BlockInfo, Method
+from mmparax.errors import UpstreamChangedError
+
+
+def swap_class(module: nn.Module, expected: Sequence[type], replacement: type, forward: Sequence[str]) -> None:
+    """Make ``module`` an instance of ``replacement``, which extends the one class that it may be now.
+
+    Args:
+        module: changed in place; its parameters and children stay.
+        expected: the classes that ``replacement`` was written for.
+        replacement: a subclass or a stand-in with the same attributes.
+        forward: the parameter names that ``expected``'s forward must have.
+
+    Raises:
+        TypeError: if upstream changed: the module is of another class, or its forward has another signature.
+    """
+    if type(module) is replacement:
+        return
+    found = list(inspect.signature(type(module).forward).parameters)[1:]
+    if type(module) not in expected or found != list(forward):
+        names = ' or '.join(f'{cls.__module__}.{cls.__name__}' for cls in expected)
+        raise UpstreamChangedError(f'mmparax adapts {names} with forward({", ".join(forward)}), but found '
+                        f'{type(module).__module__}.{type(module).__name__} with forward({", ".join(found)}): this version '
+                        'of the toolbox has another block; install the versions in requirements.txt.')
+    module.__class__ = replacement
+
+
+class AdapterHost:
+    """Marks a module whose ``adapters`` (site -> module) belong to a method."""
+    adapters: nn.ModuleDict
+
+
+class AdaptedLinear(AdapterHost, nn.Linear):
+    """A frozen linear map with modules on slices of its output; ``weight`` and ``bias`` keep their keys."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        parts, end = [], 0
+        for name, (start, stop) in self.slices.items():
+            parts += [y[..., end:start], self.adapters[name](x, y[..., start:stop])]
+            end = stop
+        parts.append(y[..., end:])
+        parts = [part for part in parts if part.shape[-1]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+class AdaptedBlock(AdapterHost):
+    """Mixin of the block classes that upstream's blocks are swapped to.
+
+    A subclass names what it stands for and what it offers, and implements ``adapted_forward``.
+
+    Class attributes:
+        upstream: the class that is swapped.
+        forward_names: the parameters of upstream's forward.
+        branches: 2 for a token mixer and a channel mixer, 1 for a single residual branch.
+        stream_sites: the residual-stream sites.
+        linear_paths: role -> (path of the linear layer, third of its output or None for all of it).
+    """
+    upstream: ClassVar[type]
+    forward_names: ClassVar[Tuple[str, ...]]
+    branches: ClassVar[int]
+    stream_sites: ClassVar[Tuple[str, ...]]
+    linear_paths: ClassVar[Dict[str, Tuple[str, Optional[int]]]]
+
+    @classmethod
+    def offered_sites(cls) -> Tuple[str, ...]:
+        return cls.stream_sites + tuple(cls.linear_paths)
+
+    @classmethod
+    def swap(cls, block: nn.Module) -> 'AdaptedBlock':
+        """Turn an upstream block into an adapted one without adapters (the same function as before)."""
+        swap_class(block, [cls.upstream], cls, cls.forward_names)
+        block.adapters = nn.ModuleDict()
+        return block
+
+    def fill(self, method: Method, sites: Sequence[str], info: BlockInfo, center: Optional[nn.Module]) -> None:
+        """Build the method's modules for ``sites`` and put them where the block's forward finds them."""
+        for site in sorted(sites, key=self.offered_sites().index):
+            module = method.build(site, info, center)
+            if site in STREAM_SITES:
+                self.adapters[site] = module
+            elif site in LINEAR_SITES:
+                self._fill_linear(site, module)
+            else:
+                self.fill_prompts(module)
+
+    def _fill_linear(self, site: str, module: nn.Module) -> None:
+        path, third = self.linear_paths[site]
+        linear = self.get_submodule(path)
+        if not isinstance(linear, AdaptedLinear):
+            name = 'x' if type(linear) is MMCVLinear else 'input'
+            swap_class(linear, [nn.Linear, MMCVLinear], AdaptedLinear, [name])
+            linear.adapters, linear.slices = nn.ModuleDict(), {}
+        width = linear.out_features // (1 if third is None else 3)
+        start = width * (third or 0)
+        name = site.split(':')[1]
+        linear.adapters[name] = module
+        linear.slices = dict(sorted({**linear.slices, name: (start, start + width)}.items(), key=lambda item: item[1]))
+
+    def fill_prompts(self, module: nn.Module) -> None:
+        raise NotImplementedError(f'{type(self).__name__} does not offer the site {PROMPT_SITE!r}')
+
+    def at(self, site: str, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+        """Pass ``x`` through the module at a stream site, or return it as it is."""
+        return self.adapters[site](x, hw) if site in self.adapters else x
+
+    def run(self, function: Callable, *inputs: Any) -> Any:
+        """Call ``function``, under activation checkpointing if the block has ``with_cp``.
+
+        Non-reentrant, and whether or not the input needs a gradient: behind a frozen stem the first blocks' input
+        needs none, and a reentrant checkpoint would then lose the gradients of their adapters.
+        """
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(function, *inputs, use_reentrant=False)
+        return function(*inputs)
+
+
+def adapter_modules(root: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
+    """Yield (name, module) for every module that a method put at a site below ``root``."""
+    for name, host in root.named_modules():
+        if isinstance(host, AdapterHost):
+            for site, module in host.adapters.items():
+                yield '.'.join(filter(None, [name, 'adapters', site])), module

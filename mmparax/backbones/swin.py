@@ -1,0 +1,123 @@
+"""Swin Transformer (Liu et al., ICCV 2021) with sites, over mmpretrain's implementation."""
+from typing import Any, Dict, List, Mapping, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.models.backbones.swin_transformer import SwinBlock, SwinTransformer
+from mmpretrain.models.utils.attention import WindowMSA
+from torch import Tensor, nn
+
+from mmparax.adapters.base import PROMPT_SITE, BlockInfo
+from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
+from mmparax.backbones.sites import AdaptedBlock, AdapterHost, swap_class
+from mmparax.checkpoint.layouts import swin_layout
+from mmparax.registry import MODELS
+
+
+class PromptedWindowMSA(AdapterHost, WindowMSA):
+    """Window attention with extra tokens, the same in every window.
+
+    The tokens pass the block's ``norm1``, see and are seen by the whole window with zero position bias and no shift
+    mask, and are dropped afterwards (VPT-deep, Jia et al., ECCV 2022, for Swin).
+    """
+
+    def forward(self, x: Tensor, mask: Tensor = None) -> Tensor:
+        """Attend within windows ``x`` (windows*B, N, C), ``mask`` (windows, N, N) or None; the shape stays."""
+        norm, = self._norm
+        prompts = self.adapters[PROMPT_SITE]()
+        count = prompts.shape[0]
+        if count == 0:
+            return super().forward(x, mask)
+        windows, tokens, channels = x.shape
+        x = torch.cat([norm(prompts).to(x.dtype).expand(windows, -1, -1), x], dim=1)
+        q, k, v = self.qkv(x).view(windows, count + tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
+        bias = F.pad(bias.view(tokens, tokens, -1).permute(2, 0, 1), (count, 0, count, 0))
+        attention = (q * self.scale) @ k.transpose(-2, -1) + bias
+        if mask is not None:
+            mask = F.pad(mask, (count, 0, count, 0))[None, :, None]
+            attention = (attention.unflatten(0, (-1, mask.shape[1])) + mask).flatten(0, 1)
+        attention = self.attn_drop(self.softmax(attention))
+        x = (attention @ v).transpose(1, 2).reshape(windows, count + tokens, channels)
+        return self.proj_drop(self.proj(x[:, count:]))
+
+
+class AdaptedSwinBlock(AdaptedBlock, SwinBlock):
+    """mmpretrain's SwinBlock with sites."""
+    upstream = SwinBlock
+    forward_names = ('x', 'hw_shape')
+    branches = 2
+    stream_sites = ('token_mixer_branch', 'after_token_mixer', 'channel_mixer_parallel', 'channel_mixer_branch',
+                    'after_channel_mixer')
+    linear_paths = {
+        'linear:q': ('attn.w_msa.qkv', 0),
+        'linear:k': ('attn.w_msa.qkv', 1),
+        'linear:v': ('attn.w_msa.qkv', 2),
+        'linear:proj': ('attn.w_msa.proj', None),
+        'linear:fc1': ('ffn.layers.0.0', None),
+        'linear:fc2': ('ffn.layers.1', None),
+    }
+
+    @classmethod
+    def offered_sites(cls) -> Tuple[str, ...]:
+        return super().offered_sites() + (PROMPT_SITE, )
+
+    def fill_prompts(self, module: nn.Module) -> None:
+        attention = self.attn.w_msa
+        swap_class(attention, [WindowMSA], PromptedWindowMSA, ['x', 'mask'])
+        attention.adapters = nn.ModuleDict({PROMPT_SITE: module})
+        attention._norm = (self.norm1, )  # a tuple: the norm stays registered once, in the block
+
+    def forward(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
+        return self.run(self.adapted_forward, x, hw_shape)
+
+    def adapted_forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+        x = self.at('token_mixer_branch', self.attn(self.norm1(x), hw), hw) + x
+        x = self.at('after_token_mixer', x, hw)
+        if 'channel_mixer_branch' in self.adapters:
+            branch = self.ffn.dropout_layer(self.ffn.gamma2(self.ffn.layers(self.norm2(x))))
+            y = x + self.at('channel_mixer_branch', branch, hw)
+        else:
+            y = self.ffn(self.norm2(x), identity=x)
+        if 'channel_mixer_parallel' in self.adapters:
+            y = y + self.at('channel_mixer_parallel', x, hw)
+        return self.at('after_channel_mixer', y, hw)
+
+
+@MODELS.register_module()
+class AdaptedSwin(AdaptedBackbone, SwinTransformer):
+    """Swin with a frozen trunk and adapters; every other argument is that of mmpretrain's ``SwinTransformer``.
+
+    ``pad_small_map`` defaults to True when there is more than one output: only so is mmpretrain's Swin equal to
+    mmdetection's and mmsegmentation's, and usable on maps smaller than a window.
+
+    Args:
+        adapter: config of a method such as ``dict(type='mmparax.AdaRoute')``; ``dict(type='mmparax.Frozen')`` for a
+            frozen trunk; None for full fine-tuning.
+        base_checkpoint: path or URL of the pre-trained weights (Microsoft's, OpenMMLab's or a safetensors file).
+        allow_random_base: permit a trunk without pre-trained weights.
+    """
+    family = 'Swin'
+    upstream = SwinTransformer
+    block_class = AdaptedSwinBlock
+    base_layout = staticmethod(swin_layout)
+
+    @classmethod
+    def upstream_defaults(cls, options: Mapping[str, Any]) -> Dict[str, Any]:
+        return dict(pad_small_map=len(options.get('out_indices', (3, ))) > 1)
+
+    def stage_blocks(self) -> List[List[nn.Module]]:
+        return [list(stage.blocks) for stage in self.stages]
+
+    def block_info(self, block: nn.Module, stage: int, index: int) -> BlockInfo:
+        return BlockInfo(dim=block.norm1.normalized_shape[0], depth=self.depths[stage], index=index, stage=stage,
+                         family=self.family, ffn_dim=block.ffn.feedforward_channels, embed_dim=self.embed_dims,
+                         patch_size=self.patch_embed.projection.kernel_size[0])
+
+    def output_norms(self) -> List[str]:
+        return [f'norm{i}' for i in self.out_indices]
+
+
+@MODELS.register_module()
+class AdaRouteSwin(AdaRouteOptions, AdaptedSwin):
+    """:class:`AdaptedSwin` with AdaRoute; the options of :class:`mmparax.adapters.AdaRoute` are its own."""

@@ -1,0 +1,1 @@
+"""Files of weights: reading, layouts, the base of a trunk."""

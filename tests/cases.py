@@ -1,0 +1,113 @@
+"""The one table of methods and backbones that the shared behaviour tests run over, and the toy method of each site."""
+import torch
+from torch import nn
+
+from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, Method
+from mmparax.backbones import AdaptedSwin
+
+TINY_SWIN = dict(arch=dict(embed_dims=8, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]), out_indices=(0, 1, 2, 3),
+                 drop_path_rate=0.)
+
+
+class ToyStream(nn.Module):
+    """A linear map on a stream or branch, zero at the start."""
+
+    def __init__(self, dim, residual):
+        super().__init__()
+        self.residual, self.linear = residual, nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x, hw):
+        assert x.shape[1] == hw[0] * hw[1]
+        return self.linear(x) + x if self.residual else self.linear(x)
+
+
+class ToyLinear(nn.Module):
+    """A dense update of a frozen linear map, zero at the start."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.delta = nn.Parameter(torch.empty(features[1], features[0]))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.zeros_(self.delta)
+
+    def forward(self, x, y):
+        return y + nn.functional.linear(x, self.delta)
+
+
+class ToyPrompts(nn.Module):
+    """Learned extra tokens."""
+
+    def __init__(self, count, dim):
+        super().__init__()
+        self.tokens = nn.Parameter(torch.empty(count, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.normal_(self.tokens)
+
+    def forward(self):
+        return self.tokens
+
+
+class Toy(Method):
+    """Puts the simplest module of its kind at every site that it is given."""
+    possible_sites = STREAM_SITES + LINEAR_SITES + (PROMPT_SITE, )
+    two_branch_sites = ('after_channel_mixer', )
+
+    def __init__(self, sites=None, prompts=3):
+        super().__init__(sites)
+        self.prompts = prompts
+
+    def build(self, site, block, center):
+        if site in LINEAR_SITES:
+            return ToyLinear(block.features(site))
+        if site == PROMPT_SITE:
+            return ToyPrompts(self.prompts, block.dim)
+        return ToyStream(block.dim, residual='parallel' not in site)
+
+
+def toy(*sites, **options):
+    return dict(type=Toy, sites=sites, **options)
+
+
+# id -> (config, whether an adapted backbone equals upstream at the start)
+METHODS = {
+    'frozen': (dict(type='mmparax.Frozen'), True),
+    'adaroute': (dict(type='mmparax.AdaRoute', hidden_dim=8, router_dim=6), False),
+    'adaroute-no-kernels': (dict(type='mmparax.AdaRoute', hidden_dim=8, kernel_sizes=()), False),
+    'adaroute-single': (dict(type='mmparax.AdaRoute', hidden_dim=8, kernel_sizes=(5, )), False),
+    'adaroute-parallel': (dict(type='mmparax.AdaRoute', hidden_dim=8, conv_layout='parallel'), False),
+    'adaroute-no-residual': (dict(type='mmparax.AdaRoute', hidden_dim=8, conv_layout='sequential_no_residual'), False),
+    'adaroute-no-sa': (dict(type='mmparax.AdaRoute', hidden_dim=8, spatial_aggregation=False), False),
+    'adaroute-sigmoid': (dict(type='mmparax.AdaRoute', hidden_dim=8, router_activation='sigmoid'), False),
+    'adaroute-detection': (dict(type='mmparax.AdaRoute', hidden_dim=8, layer_scale_init=1e-5, shortcut_scale=False), False),
+    'adaroute-groups': (dict(type='mmparax.AdaRoute', hidden_dim=8, layers_per_center=2), False),
+    'adaroute-one-site': (dict(type='mmparax.AdaRoute', hidden_dim=8, sites=('after_channel_mixer', )), False),
+    'toy-stream': (toy('after_token_mixer', 'after_channel_mixer'), True),
+    'toy-branch': (toy('token_mixer_branch', 'channel_mixer_branch'), True),
+    'toy-parallel': (toy('channel_mixer_parallel'), True),
+    'toy-linear': (toy(*LINEAR_SITES), True),
+    'toy-prompts': (toy(PROMPT_SITE), False),
+}
+
+# id -> (class, options, input size)
+BACKBONES = {'swin': (AdaptedSwin, TINY_SWIN, (40, 58))}
+
+
+def build(method, backbone='swin', **options):
+    """Build a small backbone on a random base with a method of the table (or None)."""
+    cls, defaults, _ = BACKBONES[backbone]
+    adapter = METHODS[method][0] if isinstance(method, str) else method
+    return cls(adapter=adapter, **{'allow_random_base': True, **defaults, **options})
+
+
+def images(backbone='swin', batch=2, dtype=torch.float32, seed=0):
+    height, width = BACKBONES[backbone][2]
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)

@@ -1,0 +1,167 @@
+"""What holds for every method on every backbone."""
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from cases import BACKBONES, METHODS, build, images
+
+from mmparax.analysis.parameters import count_parameters
+from mmparax.backbones.sites import adapter_modules
+
+pytestmark = [pytest.mark.parametrize('method', METHODS), pytest.mark.parametrize('backbone', BACKBONES)]
+
+
+def perturb(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def grads(model, x):
+    model.zero_grad()
+    sum(out.square().mean() for out in model(x)).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_gradients_exactly_on_what_trains(method, backbone):
+    model = perturb(build(method, backbone))
+    roles = model.parameter_roles()
+    for name, grad in grads(model, images(backbone)).items():
+        trains = roles[name] != 'base'
+        assert dict(model.named_parameters())[name].requires_grad == trains, name
+        assert (grad is not None) == trains, name
+        if trains:
+            assert grad.isfinite().all() and grad.abs().max() > 0, name
+
+
+def test_equals_upstream_at_the_start_where_promised(method, backbone):
+    cls, options, _ = BACKBONES[backbone]
+    model = build(method, backbone).eval()
+    upstream = cls.upstream(**{**cls.upstream_defaults(options), **options})
+    missing, unexpected = upstream.load_state_dict(model.state_dict(), strict=False)
+    assert not missing  # base keys are upstream's
+    upstream.eval()
+    same = all(torch.equal(a, b) for a, b in zip(upstream(images(backbone)), model(images(backbone))))
+    assert same == METHODS[method][1]
+
+
+def test_with_cp_changes_nothing(method, backbone):
+    plain, checkpointed = perturb(build(method, backbone)), build(method, backbone, with_cp=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    expected, found = grads(plain, images(backbone)), grads(checkpointed, images(backbone))
+    for name, grad in expected.items():
+        if grad is None:
+            assert found[name] is None
+        else:
+            torch.testing.assert_close(found[name], grad, msg=name)
+
+
+def test_with_cp_recomputes_every_block(method, backbone):
+    model = build(method, backbone, with_cp=True).train()
+    calls = []
+    blocks = [block for stage in model.stage_blocks() for block in stage]
+    for block in blocks:
+        block.norm2.register_forward_hook(lambda *_, block=block: calls.append(block))
+    grads(model, images(backbone))
+    # Under Frozen the first stage's norm is all that trains so far down: its blocks have nothing to recompute.
+    if method != 'frozen':
+        assert len(calls) == 2 * len(blocks)
+
+
+def test_deepcopy_is_independent_and_linked_within_itself(method, backbone):
+    model = perturb(build(method, backbone)).eval()
+    x = images(backbone)
+    before = [out.clone() for out in model(x)]
+    other = copy.deepcopy(model)
+    assert all(torch.equal(a, b) for a, b in zip(before, other(x)))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    assert all(torch.equal(a, b) for a, b in zip(before, model(x)))
+    centers = {id(center) for stage in other.expert_centers for center in stage}
+    for _, module in adapter_modules(other):
+        if hasattr(module, 'center'):
+            assert id(module.center) in centers
+
+
+def test_pickle_round_trip(method, backbone):
+    model = perturb(build(method, backbone)).eval()
+    buffer = io.BytesIO()
+    pickle.dump(model, buffer)
+    buffer.seek(0)
+    other = pickle.load(buffer)
+    assert all(torch.equal(a, b) for a, b in zip(model(images(backbone)), other(images(backbone))))
+
+
+def test_state_dict_round_trip(method, backbone):
+    model, other = perturb(build(method, backbone)).eval(), build(method, backbone).eval()
+    result = other.load_state_dict(copy.deepcopy(model.state_dict()))
+    assert not result.missing_keys and not result.unexpected_keys
+    assert all(torch.equal(a, b) for a, b in zip(model(images(backbone)), other(images(backbone))))
+
+
+def test_parameters_appear_once(method, backbone):
+    model = build(method, backbone)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    assert len(names) == len({id(parameter) for parameter in model.parameters()})
+    count = count_parameters(model)
+    assert count.backbone == sum(parameter.numel() for parameter in model.parameters())
+    assert count.trained == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_init_weights_keeps_the_adapter_s_own_start(method, backbone):
+    torch.manual_seed(0)
+    model = build(method, backbone)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    model.init_weights()
+    roles = model.parameter_roles()
+    for name, parameter in model.named_parameters():
+        if roles[name] in ('adapter', 'center') and start[name].std(unbiased=False) < 1e-7:  # constants such as zeros
+            assert torch.equal(parameter, start[name]), name
+    if METHODS[method][1]:
+        test_equals_upstream_at_the_start_where_promised(method, backbone)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_autocast_is_finite(method, backbone, dtype):
+    model = perturb(build(method, backbone))
+    with torch.autocast('cpu', dtype=dtype):
+        outs = model(images(backbone))
+        loss = sum(out.float().square().mean() for out in outs)
+    loss.backward()
+    assert loss.isfinite()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_train_and_eval_return_the_model(method, backbone):
+    model = build(method, backbone)
+    assert model.train() is model and model.training and model.eval() is model
+    for _, module in adapter_modules(model):
+        assert not module.training
+    assert all(module.training for module in model.train().modules())
+
+
+def test_two_samples_are_treated_as_two(method, backbone):
+    model = perturb(build(method, backbone)).double().eval()
+    x = images(backbone, batch=3, dtype=torch.float64)
+    alone = [torch.cat(parts) for parts in zip(*(model(sample[None]) for sample in x))]
+    for together, expected in zip(model(x), alone):
+        torch.testing.assert_close(together, expected, rtol=0, atol=1e-9)
+
+
+def test_compiles_in_one_graph(method, backbone, request):
+    if method not in ('adaroute', 'toy-branch', 'toy-linear', 'toy-prompts') and not request.config.getoption('-m') == '':
+        pytest.skip('compiling takes seconds: the other methods run in make test-full')
+    torch._dynamo.reset()
+    model = build(method, backbone).eval()
+    compiled = torch.compile(model, backend='eager', fullgraph=True)
+    with torch.no_grad():
+        for a, b in zip(compiled(images(backbone)), model(images(backbone))):
+            torch.testing.assert_close(a, b)
