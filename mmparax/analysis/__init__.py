@@ -1,0 +1,1 @@
+"""What one wants to know of a model: parameters and, later, speed and features."""

@@ -1,0 +1,152 @@
+"""What the scripts in ``tools/`` share: arguments, configs, and errors as sentences."""
+import argparse
+import functools
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Tuple
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from mmparax.errors import MissingFileError, ParameterError, UserError
+
+# Tests set it to see where an error comes from; so may a user.
+TRACEBACK = 'MMPARAX_TRACEBACK'
+
+
+def tool(main: Callable[..., Any]) -> Callable[..., None]:
+    """Decorate a script's ``main``: errors that explain themselves end it with their sentence and exit code 1."""
+
+    @functools.wraps(main)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            sys.exit(f'{type(error).__name__}: {error}')
+
+    return wrapped
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share."""
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics (default: work_dirs/CONFIG_NAME)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='change settings of the config, e.g. model.backbone.adapter.hidden_dim=64; lists as key="[a,b]"')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config file of ``args`` with its options, launcher and work dir.
+
+    Raises:
+        UserError: if the file does not exist or cannot be read.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise MissingFileError(f'the config {args.config!r} does not exist; the shipped ones are below configs/.')
+    try:
+        cfg = Config.fromfile(args.config)
+        if args.cfg_options is not None:
+            cfg.merge_from_dict(args.cfg_options)
+    except (KeyError, TypeError, SyntaxError) as error:
+        raise ParameterError(f'the config {args.config!r} could not be read ({type(error).__name__}: {error}). Two base '
+                             'configs that set the same name, or a dict that replaces None or another type, need '
+                             '_delete_=True.') from error
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
+    return cfg
+
+
+def use_amp(cfg: Config, wanted: bool) -> None:
+    """Turn mixed precision on if wanted, and off, saying so, on a machine without a GPU.
+
+    Args:
+        cfg: changed in place; its ``optim_wrapper`` may ask for mixed precision already.
+        wanted: whether ``--amp`` was given.
+    """
+    wrapper = cfg.optim_wrapper
+    if wanted and wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+    if wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+        wrapper.type = 'OptimWrapper'
+        for name in ('loss_scale', 'dtype', 'use_fp64'):
+            wrapper.pop(name, None)
+        print_log('Mixed precision needs a GPU and there is none: running in single precision.', logger='current',
+                  level=logging.WARNING)
+
+
+def datasets_of(loader: Optional[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield the data set configs of a dataloader, those inside wrappers too."""
+    pending = [loader.get('dataset')] if loader else []
+    while pending:
+        dataset = pending.pop()
+        if isinstance(dataset, Mapping):
+            inner = dataset.get('dataset') or dataset.get('datasets')
+            if inner:
+                pending += inner if isinstance(inner, Sequence) else [inner]
+            else:
+                yield dataset
+
+
+def check_datasets(cfg: Config, loaders: Sequence[str]) -> None:
+    """Check that the folders and annotation files of the data sets exist, before anything is built.
+
+    Raises:
+        MissingFileError: naming the first one that is absent.
+    """
+    for loader in loaders:
+        for dataset in datasets_of(cfg.get(loader)):
+            for parameter, path in dataset_paths(dataset):
+                if not os.path.exists(path):
+                    raise MissingFileError(
+                        f'{loader}.dataset.{parameter}={path!r} does not exist (looked in {os.getcwd()!r}). Put the data '
+                        f'there or set {loader}.dataset.data_root; docs/datasets.md shows the layouts.')
+
+
+def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[Tuple[str, str]]:
+    """Yield (parameter, path) of every file and folder that a data set config names."""
+    root = dataset.get('data_root') or ''
+    if root:
+        yield 'data_root', root
+    prefixes = dataset.get('data_prefix') or {}
+    prefixes = prefixes if isinstance(prefixes, Mapping) else {'': prefixes}
+    for name, path in prefixes.items():
+        if isinstance(path, str) and path:
+            yield f'data_prefix.{name}'.rstrip('.'), os.path.join(root, path)
+    if dataset.get('ann_file'):
+        yield 'ann_file', os.path.join(root, dataset['ann_file'])
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that a config asks for."""
+    if 'runner_type' in cfg:
+        from mmengine.registry import RUNNERS
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def draw_predictions(cfg: Config, show: bool, show_dir: Optional[str], wait_time: float) -> None:
+    """Make the visualization hook of a config draw.
+
+    Raises:
+        ParameterError: if the config has no such hook.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ParameterError("--show and --show-dir need the visualization hook: add visualization=dict(type="
+                             "'SegVisualizationHook') or that of the config's toolbox to default_hooks.")
+    hook.draw = True
+    if show:
+        hook.update(show=True, wait_time=wait_time)
+    if show_dir:
+        cfg.visualizer.save_dir = show_dir
+        if not any('Local' in backend['type'] for backend in cfg.visualizer.get('vis_backends') or []):
+            cfg.visualizer.vis_backends = [ConfigDict(type='LocalVisBackend')]

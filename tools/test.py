@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Evaluate a model: ``python tools/test.py CONFIG CHECKPOINT``."""
+import argparse
+import os
+
+from mmparax.cli import add_common_arguments, build_runner, check_datasets, draw_predictions, load_config, tool
+from mmparax.errors import MissingFileError, ParameterError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint on the test set of a config.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    add_common_arguments(parser)
+    parser.add_argument('--out', metavar='DIR', help='write the predictions to this folder')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', metavar='DIR', help='write pictures of the predictions to this folder')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds for which --show shows a picture')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    return parser.parse_args()
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    if '://' not in args.checkpoint and not os.path.isfile(args.checkpoint):
+        raise MissingFileError(f'the checkpoint {args.checkpoint!r} does not exist.')
+    cfg.load_from = args.checkpoint
+    check_datasets(cfg, ['test_dataloader'])
+    if args.show or args.show_dir:
+        draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
+    if args.tta:
+        if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
+            raise ParameterError(f'--tta needs tta_model and tta_pipeline, and the config {args.config!r} has not both.')
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.tta_model.module = cfg.model
+        cfg.model = cfg.tta_model
+    if args.out is not None:
+        cfg.test_evaluator.output_dir = args.out
+        cfg.test_evaluator.keep_results = True
+    build_runner(cfg).test()
+
+
+if __name__ == '__main__':
+    main()

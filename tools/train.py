@@ -1,0 +1,42 @@
+#!/usr/bin/env python
+"""Train a model: ``python tools/train.py CONFIG``."""
+import argparse
+
+from mmparax.cli import add_common_arguments, build_runner, check_datasets, load_config, tool, use_amp
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a model; Ctrl-C and call again with --resume to go on.')
+    parser.add_argument('config', help='config file')
+    add_common_arguments(parser)
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='resume from CHECKPOINT, or without one from the latest of the work dir (starts afresh if '
+                        'there is none)')
+    parser.add_argument('--amp', action='store_true', help='mixed precision (fp16, dynamic loss scale)')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help="scale the learning rate by this run's batch over the recipe's")
+    parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
+    return parser.parse_args()
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        checkpoint = cfg.get('default_hooks', {}).get('checkpoint')
+        if checkpoint is not None:
+            checkpoint.pop('save_best', None)  # there will be no metric to choose by
+    use_amp(cfg, args.amp)
+    if args.auto_scale_lr:
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    check_datasets(cfg, ['train_dataloader', 'val_dataloader'])
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
