@@ -1,0 +1,2 @@
+# Full fine-tuning: everything trains.
+adapter = None
