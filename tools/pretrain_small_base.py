@@ -1,0 +1,133 @@
+#!/usr/bin/env python
+"""Pre-train a small backbone by classifying rendered letters and shapes: ``python tools/pretrain_small_base.py swin_mini``.
+
+The result is the frozen trunk of the quickstart. Its images share no class and no surface with the quickstart's scenes,
+as ImageNet's share none with a user's own. Written: OUT/NAME_glyphs.safetensors and the log of the run beside it.
+"""
+import argparse
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm import tqdm
+
+from mmparax.backbones import AdaptedSwin
+from mmparax.datasets.glyphs import GLYPH_CLASSES, GlyphGenerator
+from mmparax.version import __version__
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+BACKBONES = {
+    'swin_mini': (AdaptedSwin, dict(arch=dict(embed_dims=24, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]), window_size=4,
+                                    pad_small_map=True, drop_path_rate=0., out_indices=(3, ))),
+}
+VALIDATION_SEED, VALIDATION_IMAGES = 1, 1000
+
+
+class Glyphs(IterableDataset):
+    """An endless stream of images (3, H, W) uint8 with labels, divided among the workers."""
+
+    def __init__(self, seed: int, start: int):
+        self.generator, self.start = GlyphGenerator(seed=seed), start
+
+    def __iter__(self):
+        worker = get_worker_info()
+        index = self.start + worker.id
+        while True:
+            image, label = self.generator.sample(index)
+            yield torch.from_numpy(image).permute(2, 0, 1), label
+            index += worker.num_workers
+
+
+class Classifier(nn.Module):
+    """A backbone, the maximum over its last map (a glyph fills only a part of it), and a linear map to the classes."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        cls, options = BACKBONES[name]
+        self.backbone = cls(allow_random_base=True, **options)
+        with torch.no_grad():
+            width = self.backbone(torch.zeros(1, 3, 64, 64))[-1].shape[1]
+        self.fc = nn.Linear(width, len(GLYPH_CLASSES))
+        self.register_buffer('mean', torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.backbone((images.float() - self.mean) / self.std)
+        return self.fc(features[-1].amax((2, 3)))
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    model.eval()
+    hits = sum((model(part).argmax(1) == target).sum().item()
+               for part, target in zip(images.split(200), labels.split(200)))
+    model.train()
+    return hits / len(labels)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('name', choices=sorted(BACKBONES), help='backbone')
+    parser.add_argument('--out', default='work_dirs/small_bases', help='folder (default: %(default)s)')
+    parser.add_argument('--steps', type=int, default=2600, help='training steps (default: %(default)s)')
+    parser.add_argument('--batch', type=int, default=64, help='images a step (default: %(default)s)')
+    parser.add_argument('--lr', type=float, default=1.2e-3, help='peak learning rate of AdamW (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed (default: %(default)s)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    torch.manual_seed(args.seed)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [f'mmparax {__version__}, torch {torch.__version__}, {os.cpu_count()} CPU cores, {vars(args)}']
+
+    def log(text: str) -> None:
+        tqdm.write(text)
+        lines.append(text)
+
+    model = Classifier(args.name).train()
+    trunk = sum(parameter.numel() for parameter in model.backbone.parameters())
+    log(f'{args.name}: {trunk:,} parameters, {len(GLYPH_CLASSES)} classes, chance {1 / len(GLYPH_CLASSES):.1%}')
+    held_out = [GlyphGenerator(seed=VALIDATION_SEED).sample(index) for index in range(VALIDATION_IMAGES)]
+    images = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _ in held_out])
+    labels = torch.tensor([label for _, label in held_out])
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
+    stream = iter(DataLoader(Glyphs(args.seed * 1000 + 2, 0), args.batch, num_workers=1, prefetch_factor=8))
+    start, running = time.time(), None
+    for step in tqdm(range(args.steps), unit='step', mininterval=5):
+        batch, target = next(stream)
+        for group in optimizer.param_groups:
+            group['lr'] = learning_rate(step, args.steps, args.lr)
+        loss = F.cross_entropy(model(batch), target)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.)
+        optimizer.step()
+        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        if (step + 1) % 200 == 0 or step + 1 == args.steps:
+            log(f'step {step + 1:5d}  loss {running:.3f}  top-1 on {VALIDATION_IMAGES} held-out images '
+                f'{accuracy(model, images, labels):.1%}  {time.time() - start:.0f} s')
+    weights = {name: parameter.detach().contiguous() for name, parameter in model.backbone.named_parameters()
+               if not name.startswith('norm')}
+    path = out / f'{args.name}_glyphs.safetensors'
+    save_file(weights, str(path), metadata=dict(format='pt', made_by='tools/pretrain_small_base.py', recipe=lines[0]))
+    path.with_suffix('.log').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    print(f'Wrote {path} ({path.stat().st_size / 2**20:.1f} MiB) and its log.')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,165 @@
+#!/usr/bin/env python
+"""The main job on real input: ``make quickstart``.
+
+Makes the scenes, freezes the small pre-trained Swin, trains AdaRoute and an UperNet head through tools/train.py,
+evaluates through tools/test.py, and ends with what was trained, the mIoU, the time and a picture. With --compare it
+does so for AdaRoute, the frozen trunk and full fine-tuning with several seeds, and writes a table.
+"""
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+from mmengine.config import Config
+from PIL import Image
+from tqdm import tqdm
+
+from mmparax.analysis.pictures import prediction_sheet
+from mmparax.cli import tool
+from mmparax.datasets.scenes import CLASSES, PALETTE, write_ade20k
+from mmparax.errors import UserError
+
+TOOLS = Path(__file__).resolve().parent
+CONFIG = str(TOOLS.parent / 'configs' / 'examples' / 'upernet_swin-mini_{}_1xb8-400_scenes-128x128.py')
+METHODS = dict(frozen='Frozen (head only)', adaroute='AdaRoute', full='full fine-tuning')
+
+
+class StepFailed(UserError):
+    """A script that the quickstart called ended with an error."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--method', choices=sorted(METHODS), default='adaroute', help='what to train (default: adaroute)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the training (default: 0)')
+    parser.add_argument('--compare', action='store_true', help='train every method with every seed and write a table')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='seeds for --compare (default: 0 1 2)')
+    parser.add_argument('--iterations', type=int, help="training iterations (default: the config's)")
+    parser.add_argument('--data', default='data/scenes', help='folder of the scenes (default: %(default)s)')
+    parser.add_argument('--train-scenes', type=int, default=800, help='training scenes (default: 800)')
+    parser.add_argument('--val-scenes', type=int, default=200, help='validation scenes (default: 200)')
+    parser.add_argument('--work-dir', default='work_dirs/quickstart', help='folder for all results (default: %(default)s)')
+    return parser.parse_args()
+
+
+def call(script: str, log: Path, total: int, label: str, *arguments: str) -> str:
+    """Run a script of tools/ with its output in a log file and a progress bar; return the output.
+
+    Raises:
+        StepFailed: if it fails, with the end of its output.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    text = []
+    with open(log, 'w', encoding='utf-8') as file, tqdm(total=total, desc=label, unit='it') as bar:
+        process = subprocess.Popen([sys.executable, str(TOOLS / script), *arguments], stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, text=True, errors='replace')
+        for line in process.stdout:
+            file.write(line)
+            text.append(line)
+            step = re.search(r'Iter\((?:train|val|test)\) +\[ *(\d+)/(\d+)\]', line)
+            if step and int(step.group(2)) == total:
+                bar.update(int(step.group(1)) - bar.n)
+                loss = re.search(r'  loss: ([\d.]+)', line)
+                if loss:
+                    bar.set_postfix_str(f'loss {float(loss.group(1)):.3f}')
+        process.wait()
+        if process.returncode == 0:
+            bar.update(total - bar.n)
+    if process.returncode:
+        raise StepFailed(f'{label} failed; the end of {log}:\n{"".join(text[-25:])}')
+    return ''.join(text)
+
+
+def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
+    """Train and evaluate one method with one seed; a finished run is not repeated."""
+    config = CONFIG.format(method)
+    cfg = Config.fromfile(config)
+    iterations = args.iterations or cfg.train_cfg.max_iters
+    work_dir = Path(args.work_dir) / f'{method}_seed{seed}'
+    summary = work_dir / 'summary.json'
+    settings = dict(config=Path(config).name, seed=seed, iterations=iterations, scenes=[args.train_scenes, args.val_scenes])
+    if summary.is_file():
+        found = json.loads(summary.read_text(encoding='utf-8'))
+        if found['settings'] == settings:
+            print(f'{METHODS[method]}, seed {seed}: done before, kept in {work_dir}.')
+            return found
+    options = ['--cfg-options', f'randomness.seed={seed}']
+    options += [f'{loader}.dataset.data_root={args.data}'
+                for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')]
+    training = list(options)
+    if args.iterations:
+        training += [f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}',
+                     f'param_scheduler.1.end={iterations}', f'default_hooks.checkpoint.interval={iterations}']
+    start = time.time()
+    log = call('train.py', work_dir / 'train.txt', iterations, f'{METHODS[method]}, seed {seed}: training', config,
+               '--no-validate', '--work-dir', str(work_dir), *training)
+    trained = time.time() - start
+    predictions = work_dir / 'predictions'
+    tested = call('test.py', work_dir / 'test.txt', -(-args.val_scenes // cfg.test_dataloader.batch_size),
+                  f'{METHODS[method]}, seed {seed}: evaluating', config, str(work_dir / f'iter_{iterations}.pth'),
+                  '--work-dir', str(work_dir), '--out', str(predictions), *options)
+    table = re.search(r'( +Parameters *\n.*?┘)', log, re.S)
+    result = dict(settings=settings, miou=float(re.findall(r'mIoU: +([\d.]+)', tested)[-1]),
+                  classes={name: float(value) for name, value in
+                           re.findall(r'\| +([\w ]+?) +\| +([\d.]+) \| +[\d.]+ \|', tested)},
+                  seconds_training=round(trained, 1), seconds=round(time.time() - start, 1), table=table.group(1))
+    summary.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+    return result
+
+
+def draw(method: str, seed: int, args: argparse.Namespace, count: int = 6) -> Path:
+    """Draw input, ground truth and prediction of some validation scenes."""
+    data, work_dir = Path(args.data), Path(args.work_dir) / f'{method}_seed{seed}'
+    rows = []
+    for index in range(min(count, args.val_scenes)):
+        name = f'scene_{index:05d}'
+        truth = np.asarray(Image.open(data / 'annotations' / 'validation' / f'{name}.png')).astype(int) - 1
+        # mmsegmentation adds the 1 of reduce_zero_label back to what it writes
+        prediction = np.asarray(Image.open(work_dir / 'predictions' / f'{name}.png')).astype(int) - 1
+        rows.append((np.asarray(Image.open(data / 'images' / 'validation' / f'{name}.jpg')), truth, prediction))
+    path = work_dir / 'prediction.png'
+    prediction_sheet(path, rows, CLASSES, PALETTE, f'{METHODS[method]} on painted scenes it has not seen')
+    return path
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Run every method with every seed and write the table as Markdown and JSON."""
+    results: Dict[str, List[Dict[str, Any]]] = {method: [run(method, seed, args) for seed in args.seeds]
+                                               for method in METHODS}
+    lines = ['| method | mIoU, mean ± std | ' + ' | '.join(f'seed {seed}' for seed in args.seeds) + ' | training |',
+             '|---|---|' + '---|' * len(args.seeds) + '---|']
+    for method, runs in results.items():
+        scores = [result['miou'] for result in runs]
+        spread = statistics.stdev(scores) if len(scores) > 1 else 0.
+        seconds = statistics.mean(result['seconds_training'] for result in runs)
+        lines.append(f'| {METHODS[method]} | {statistics.mean(scores):.1f} ± {spread:.1f} | '
+                     + ' | '.join(f'{score:.1f}' for score in scores) + f' | {seconds:.0f} s |')
+    folder = Path(args.work_dir)
+    (folder / 'comparison.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    (folder / 'comparison.json').write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
+    print('\n' + '\n'.join(lines) + f'\n\nWritten to {folder / "comparison.md"} and {folder / "comparison.json"}.')
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    start = time.time()
+    write_ade20k(args.data, args.train_scenes, args.val_scenes)
+    if args.compare:
+        compare(args)
+        return
+    result = run(args.method, args.seed, args)
+    picture = draw(args.method, args.seed, args)
+    print(f'\n{result["table"]}\n\n{METHODS[args.method]}: mIoU {result["miou"]:.1f} on {args.val_scenes} scenes, '
+          f'{result["seconds_training"]:.0f} s of training, {time.time() - start:.0f} s in all.\n'
+          f'Picture (input, ground truth, prediction): {picture.resolve()}')
+
+
+if __name__ == '__main__':
+    main()
