@@ -1,6 +1,8 @@
 # Everything runs in .venv, which `make setup` fills; it is called by every target and takes seconds when nothing is to do.
 PYTHON ?= python3
 RUN = .venv/bin/python
+# An interpreter that was asked for by name replaces the environment's; the default one does not.
+SETUP_FLAGS := $(if $(filter file,$(origin PYTHON)),,--this-python)
 
 .PHONY: help setup quickstart compare test test-full clean
 
@@ -13,7 +15,7 @@ help:
 	@echo 'PYTHON=python3.11 chooses the interpreter (3.10-3.12)'
 
 setup:
-	@$(PYTHON) tools/setup_env.py
+	@$(PYTHON) tools/setup_env.py $(SETUP_FLAGS)
 
 quickstart: setup
 	@$(RUN) tools/quickstart.py

@@ -1,4 +1,4 @@
-"""Installs mmparax; configs and tools travel inside the package so that ``mmparax::...`` works from a wheel."""
+"""Installs mmparax; configs and tools travel inside the package."""
 import os
 import shutil
 from pathlib import Path
@@ -33,10 +33,10 @@ setup(
     package_data={'mmparax': ['zoo/*.safetensors', 'zoo/*.log']},
     python_requires='>=3.10',
     # The OpenMMLab packages exist under two distribution names; mmparax checks for them at import by name.
-    install_requires=['torch>=2.1', 'numpy', 'safetensors'],
+    install_requires=['torch>=2.5', 'numpy', 'safetensors'],
     extras_require={
         'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmsegmentation', 'onedl-mmdetection'],
-        'scenes': ['scikit-learn', 'matplotlib', 'tqdm', 'opencv-python-headless', 'pillow'],
+        'scenes': ['scikit-learn', 'matplotlib', 'tqdm', 'pillow'],
         'tests': ['pytest'],
     },
     cmdclass={'build_py': BuildWithConfigs})

@@ -5,6 +5,8 @@ from mmparax.toolboxes import require
 from mmparax.version import __version__
 
 require('mmengine')
+# What mmengine resolves as ``package::config``.
+import_module('mmengine.config.utils').MODULE2PACKAGE.setdefault('mmparax', 'mmparax')
 
 # Imported at first use: mmengine imports this package for its registries and hides errors that happen meanwhile.
 _LAZY = {'ParameterCount': 'mmparax.analysis.parameters', 'count_parameters': 'mmparax.analysis.parameters'}

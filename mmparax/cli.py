@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmparax.errors import MissingFileError, ParameterError, UserError
+from mmparax.errors import MissingFileError, ParameterError, UserError, bad_value
 
 # Tests set it to see where an error comes from; so may a user.
 TRACEBACK = 'MMPARAX_TRACEBACK'
@@ -51,17 +51,26 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not Path(args.config).is_file():
         raise MissingFileError(f'the config {args.config!r} does not exist; the shipped ones are below configs/.')
+    for name in args.cfg_options or {}:
+        if name.split('.')[0] == 'adapter':  # copied into the model when the file is read: changing it has no effect
+            raise bad_value('--cfg-options', name, 'it would be ignored', f'Use model.backbone.{name}=...')
     try:
         cfg = Config.fromfile(args.config)
         if args.cfg_options is not None:
             cfg.merge_from_dict(args.cfg_options)
-    except (KeyError, TypeError, SyntaxError) as error:
+    except (FileNotFoundError, KeyError, TypeError, SyntaxError) as error:
         raise ParameterError(f'the config {args.config!r} could not be read ({type(error).__name__}: {error}). Two base '
                              'configs that set the same name, or a dict that replaces None or another type, need '
                              '_delete_=True.') from error
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     return cfg
+
+
+def check_checkpoint(path: str) -> None:
+    """Raise MissingFileError if a local checkpoint does not exist."""
+    if '://' not in path and not os.path.isfile(path):
+        raise MissingFileError(f'the checkpoint {path!r} does not exist.')
 
 
 def use_amp(cfg: Config, wanted: bool) -> None:
@@ -72,7 +81,10 @@ def use_amp(cfg: Config, wanted: bool) -> None:
         wanted: whether ``--amp`` was given.
     """
     wrapper = cfg.optim_wrapper
-    if wanted and wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
+    kind = wrapper.get('type', 'OptimWrapper')
+    if wanted and kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise bad_value('--amp', kind, "it needs optim_wrapper.type 'OptimWrapper' or 'AmpOptimWrapper'")
+    if wanted and kind == 'OptimWrapper':
         wrapper.type = 'AmpOptimWrapper'
         wrapper.setdefault('loss_scale', 'dynamic')
     if wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
@@ -105,7 +117,7 @@ def check_datasets(cfg: Config, loaders: Sequence[str]) -> None:
     for loader in loaders:
         for dataset in datasets_of(cfg.get(loader)):
             for parameter, path in dataset_paths(dataset):
-                if not os.path.exists(path):
+                if '://' not in path and not os.path.exists(path):
                     raise MissingFileError(
                         f'{loader}.dataset.{parameter}={path!r} does not exist (looked in {os.getcwd()!r}). Put the data '
                         f'there or set {loader}.dataset.data_root; docs/datasets.md shows the layouts.')
@@ -113,7 +125,8 @@ def check_datasets(cfg: Config, loaders: Sequence[str]) -> None:
 
 def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[Tuple[str, str]]:
     """Yield (parameter, path) of every file and folder that a data set config names."""
-    root = dataset.get('data_root') or ''
+    root = dataset.get('data_root')
+    root = root if isinstance(root, str) else ''
     if root:
         yield 'data_root', root
     prefixes = dataset.get('data_prefix') or {}
@@ -121,8 +134,9 @@ def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[Tuple[str, str]]:
     for name, path in prefixes.items():
         if isinstance(path, str) and path:
             yield f'data_prefix.{name}'.rstrip('.'), os.path.join(root, path)
-    if dataset.get('ann_file'):
-        yield 'ann_file', os.path.join(root, dataset['ann_file'])
+    annotations = dataset.get('ann_file')
+    if isinstance(annotations, str) and annotations:
+        yield 'ann_file', os.path.join(root, annotations)
 
 
 def build_runner(cfg: Config) -> Runner:

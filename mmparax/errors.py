@@ -3,7 +3,8 @@
 Every such error is also a :class:`UserError`; the scripts in ``tools/`` print it as one sentence without a traceback.
 """
 import inspect
-from numbers import Integral
+import math
+from numbers import Integral, Real
 from typing import Any, Iterable, Mapping, Sequence
 
 
@@ -39,7 +40,14 @@ def check_int(parameter: str, value: Any, minimum: int = 1) -> int:
     return int(value)
 
 
-def check_choice(parameter: str, value: Any, choices: Sequence[str]) -> str:
+def check_number(parameter: str, value: Any) -> float:
+    """Return ``value`` if it is a finite number, else raise ParameterError."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise bad_value(parameter, value, 'it must be a finite number')
+    return float(value)
+
+
+def check_choice(parameter: str, value: Any, choices: Sequence[Any]) -> Any:
     """Return ``value`` if it is one of ``choices``, else raise ParameterError."""
     if value not in choices:
         raise bad_value(parameter, value, f'choose one of {", ".join(map(repr, choices))}')

@@ -1,4 +1,7 @@
 """The one table of methods and backbones that the shared behaviour tests run over, and the toy method of each site."""
+from contextlib import contextmanager
+
+import pytest
 import torch
 from torch import nn
 
@@ -106,6 +109,17 @@ def build(method, backbone='swin', **options):
     cls, defaults, _ = BACKBONES[backbone]
     adapter = METHODS[method][0] if isinstance(method, str) else method
     return cls(adapter=adapter, **{'allow_random_base': True, **defaults, **options})
+
+
+@contextmanager
+def on_meta():
+    """Build models without memory; upstream reads numbers from these two functions meanwhile, which stay on the CPU."""
+    with pytest.MonkeyPatch.context() as patch, torch.device('meta'):
+        for name in ('linspace', 'arange'):
+            original = getattr(torch, name)
+            patch.setattr(torch, name, lambda *args, _original=original, **kwargs: _original(
+                *args, **{**kwargs, 'device': kwargs.get('device') or 'cpu'}))
+        yield
 
 
 def images(backbone='swin', batch=2, dtype=torch.float32, seed=0):

@@ -93,7 +93,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    lines = [f'mmparax {__version__}, torch {torch.__version__}, {os.cpu_count()} CPU cores, {vars(args)}']
+    settings = {name: value for name, value in vars(args).items() if name != 'out'}
+    lines = [f'mmparax {__version__}, torch {torch.__version__}, {os.cpu_count()} CPU cores, {settings}']
 
     def log(text: str) -> None:
         tqdm.write(text)

@@ -6,7 +6,9 @@ evaluates through tools/test.py, and ends with what was trained, the mIoU, the t
 does so for AdaRoute, the frozen trunk and full fine-tuning with several seeds, and writes a table.
 """
 import argparse
+import hashlib
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -20,13 +22,15 @@ from mmengine.config import Config
 from PIL import Image
 from tqdm import tqdm
 
+import mmparax
 from mmparax.analysis.pictures import prediction_sheet
+from mmparax.checkpoint.base import locate
 from mmparax.cli import tool
 from mmparax.datasets.scenes import CLASSES, PALETTE, write_ade20k
-from mmparax.errors import UserError
+from mmparax.errors import UserError, check_int
 
 TOOLS = Path(__file__).resolve().parent
-CONFIG = str(TOOLS.parent / 'configs' / 'examples' / 'upernet_swin-mini_{}_1xb8-400_scenes-128x128.py')
+CONFIG = str(TOOLS.parent / 'configs' / 'examples' / 'upernet_swin-mini_{}_1xb8-500_scenes-128x128.py')
 METHODS = dict(frozen='Frozen (head only)', adaroute='AdaRoute', full='full fine-tuning')
 
 
@@ -57,8 +61,11 @@ def call(script: str, log: Path, total: int, label: str, *arguments: str) -> str
     log.parent.mkdir(parents=True, exist_ok=True)
     text = []
     with open(log, 'w', encoding='utf-8') as file, tqdm(total=total, desc=label, unit='it') as bar:
+        # One core is left to the process that loads the images; threads that share a core wait for each other.
+        threads = str(max(1, (os.cpu_count() or 2) - 1))
         process = subprocess.Popen([sys.executable, str(TOOLS / script), *arguments], stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True, errors='replace')
+                                   stderr=subprocess.STDOUT, text=True, errors='replace',
+                                   env={'OMP_NUM_THREADS': threads, **os.environ})
         for line in process.stdout:
             file.write(line)
             text.append(line)
@@ -76,6 +83,20 @@ def call(script: str, log: Path, total: int, label: str, *arguments: str) -> str
     return ''.join(text)
 
 
+def fingerprint(*parts: bytes) -> str:
+    """A short digest of all that a result depends on."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:16]
+
+
+def package_source() -> bytes:
+    """The package's own code."""
+    files = sorted(Path(mmparax.__file__).parent.rglob('*.py'))
+    return b''.join(file.read_bytes() for file in files)
+
+
 def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     """Train and evaluate one method with one seed; a finished run is not repeated."""
     config = CONFIG.format(method)
@@ -83,31 +104,35 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     iterations = args.iterations or cfg.train_cfg.max_iters
     work_dir = Path(args.work_dir) / f'{method}_seed{seed}'
     summary = work_dir / 'summary.json'
-    settings = dict(config=Path(config).name, seed=seed, iterations=iterations, scenes=[args.train_scenes, args.val_scenes])
-    if summary.is_file():
+    predictions = work_dir / 'predictions'
+    scenes = json.loads((Path(args.data) / 'classes.json').read_text(encoding='utf-8'))
+    settings = dict(config=Path(config).name, seed=seed, iterations=iterations, scenes=scenes['counts'],
+                    fingerprint=fingerprint(cfg.pretty_text.encode(), json.dumps(scenes).encode(),
+                                            locate(cfg.model.backbone.base_checkpoint).read_bytes(), package_source()))
+    if summary.is_file() and predictions.is_dir():
         found = json.loads(summary.read_text(encoding='utf-8'))
         if found['settings'] == settings:
             print(f'{METHODS[method]}, seed {seed}: done before, kept in {work_dir}.')
             return found
-    options = ['--cfg-options', f'randomness.seed={seed}']
-    options += [f'{loader}.dataset.data_root={args.data}'
-                for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')]
+    options = ['--cfg-options', f'randomness.seed={seed}', *(f'{loader}.dataset.data_root={args.data}'
+                for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'))]
     training = list(options)
     if args.iterations:
+        warmup = -(-iterations // 8)
         training += [f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}',
+                     f'param_scheduler.0.end={warmup}', f'param_scheduler.1.begin={warmup}',
                      f'param_scheduler.1.end={iterations}', f'default_hooks.checkpoint.interval={iterations}']
     start = time.time()
     log = call('train.py', work_dir / 'train.txt', iterations, f'{METHODS[method]}, seed {seed}: training', config,
                '--no-validate', '--work-dir', str(work_dir), *training)
     trained = time.time() - start
-    predictions = work_dir / 'predictions'
     tested = call('test.py', work_dir / 'test.txt', -(-args.val_scenes // cfg.test_dataloader.batch_size),
                   f'{METHODS[method]}, seed {seed}: evaluating', config, str(work_dir / f'iter_{iterations}.pth'),
                   '--work-dir', str(work_dir), '--out', str(predictions), *options)
     table = re.search(r'( +Parameters *\n.*?┘)', log, re.S)
     result = dict(settings=settings, miou=float(re.findall(r'mIoU: +([\d.]+)', tested)[-1]),
                   classes={name: float(value) for name, value in
-                           re.findall(r'\| +([\w ]+?) +\| +([\d.]+) \| +[\d.]+ \|', tested)},
+                           re.findall(r'\| +([\w ]+?) +\| +([\d.]+) *\| +[\d.]+ *\|', tested)},
                   seconds_training=round(trained, 1), seconds=round(time.time() - start, 1), table=table.group(1))
     summary.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
     return result
@@ -149,6 +174,8 @@ def compare(args: argparse.Namespace) -> None:
 @tool
 def main() -> None:
     args = parse_args()
+    if args.iterations is not None:
+        check_int('--iterations', args.iterations, 2)
     start = time.time()
     write_ade20k(args.data, args.train_scenes, args.val_scenes)
     if args.compare:

@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 
@@ -67,7 +66,7 @@ def read_requirements():
 
 def state_hash(python):
     """Hash of all that decides what is installed; the same hash means that nothing is to do."""
-    digest = hashlib.sha256(python.encode())
+    digest = hashlib.sha256((python + ROOT).encode())  # a copied clone must not go on using the original's package
     for name in ('requirements.txt', 'setup.py', os.path.join('tools', 'setup_env.py')):
         with open(os.path.join(ROOT, name), 'rb') as file:
             digest.update(file.read())
@@ -84,17 +83,36 @@ class Environment:
         self.stamp = os.path.join(path, '.mmparax-setup')
 
     def output(self, code):
-        return subprocess.check_output([self.python, '-c', code], universal_newlines=True).strip()
+        done = subprocess.run([self.python, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              universal_newlines=True)
+        if done.returncode:
+            raise SetupError('the environment %s is damaged (%s): remove it and call this again.'
+                             % (self.path, (done.stderr.strip().splitlines() or ['no message'])[-1]))
+        return done.stdout.strip()
 
-    def create(self, interpreter):
-        if os.path.exists(self.python):
-            return
+    def usable(self):
+        """Whether the environment is there with pip in it; an interrupted creation leaves one without."""
+        if not os.path.exists(self.python):
+            return False
+        done = subprocess.run([self.python, '-m', 'pip', '--version'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return done.returncode == 0
+
+    def create(self, interpreter, exactly):
+        """Create the environment if it is not there, is not usable, or (``exactly``) has another Python."""
+        if self.usable():
+            probe = 'import sys; print("%d.%d" % sys.version_info[:2])'
+            found = self.output(probe)
+            wanted = subprocess.check_output([interpreter, '-c', probe], universal_newlines=True).strip()
+            if supported([int(part) for part in found.split('.')]) and (found == wanted or not exactly):
+                return
+            say('the environment has Python %s: making it again with %s' % (found, wanted))
+        shutil.rmtree(self.path, ignore_errors=True)
         say('creating %s with %s' % (os.path.relpath(self.path, ROOT), interpreter))
         done = subprocess.run([interpreter, '-m', 'venv', self.path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             shutil.rmtree(self.path, ignore_errors=True)
             raise SetupError('the venv module of %s does not work (on Debian or Ubuntu: apt-get install python3-venv): %s'
-                             % (interpreter, done.stdout.decode(errors='replace').strip().splitlines()[-1:]))
+                             % (interpreter, (done.stdout.decode(errors='replace').strip().splitlines() or [''])[-1]))
 
     def pip(self, label, *arguments):
         """Run pip with its output in the log; on a terminal show what it is doing and for how long."""
@@ -151,8 +169,8 @@ def wheel_folder(env):
     """Return the folder that keeps mmcv's wheel for exactly this torch build, Python and device kind."""
     base = os.environ.get('MMPARAX_WHEEL_DIR') or os.path.join(
         os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache'), 'mmparax', 'wheels')
-    tag = env.output('import sys, torch; print("torch-%s-%s-cp%d%d" % (torch.__version__, '
-                     '"cuda" if torch.cuda.is_available() else "cpu", *sys.version_info[:2]))')
+    tag = env.output('import platform, sys, torch; print("torch-%s-%s-cp%d%d-%s" % (torch.__version__, "cuda" if '
+                     'torch.cuda.is_available() else "cpu", *sys.version_info[:2], platform.machine()))')
     return os.path.join(base, tag)
 
 
@@ -164,6 +182,14 @@ def check_compiler(env):
     if not os.path.exists(header):
         raise SetupError('the Python headers are needed to build mmcv and %s does not exist: install them '
                          '(on Debian or Ubuntu: apt-get install python3-dev).' % header)
+
+
+    toolkit = env.output('import torch; from torch.utils.cpp_extension import CUDA_HOME; '
+                         'print(torch.version.cuda if torch.cuda.is_available() and CUDA_HOME is None else "")')
+    if toolkit:
+        raise SetupError('this machine has a GPU but not the CUDA compiler that mmcv is built with: install the CUDA %s '
+                         'toolkit (nvcc) and set CUDA_HOME, or call `CUDA_VISIBLE_DEVICES= make setup` to build for the '
+                         'CPU.' % toolkit)
 
 
 def mmcv_wheel(env, pin):
@@ -209,8 +235,10 @@ def install(env):
     tools = [pins.pop(name) for name in BUILD_TOOLS]
     env.pip('build tools', 'install', '--progress-bar', 'off', *tools)
     env.pip('torch', 'install', '--progress-bar', 'off', *torch_pins)
-    env.pip('toolboxes', 'install', '--progress-bar', 'off', mmcv_wheel(env, mmcv_pin), *torch_pins, *tools,
-            *pins.values())
+    wheel = mmcv_wheel(env, mmcv_pin)
+    env.pip('toolboxes', 'install', '--progress-bar', 'off', wheel, *torch_pins, *tools, *pins.values())
+    # pip leaves an mmcv of the same version in place, though it may have been built against another torch.
+    env.pip('mmcv', 'install', '--progress-bar', 'off', '--no-deps', '--force-reinstall', wheel)
     env.pip('panoptic tools', 'install', '--progress-bar', 'off', '--no-deps', *no_deps)
     env.pip('mmparax', 'install', '--progress-bar', 'off', '--no-deps', '--no-build-isolation', '-e', ROOT)
 
@@ -218,12 +246,14 @@ def install(env):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--venv', default=os.path.join(ROOT, '.venv'), help='where the environment goes (default: .venv)')
+    parser.add_argument('--this-python', action='store_true',
+                        help='make the environment again if it has another Python than the one that runs this')
     parser.add_argument('--force', action='store_true', help='install again even if nothing has changed')
     arguments = parser.parse_args()
     env = Environment(os.path.abspath(arguments.venv))
     try:
         interpreter = find_python()
-        env.create(interpreter)
+        env.create(interpreter, arguments.this_python)
         state = state_hash(env.output('import sys; print(sys.version)'))
         if not arguments.force and os.path.exists(env.stamp):
             with open(env.stamp) as file:
@@ -240,6 +270,9 @@ def main():
         return 0
     except SetupError as error:
         sys.stderr.write('[setup] ' + str(error) + '\n')
+        return 1
+    except OSError as error:
+        sys.stderr.write('[setup] %s: check that the path exists and can be written, and call this again.\n' % error)
         return 1
     except KeyboardInterrupt:
         sys.stderr.write('\n[setup] stopped; call it again to go on.\n')

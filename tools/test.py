@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Evaluate a model: ``python tools/test.py CONFIG CHECKPOINT``."""
 import argparse
-import os
 
-from mmparax.cli import add_common_arguments, build_runner, check_datasets, draw_predictions, load_config, tool
-from mmparax.errors import MissingFileError, ParameterError
+from mmparax.cli import (add_common_arguments, build_runner, check_checkpoint, check_datasets, draw_predictions,
+                         load_config, tool)
+from mmparax.errors import ParameterError
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,8 +24,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    if '://' not in args.checkpoint and not os.path.isfile(args.checkpoint):
-        raise MissingFileError(f'the checkpoint {args.checkpoint!r} does not exist.')
+    check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
     check_datasets(cfg, ['test_dataloader'])
     if args.show or args.show_dir:

@@ -2,7 +2,9 @@
 """Train a model: ``python tools/train.py CONFIG``."""
 import argparse
 
-from mmparax.cli import add_common_arguments, build_runner, check_datasets, load_config, tool, use_amp
+from mmparax.cli import (add_common_arguments, build_runner, check_checkpoint, check_datasets, load_config, tool,
+                         use_amp)
+from mmparax.errors import ParameterError
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,10 +32,15 @@ def main() -> None:
             checkpoint.pop('save_best', None)  # there will be no metric to choose by
     use_amp(cfg, args.amp)
     if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise ParameterError(f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config!r}: the '
+                                 'batch that its learning rate is for.')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+        if cfg.load_from:
+            check_checkpoint(cfg.load_from)
     check_datasets(cfg, ['train_dataloader', 'val_dataloader'])
     build_runner(cfg).train()
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmparax.adapters.base import BlockInfo, Method
-from mmparax.errors import bad_value, check_choice, check_int
+from mmparax.errors import bad_value, check_choice, check_int, check_number
 from mmparax.ops.depthwise import aggregate, depthwise_conv2d, dynamic_depthwise_conv2d, map_to_tokens, tokens_to_map
 from mmparax.ops.routing import mix_experts, route
 from mmparax.registry import MODELS
@@ -221,20 +221,19 @@ class AdaRoute(Method):
         self.hidden_dim = check_int('hidden_dim', hidden_dim)
         self.router_dim = check_int('router_dim', router_dim)
         self.kernel_sizes = self._check_kernel_sizes(kernel_sizes)
-        if isinstance(experts_per_layer, bool) or not isinstance(experts_per_layer, (int, float)) \
-                or not 0 < experts_per_layer < math.inf:
+        self.experts_per_layer = check_number('experts_per_layer', experts_per_layer)
+        if self.experts_per_layer <= 0:
             raise bad_value('experts_per_layer', experts_per_layer, 'it must be a number above 0')
-        self.experts_per_layer = experts_per_layer
         self.layers_per_center = None if layers_per_center is None else check_int(
             'layers_per_center', layers_per_center)
         self.expert_init = check_choice('expert_init', expert_init, tuple(EXPERT_INITS))
         self.adapter_options = dict(
             router_dim=router_dim,
-            spatial_aggregation=bool(spatial_aggregation),
+            spatial_aggregation=check_choice('spatial_aggregation', spatial_aggregation, (True, False)),
             conv_layout=check_choice('conv_layout', conv_layout, CONV_LAYOUTS),
             router_activation=check_choice('router_activation', router_activation, ('softmax', 'sigmoid')),
-            layer_scale_init=float(layer_scale_init),
-            shortcut_scale=bool(shortcut_scale))
+            layer_scale_init=check_number('layer_scale_init', layer_scale_init),
+            shortcut_scale=check_choice('shortcut_scale', shortcut_scale, (True, False)))
 
     @staticmethod
     def _check_kernel_sizes(sizes: Any) -> Tuple[int, ...]:
@@ -252,10 +251,10 @@ class AdaRoute(Method):
         if depth % group:
             raise bad_value('layers_per_center', group, f'stage {stage} has {depth} blocks, which it does not divide',
                             f'Use a divisor of {depth}, or at least {depth} for one center in this stage.')
-        num_experts = math.floor(self.experts_per_layer * group)
+        num_experts = math.floor(self.experts_per_layer * group + 1e-9)  # 0.29 * 100 is 28.999...
         if num_experts < 1:
             raise bad_value('experts_per_layer', self.experts_per_layer, f'stage {stage} has {group} blocks a center, '
-                            'which gives no expert', f'Use at least {1 / group:g}.')
+                            'which gives no expert', f'Use at least {math.ceil(1000 / group) / 1000:g}.')
         return [(ExpertCenter(num_experts, dim, self.hidden_dim, self.kernel_sizes, self.expert_init), group)
                 for _ in range(depth // group)]
 

@@ -50,7 +50,8 @@ class AdaptedBackbone:
         self._check_options(adapter, options)
         method = None if adapter is None else build_method(adapter)
         super().__init__(*args, **{**self.upstream_defaults(options), **options})
-        self.base_checkpoint, self.allow_random_base = base_checkpoint, allow_random_base
+        self.base_checkpoint = None if base_checkpoint is None else str(base_checkpoint)
+        self.allow_random_base = allow_random_base
         self.base_source = 'random' if allow_random_base and base_checkpoint is None else None
         self.method = method
         self.expert_centers = nn.ModuleList()
@@ -88,6 +89,9 @@ class AdaptedBackbone:
     # ---- construction ----
 
     def _check_options(self, adapter: Any, options: Mapping[str, Any]) -> None:
+        arch, known = options.get('arch'), getattr(self.upstream, 'arch_zoo', {})
+        if isinstance(arch, str) and arch.lower() not in known:
+            raise bad_value('arch', arch, f'{self.family} has the archs {", ".join(map(repr, known))}, or a dict of its own')
         init_cfg = options.get('init_cfg')
         for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
             if isinstance(cfg, Mapping) and 'Pretrained' in str(cfg.get('type')):
@@ -133,8 +137,7 @@ class AdaptedBackbone:
         if self.base_source is not None:
             return
         if self.base_checkpoint is None:
-            if self.method is not None:
-                self._warn('has no base_checkpoint')
+            self._warn('has no base_checkpoint')
         elif locate(self.base_checkpoint) is None:
             self._warn(f'did not find its base_checkpoint {self.base_checkpoint!r} yet')
         else:
@@ -153,7 +156,7 @@ class AdaptedBackbone:
         """
         weights = type(self).base_layout(read_weights(fetch(self.base_checkpoint)))
         parameters = {name: parameter for name, parameter in self.named_parameters() if self._roles[name] == BASE}
-        copy_base(parameters, weights, self.base_checkpoint, type(self).__name__, self.output_norms())
+        copy_base(parameters, weights, self.base_checkpoint, type(self).__name__)
         self.base_source = 'file'
 
     @torch.no_grad()
@@ -163,6 +166,7 @@ class AdaptedBackbone:
             self.load_base()
         if self.base_source in ('file', 'checkpoint'):
             self._is_init = True
+        if self._is_init:
             return
         super().init_weights()
         # Upstream's initialisation walks over every linear layer, those of the adapters too.
@@ -206,8 +210,10 @@ class AdaRouteOptions:
 
     def __init__(self, *args: Any, **options: Any):
         if 'adapter' in options:
+            general = next(cls.__name__ for cls in type(self).__mro__
+                           if issubclass(cls, AdaptedBackbone) and not issubclass(cls, AdaRouteOptions))
             raise bad_value('adapter', options['adapter'], f'{type(self).__name__} always has AdaRoute, whose options are '
-                            'its own', f'Use {type(self).__mro__[2].__name__} to choose a method.')
+                            'its own', f'Use {general} to choose a method.')
         check_options(type(self).__name__, options, self.known_options())
         own = {name: options.pop(name) for name in keyword_names(AdaRoute.__init__) if name in options}
         super().__init__(*args, adapter=dict(type=AdaRoute, **own), **options)

@@ -1,11 +1,13 @@
 """Finds the file of a pre-trained trunk and copies it into the trunk, completely or not at all."""
 import os
+import re
+import time
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional
+from typing import Dict, Mapping, Optional
 from urllib.parse import urlparse
 
 import torch
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import get_local_rank
 from torch import Tensor, nn
 
 from mmparax.errors import MissingFileError, ParameterError
@@ -21,6 +23,7 @@ ZOO = Path(__file__).parents[1] / 'zoo'
 
 
 def is_url(source: str) -> bool:
+    """Whether a source is fetched over the network."""
     return source.startswith(('http://', 'https://'))
 
 
@@ -41,7 +44,7 @@ def locate(source: str) -> Optional[Path]:
 
 
 def fetch(source: str) -> Path:
-    """Return the local file of a path or URL; the main process downloads, the others wait.
+    """Return the local file of a path or URL; the first process of each machine downloads, its others wait.
 
     Raises:
         FileNotFoundError: if it is not there and cannot be had.
@@ -53,37 +56,48 @@ def fetch(source: str) -> Path:
                                     'there or set model.backbone.base_checkpoint to its path.')
         return path
     target = cached_path(source)
-    failure = None
-    if locate(source) is None and is_main_process():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(source, str(target))  # writes a temporary file and renames it
-        except Exception as error:
-            failure = error
-    barrier()
-    if locate(source) is None:
-        raise MissingFileError(f'base_checkpoint={source!r} could not be downloaded ({failure}). Download it by other means '
-                                f'and put it at {str(target)!r}, or set model.backbone.base_checkpoint to its path.'
-                                ) from failure
+    if locate(source) is not None:
+        return target
+    if get_local_rank() != 0:
+        # No collective: the ranks of another machine may have the file already and would not take part.
+        wait_for(target, source)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(source, str(target))  # writes a temporary file and renames it
+    except Exception as error:
+        raise MissingFileError(
+            f'base_checkpoint={source!r} could not be downloaded ({error}). Download it by other means and put it at '
+            f'{str(target)!r}, or set model.backbone.base_checkpoint to its path.') from error
     return target
 
 
-def ignorable(name: str, output_norms: List[str]) -> bool:
+def wait_for(path: Path, source: str, seconds: float = 3600.) -> None:
+    """Wait until the first process of this machine has put the file in its place."""
+    end = time.monotonic() + seconds
+    while not path.is_file():
+        if time.monotonic() > end:
+            raise MissingFileError(f'base_checkpoint={source!r} was not downloaded within {seconds:.0f} s by the first '
+                                   f'process of this machine. Put the file at {str(path)!r}.')
+        time.sleep(0.5)
+
+
+def ignorable(name: str) -> bool:
     """Whether a key of a base file may be left out without a word."""
-    return name.startswith(IGNORED_PREFIXES + tuple(norm + '.' for norm in output_norms)) or any(
-        part in name.split('.') for part in IGNORED_NAMES)
+    return (name.startswith(IGNORED_PREFIXES) or re.match(r'norm\d+\.', name) is not None
+            or any(part in name.split('.') for part in IGNORED_NAMES))
 
 
 @torch.no_grad()
-def copy_base(parameters: Mapping[str, nn.Parameter], weights: Dict[str, Tensor], source: str, owner: str,
-              output_norms: List[str]) -> None:
+def copy_base(parameters: Mapping[str, nn.Parameter], weights: Dict[str, Tensor], source: str,
+              owner: str) -> None:
     """Copy ``weights`` into ``parameters`` after checking that they are the same set of names and shapes.
 
     Raises:
         ValueError: listing the keys that are missing, unexpected or of another shape; nothing is copied then.
     """
     missing = [name for name in parameters if name not in weights]
-    unexpected = [name for name in weights if name not in parameters and not ignorable(name, output_norms)]
+    unexpected = [name for name in weights if name not in parameters and not ignorable(name)]
     wrong = [f'{name} {tuple(weights[name].shape)} instead of {tuple(parameter.shape)}'
              for name, parameter in parameters.items()
              if name in weights and weights[name].shape != parameter.shape]

@@ -126,7 +126,7 @@ class SceneGenerator:
         stuff = paint_layout(rng, self.size, self.unit, len(STUFF_CLASSES))
         canvas = paint_surfaces(rng, stuff, STUFF_CLASSES, self.unit)
         instances, areas = [], []
-        wanted = rng.integers(2, 7)
+        wanted = rng.integers(2, 6)
         for _ in range(100):  # proposals that hide too much of another digit are dropped
             self._add_digit(rng, canvas, instances, areas)
             if len(instances) == wanted:
@@ -190,7 +190,7 @@ def _digit_bank():
 
 def _place_digit(rng, ink, size, unit):
     """Warp a digit onto an empty canvas; returns alpha (H, W) float32 and mask (H, W) bool."""
-    side = rng.uniform(20, 56) * unit
+    side = rng.uniform(28, 64) * unit
     center = [rng.uniform(side / 2, length - side / 2) for length in (size[1], size[0])]
     scale = side / (8 * _CELL)
     stretch = rng.uniform(0.85, 1.15)
@@ -313,5 +313,5 @@ def _holds(root, meta, force):
         return True
     if not force:
         raise ParameterError(f'{root} holds other or incomplete scenes: choose another folder, or replace them with '
-                         '--force (force=True).')
+                         '`make_scenes.py --force`.')
     return False

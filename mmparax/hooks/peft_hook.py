@@ -21,8 +21,9 @@ class PEFTHook(Hook):
     @staticmethod
     def describe_schedule(runner: Runner) -> str:
         """One line: processes x batch x accumulation, the batch that the recipe's learning rate is for, the rates."""
-        world, batch = get_world_size(), runner.train_dataloader.batch_size
-        accumulation = runner.optim_wrapper._accumulative_counts
+        loader = runner.train_dataloader
+        world, batch = get_world_size(), loader.batch_size or loader.batch_sampler.batch_size
+        accumulation = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         text = (f'Effective batch size {world * batch * accumulation} = {world} process(es) x {batch} images x '
                 f'{accumulation} accumulated step(s)')
         base = (runner.cfg.get('auto_scale_lr') or {}).get('base_batch_size')

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmparax.ops.routing import safe_dtype
+
 
 def tokens_to_map(x: Tensor, hw: Tuple[int, int]) -> Tensor:
     """View tokens (B, H*W, C) as a map (B, C, H, W) in channels-last memory; no copy if they are contiguous."""
@@ -68,7 +70,9 @@ def aggregate(maps: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) ->
     """
     if weight is None:
         return maps.mean(0)
-    scores = F.conv2d(maps.sum(0), weight[:, :, None, None], bias)
-    # The softmax in at least single precision: half-precision scores of a large sum may differ by more than it holds.
-    alpha = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1).to(maps.dtype)
+    dtype = safe_dtype(maps.dtype)
+    # In at least single precision, autocast or not: the scores of large features overflow half precision.
+    with torch.autocast(maps.device.type, enabled=False):
+        scores = F.conv2d(maps.sum(0, dtype=dtype), weight[:, :, None, None].to(dtype), bias.to(dtype))
+        alpha = scores.softmax(1).to(maps.dtype)
     return (alpha.transpose(0, 1).unsqueeze(2) * maps).sum(0)

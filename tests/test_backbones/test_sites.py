@@ -187,6 +187,7 @@ def test_a_built_method_is_taken_as_it_is():
 
 BAD_OPTIONS = [
     (dict(with_ccp=True), "AdaptedSwin has no option 'with_ccp'.*with_cp"),
+    (dict(arch='huge'), "arch='huge'.*'tiny'.*'large'"),
     (dict(frozen_stages=2), 'frozen_stages=2.*Remove frozen_stages'),
     (dict(init_cfg=dict(type='Pretrained', checkpoint='x.pth')), "init_cfg=.*base_checkpoint='x.pth'"),
 ]

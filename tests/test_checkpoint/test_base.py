@@ -2,9 +2,11 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from cases import TINY_SWIN, build, images
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones import SwinTransformer
 from safetensors.torch import save_file
@@ -66,6 +68,12 @@ def test_merging_reorder_is_that_of_the_unfolded_map():
     unfolded = torch.nn.functional.unfold(x, 2, stride=2)[:, :, 0]
     concatenated = torch.cat([x[:, :, 0, 0], x[:, :, 1, 0], x[:, :, 0, 1], x[:, :, 1, 1]], 1)
     assert torch.equal(reorder_merging(concatenated), unfolded)
+
+
+@pytest.mark.parametrize('out_indices', [(3, ), (1, 2)], ids=str)
+def test_norms_of_other_outputs_are_no_obstacle(weights, tmp_path, out_indices):
+    torch.save(weights, tmp_path / 'base.pth')
+    assert_loaded(make(tmp_path / 'base.pth', out_indices=out_indices), weights)
 
 
 def test_openmmlab_layout_passes_unchanged(weights):
@@ -153,6 +161,14 @@ def test_a_hostile_pickle_runs_nothing(tmp_path):
         with pytest.raises(ValueError, match='damaged'):
             make(path)
         assert not trace.exists()
+
+
+def test_a_checkpoint_of_a_training_run_is_read(weights, tmp_path):
+    history = HistoryBuffer()
+    history.update(1.5)
+    torch.save({'state_dict': {f'backbone.{name}': value for name, value in weights.items()},
+                'message_hub': {'loss': history, 'lr': np.float64(1e-3)}, 'meta': {'seed': np.int64(3)}}, tmp_path / 'run.pth')
+    assert_loaded(make(tmp_path / 'run.pth'), weights)
 
 
 @pytest.mark.parametrize('content', [{}, {'model': {}}, [1, 2], {'epoch': 3}], ids=str)

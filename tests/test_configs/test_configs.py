@@ -3,12 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import on_meta
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import TRANSFORMS, DefaultScope, init_default_scope
 
 from mmparax.analysis.parameters import count_parameters
+from mmparax.datasets.scenes import CLASSES, PALETTE
 from mmparax.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -16,24 +18,19 @@ LEAVES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py') if '
 
 
 @pytest.fixture(autouse=True)
-def meta_building(monkeypatch):
-    """Models are built on the meta device; upstream reads numbers from these two functions meanwhile."""
-    for name in ('linspace', 'arange'):
-        original = getattr(torch, name)
-        monkeypatch.setattr(torch, name, lambda *args, _original=original, **kwargs: _original(
-            *args, **{**kwargs, 'device': kwargs.get('device') or 'cpu'}))
+def scope_of_its_own():
     yield
     DefaultScope._instance_dict.clear()
 
 
 def load(path):
     cfg = Config.fromfile(CONFIGS / path)
-    init_default_scope(cfg.default_scope)
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
     return cfg
 
 
 def build(cfg):
-    with torch.device('meta'):
+    with on_meta():
         return MODELS.build(cfg.model)
 
 
@@ -113,9 +110,14 @@ def test_a_stale_option_says_delete():
         build(cfg)
 
 
+def test_scenes_have_the_generator_s_names_and_colours():
+    metainfo = load('_base_/datasets/scenes_seg_128x128.py').train_dataloader.dataset.metainfo
+    assert metainfo.classes == CLASSES and tuple(map(tuple, metainfo.palette)) == PALETTE
+
+
 def test_resolves_from_any_scope():
     for scope in ('mmseg', 'mmdet', 'mmpretrain', 'mmengine'):
         init_default_scope(scope)
-        with torch.device('meta'):
-            model = ROOT_MODELS.build(dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute'), drop_path_rate=0.))
+        with on_meta():
+            model = ROOT_MODELS.build(dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute')))
         assert count_parameters(model).adapters.parameters

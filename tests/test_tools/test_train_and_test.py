@@ -13,7 +13,7 @@ from PIL import Image
 from mmparax.datasets.scenes import write_ade20k
 
 ROOT = Path(__file__).parents[2]
-CONFIG = str(ROOT / 'configs' / 'examples' / 'upernet_swin-mini_adaroute_1xb8-400_scenes-128x128.py')
+CONFIG = str(ROOT / 'configs' / 'examples' / 'upernet_swin-mini_adaroute_1xb8-500_scenes-128x128.py')
 
 
 def call(script, *arguments, cwd):
@@ -61,7 +61,8 @@ def test_resume_goes_on(trained, folder):
                 cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.findall(r'Iter\(train\) \[(\d)/5\]', done.stdout) == ['4', '5']
-    assert (folder / 'run' / 'iter_3.pth').is_file() or (folder / 'run' / 'iter_5.pth').is_file()
+    assert 'resumed epoch: 0, iter: 3' in done.stdout
+    assert (folder / 'run' / 'last_checkpoint').read_text().endswith('iter_5.pth')
 
 
 def test_evaluation_writes_predictions_and_pictures(trained, folder):
@@ -85,6 +86,11 @@ ERRORS = {
     'no split': (('train.py', CONFIG, '--cfg-options', 'val_dataloader.dataset.data_prefix.img_path=images/absent'),
                  "val_dataloader.dataset.data_prefix.img_path='data/scenes/images/absent' does not exist"),
     'no checkpoint': (('test.py', CONFIG, 'absent.pth'), "checkpoint 'absent.pth' does not exist"),
+    'no resume file': (('train.py', CONFIG, '--resume', 'absent.pth'), "checkpoint 'absent.pth' does not exist"),
+    'no base config': (('train.py', 'stray.py'), "'stray.py' could not be read"),
+    'no scale': (('train.py', CONFIG, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'), 'auto_scale_lr=dict'),
+    'option without effect': (('train.py', CONFIG, '--cfg-options', 'adapter.hidden_dim=3'),
+                              'model.backbone.adapter.hidden_dim'),
     'bad adapter option': (('train.py', CONFIG, '--cfg-options', 'model.backbone.adapter.hidden_dim=0'), 'hidden_dim=0'),
     'no base': (('train.py', CONFIG, '--cfg-options', 'model.backbone.base_checkpoint=absent.pth'),
                 "base_checkpoint='absent.pth' does not exist"),
@@ -103,6 +109,7 @@ def call_in_process(script, *arguments):
 @pytest.mark.parametrize('case', ERRORS)
 def test_wrong_input_is_one_sentence(case, folder, monkeypatch):
     monkeypatch.chdir(folder)
+    (folder / 'stray.py').write_text("_base_ = './absent.py'")
     arguments, message = ERRORS[case]
     code = call_in_process(*arguments)
     assert isinstance(code, str) and message in code  # a text as exit code is printed to stderr, and the status is 1

@@ -1,4 +1,4 @@
-# python tools/train.py configs/examples/upernet_swin-mini_frozen_1xb8-400_scenes-128x128.py
+# python tools/train.py configs/examples/upernet_swin-mini_frozen_1xb8-500_scenes-128x128.py
 _base_ = [
     '../_base_/models/upernet_swin-mini.py',
     '../_base_/datasets/scenes_seg_128x128.py',
