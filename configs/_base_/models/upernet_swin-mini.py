@@ -16,7 +16,7 @@ model = dict(
         arch=dict(embed_dims=24, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]),
         window_size=4,
         out_indices=(0, 1, 2, 3),
-        drop_path_rate=0.0,
+        drop_path_rate=0.,
         base_checkpoint='mmparax://swin_mini_glyphs.safetensors'),
     decode_head=dict(
         type='UPerHead',
