@@ -107,7 +107,7 @@ BACKBONES = {'swin': (AdaptedSwin, TINY_SWIN, (40, 58))}
 def build(method, backbone='swin', **options):
     """Build a small backbone on a random base with a method of the table (or None)."""
     cls, defaults, _ = BACKBONES[backbone]
-    adapter = METHODS[method][0] if isinstance(method, str) else method
+    adapter = METHODS[method][0] if isinstance(method, str) and method in METHODS else method
     return cls(adapter=adapter, **{'allow_random_base': True, **defaults, **options})
 
 

@@ -131,8 +131,8 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
                   '--work-dir', str(work_dir), '--out', str(predictions), *options)
     table = re.search(r'( +Parameters *\n.*?┘)', log, re.S)
     result = dict(settings=settings, miou=float(re.findall(r'mIoU: +([\d.]+)', tested)[-1]),
-                  classes={name: float(value) for name, value in
-                           re.findall(r'\| +([\w ]+?) +\| +([\d.]+) *\| +[\d.]+ *\|', tested)},
+                  classes={name: None if value == 'nan' else float(value) for name, value in
+                           re.findall(r'\| +([\w ]+?) +\| +([\d.]+|nan) *\| +[\d.nan]+ *\|', tested)},
                   seconds_training=round(trained, 1), seconds=round(time.time() - start, 1), table=table.group(1))
     summary.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
     return result

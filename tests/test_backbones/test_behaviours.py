@@ -159,14 +159,3 @@ def test_two_samples_are_treated_as_two(method, backbone):
     alone = [torch.cat(parts) for parts in zip(*(model(sample[None]) for sample in x))]
     for together, expected in zip(model(x), alone):
         torch.testing.assert_close(together, expected, rtol=0, atol=1e-9)
-
-
-def test_compiles_in_one_graph(method, backbone, request):
-    if method not in ('adaroute', 'toy-branch', 'toy-linear', 'toy-prompts') and not request.config.getoption('-m') == '':
-        pytest.skip('compiling takes seconds: the other methods run in make test-full')
-    torch._dynamo.reset()
-    model = build(method, backbone).eval()
-    compiled = torch.compile(model, backend='eager', fullgraph=True)
-    with torch.no_grad():
-        for a, b in zip(compiled(images(backbone)), model(images(backbone))):
-            torch.testing.assert_close(a, b)

