@@ -20,9 +20,6 @@ class Golden:
             return value.item() if value.ndim == 0 else tuple(int(item) for item in value)
         return torch.from_numpy(value)
 
-    def __contains__(self, key):
-        return key in self.arrays
-
     def group(self, prefix):
         """The tensors below a prefix, by the rest of their names."""
         return {key[len(prefix):]: torch.from_numpy(value) for key, value in self.arrays.items() if key.startswith(prefix)}

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 from mmengine.config import Config
@@ -26,7 +26,7 @@ import mmparax
 from mmparax.analysis.pictures import prediction_sheet
 from mmparax.checkpoint.base import locate
 from mmparax.cli import tool
-from mmparax.datasets.scenes import CLASSES, PALETTE, write_ade20k
+from mmparax.datasets.scenes import CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES, write_ade20k
 from mmparax.errors import UserError, check_int
 
 TOOLS = Path(__file__).resolve().parent
@@ -153,18 +153,29 @@ def draw(method: str, seed: int, args: argparse.Namespace, count: int = 6) -> Pa
     return path
 
 
+def mean_and_spread(values: List[float]) -> str:
+    """Mean and sample standard deviation of some runs."""
+    return f'{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0.:.1f}'
+
+
+def mean_iou(result: Dict[str, Any], names: Sequence[str]) -> float:
+    """Mean IoU of some classes, without those that do not occur in the scenes."""
+    values = [result['classes'][name] for name in names if result['classes'][name] is not None]
+    return statistics.mean(values) if values else float('nan')
+
+
 def compare(args: argparse.Namespace) -> None:
     """Run every method with every seed and write the table as Markdown and JSON."""
     results: Dict[str, List[Dict[str, Any]]] = {method: [run(method, seed, args) for seed in args.seeds]
                                                for method in METHODS}
-    lines = ['| method | mIoU, mean ± std | ' + ' | '.join(f'seed {seed}' for seed in args.seeds) + ' | training |',
-             '|---|---|' + '---|' * len(args.seeds) + '---|']
+    lines = ['| method | mIoU, mean ± std | ' + ' | '.join(f'seed {seed}' for seed in args.seeds)
+             + ' | mean IoU of the surfaces | of the digits | training |', '|---|---|' + '---|' * (len(args.seeds) + 3)]
     for method, runs in results.items():
         scores = [result['miou'] for result in runs]
-        spread = statistics.stdev(scores) if len(scores) > 1 else 0.
         seconds = statistics.mean(result['seconds_training'] for result in runs)
-        lines.append(f'| {METHODS[method]} | {statistics.mean(scores):.1f} ± {spread:.1f} | '
-                     + ' | '.join(f'{score:.1f}' for score in scores) + f' | {seconds:.0f} s |')
+        parts = [[mean_iou(result, names) for result in runs] for names in (STUFF_CLASSES, THING_CLASSES)]
+        lines.append(f'| {METHODS[method]} | {mean_and_spread(scores)} | ' + ' | '.join(f'{score:.1f}' for score in scores)
+                     + f' | {mean_and_spread(parts[0])} | {mean_and_spread(parts[1])} | {seconds:.0f} s |')
     folder = Path(args.work_dir)
     (folder / 'comparison.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     (folder / 'comparison.json').write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')

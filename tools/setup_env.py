@@ -2,7 +2,7 @@
 """Make the virtual environment of this project: ``python3 tools/setup_env.py``.
 
 Needs Python 3.10-3.12, a C++ compiler and a network connection to PyPI; nothing else. Calling it again takes
-seconds. mmcv has no ready wheel for most platforms, so it is compiled once (about ten minutes on two cores) and the
+seconds. mmcv has no ready wheel for most platforms, so it is compiled once (10 to 30 minutes on two cores) and the
 wheel is kept per torch build, Python and CPU/CUDA in ``$MMPARAX_WHEEL_DIR`` (default ``~/.cache/mmparax/wheels``).
 """
 # Written for any Python 3, so that an old interpreter reaches the sentence that names the problem.
@@ -160,7 +160,7 @@ class Environment:
             raise SetupError('the package index could not be reached while getting %s: check the network or the proxy '
                              'settings and call this again (what was done is kept; log: %s).' % (label, self.log))
         if 'No space left on device' in text:
-            raise SetupError('the disk is full: about 9 GB are needed below %s (log: %s).' % (self.path, self.log))
+            raise SetupError('the disk is full: about 6 GB are needed below %s (log: %s).' % (self.path, self.log))
         sys.stderr.write(text + '\n')
         raise SetupError('installing %s failed; the lines above are the end of %s.' % (label, self.log))
 
@@ -202,7 +202,7 @@ def mmcv_wheel(env, pin):
             say('mmcv: using the wheel kept in %s' % folder)
             return os.path.join(folder, kept[0])
     check_compiler(env)
-    say('mmcv: compiling %s against this torch, once (about 10 minutes on 2 cores)' % pin)
+    say('mmcv: compiling %s against this torch, once (10 to 30 minutes on 2 cores)' % pin)
     os.makedirs(folder, exist_ok=True)
     # pip's own cache does not know which torch a wheel was built against, hence --no-cache-dir and a folder per torch.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:

@@ -28,8 +28,6 @@ def swap_class(module: nn.Module, expected: Sequence[type], replacement: type, f
     Raises:
         TypeError: if upstream changed: the module is of another class, or its forward has another signature.
     """
-    if type(module) is replacement:
-        return
     found = list(inspect.signature(type(module).forward).parameters)[1:]
     if type(module) not in expected or found != list(forward):
         names = ' or '.join(f'{cls.__module__}.{cls.__name__}' for cls in expected)
@@ -81,11 +79,10 @@ class AdaptedBlock(AdapterHost):
         return cls.stream_sites + tuple(cls.linear_paths)
 
     @classmethod
-    def swap(cls, block: nn.Module) -> 'AdaptedBlock':
+    def swap(cls, block: nn.Module) -> None:
         """Turn an upstream block into an adapted one without adapters (the same function as before)."""
         swap_class(block, [cls.upstream], cls, cls.forward_names)
         block.adapters = nn.ModuleDict()
-        return block
 
     def fill(self, method: Method, sites: Sequence[str], info: BlockInfo, center: Optional[nn.Module]) -> None:
         """Build the method's modules for ``sites`` and put them where the block's forward finds them."""
