@@ -8,10 +8,17 @@ require('mmengine')
 # What mmengine resolves as ``package::config``.
 import_module('mmengine.config.utils').MODULE2PACKAGE.setdefault('mmparax', 'mmparax')
 
-# Imported at first use: mmengine imports this package for its registries and hides errors that happen meanwhile.
-_LAZY = {'ParameterCount': 'mmparax.analysis.parameters', 'count_parameters': 'mmparax.analysis.parameters'}
+# From here on no checkpoint that any toolbox loads can run code.
+import_module('mmparax.checkpoint.loader').install()
 
-__all__ = ['ParameterCount', '__version__', 'count_parameters']
+# Imported at first use: mmengine imports this package for its registries and hides errors that happen meanwhile.
+_LAZY = {
+    'ParameterCount': 'mmparax.analysis.parameters',
+    'count_parameters': 'mmparax.analysis.parameters',
+    'fingerprint': 'mmparax.checkpoint.fingerprint',
+}
+
+__all__ = ['ParameterCount', '__version__', 'count_parameters', 'fingerprint']
 
 
 def __getattr__(name: str):

@@ -1,15 +1,13 @@
 """What the scripts in ``tools/`` share: arguments, configs, and errors as sentences."""
 import argparse
+import copy
 import functools
-import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Tuple
 
-import torch
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmparax.errors import MissingFileError, ParameterError, UserError, bad_value
@@ -36,10 +34,15 @@ def tool(main: Callable[..., Any]) -> Callable[..., None]:
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing share."""
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics (default: work_dirs/CONFIG_NAME)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='change settings of the config, e.g. model.backbone.adapter.hidden_dim=64; lists as key="[a,b]"')
+    add_config_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='change settings of the config, e.g. model.backbone.adapter.hidden_dim=64; lists as key="[a,b]"')
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -48,7 +51,7 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         UserError: if the file does not exist or cannot be read.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
     if not Path(args.config).is_file():
         raise MissingFileError(f'the config {args.config!r} does not exist; the shipped ones are below configs/.')
     for name in args.cfg_options or {}:
@@ -58,12 +61,14 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(args.config)
         if args.cfg_options is not None:
             cfg.merge_from_dict(args.cfg_options)
+            if 'adapter' in cfg and any(name.startswith('model.backbone.adapter') for name in args.cfg_options):
+                cfg.adapter = copy.deepcopy(cfg.model.backbone.get('adapter'))  # what the command line says is meant
     except (FileNotFoundError, KeyError, TypeError, SyntaxError) as error:
         raise ParameterError(f'the config {args.config!r} could not be read ({type(error).__name__}: {error}). Two base '
                              'configs that set the same name, or a dict that replaces None or another type, need '
                              '_delete_=True.') from error
-    cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
+    cfg.launcher = getattr(args, 'launcher', 'none')
+    cfg.work_dir = getattr(args, 'work_dir', None) or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     return cfg
 
 
@@ -71,28 +76,6 @@ def check_checkpoint(path: str) -> None:
     """Raise MissingFileError if a local checkpoint does not exist."""
     if '://' not in path and not os.path.isfile(path):
         raise MissingFileError(f'the checkpoint {path!r} does not exist.')
-
-
-def use_amp(cfg: Config, wanted: bool) -> None:
-    """Turn mixed precision on if wanted, and off, saying so, on a machine without a GPU.
-
-    Args:
-        cfg: changed in place; its ``optim_wrapper`` may ask for mixed precision already.
-        wanted: whether ``--amp`` was given.
-    """
-    wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
-    if wanted and kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise bad_value('--amp', kind, "it needs optim_wrapper.type 'OptimWrapper' or 'AmpOptimWrapper'")
-    if wanted and kind == 'OptimWrapper':
-        wrapper.type = 'AmpOptimWrapper'
-        wrapper.setdefault('loss_scale', 'dynamic')
-    if wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
-        wrapper.type = 'OptimWrapper'
-        for name in ('loss_scale', 'dtype', 'use_fp64'):
-            wrapper.pop(name, None)
-        print_log('Mixed precision needs a GPU and there is none: running in single precision.', logger='current',
-                  level=logging.WARNING)
 
 
 def datasets_of(loader: Optional[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -140,7 +123,11 @@ def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[Tuple[str, str]]:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config asks for."""
+    """Build the runner that a config asks for; a model of mmparax always has the checks of PEFTHook."""
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    hooks = cfg.get('custom_hooks') or []
+    if str(backbone.get('type')).startswith('mmparax.') and not any('PEFTHook' in str(hook.get('type')) for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type='mmparax.PEFTHook')]
     if 'runner_type' in cfg:
         from mmengine.registry import RUNNERS
         return RUNNERS.build(cfg)

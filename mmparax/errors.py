@@ -20,6 +20,14 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that should be there."""
 
 
+class StorageError(UserError, OSError):
+    """A checkpoint that could not be written, or a folder that another run writes to."""
+
+
+class TrainingError(UserError, RuntimeError):
+    """A run that would train the wrong thing, or nothing."""
+
+
 class RandomBaseError(UserError, RuntimeError):
     """A trunk that would run without pre-trained weights."""
 

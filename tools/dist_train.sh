@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Train on the GPUs of one machine: tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
-# On several machines set NNODES, NODE_RANK, MASTER_ADDR and PORT on each.
+# Train on the GPUs of one machine, or without GPUs in as many processes on the CPU:
+#   tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
+# On several machines set NNODES, NODE_RANK (0 ... NNODES-1), MASTER_ADDR (of the first) and PORT on each.
 set -euo pipefail
-if [ $# -lt 2 ]; then
+if [ $# -lt 2 ] || [[ "$1" == -* ]] || ! [[ "$2" =~ ^[1-9][0-9]*$ ]]; then
     echo "usage: $0 CONFIG GPUS [options of tools/train.py]" >&2
     exit 2
 fi
-CONFIG=$1 GPUS=$2
+ARGUMENTS=("${@:1:1}") GPUS=$2
 shift 2
-exec "${PYTHON:-python}" -m torch.distributed.run --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$GPUS" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "$@"
+exec "${PYTHON:-python}" -m torch.distributed.run --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
+    --nproc_per_node="$GPUS" --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+    "$(dirname "$0")/train.py" "${ARGUMENTS[@]}" --launcher pytorch "$@"

@@ -5,6 +5,7 @@ import argparse
 from mmparax.cli import (add_common_arguments, build_runner, check_checkpoint, check_datasets, draw_predictions,
                          load_config, tool)
 from mmparax.errors import ParameterError
+from mmparax.launch import prepare_processes
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +26,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
     check_datasets(cfg, ['test_dataloader'])
     if args.show or args.show_dir:
         draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
@@ -38,6 +39,7 @@ def main() -> None:
     if args.out is not None:
         cfg.test_evaluator.output_dir = args.out
         cfg.test_evaluator.keep_results = True
+    prepare_processes(cfg)
     build_runner(cfg).test()
 
 

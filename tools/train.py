@@ -1,24 +1,28 @@
 #!/usr/bin/env python
 """Train a model: ``python tools/train.py CONFIG``."""
 import argparse
+import sys
 
-from mmparax.cli import (add_common_arguments, build_runner, check_checkpoint, check_datasets, load_config, tool,
-                         use_amp)
+from mmparax.checkpoint.storage import lock_folder
+from mmparax.cli import add_common_arguments, build_runner, check_checkpoint, check_datasets, load_config, tool
 from mmparax.errors import ParameterError
+from mmparax.launch import PRECISIONS, amp_with_value, is_first_process, prepare_processes, use_amp
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a model; Ctrl-C and call again with --resume to go on.')
+    parser = argparse.ArgumentParser(description='Train a model; interrupt it at any moment and call again with --resume to '
+                                     'go on as if nothing had happened.')
     parser.add_argument('config', help='config file')
     add_common_arguments(parser)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='resume from CHECKPOINT, or without one from the latest of the work dir (starts afresh if '
                         'there is none)')
-    parser.add_argument('--amp', action='store_true', help='mixed precision (fp16, dynamic loss scale)')
+    parser.add_argument('--amp', nargs='?', const='fp16', choices=PRECISIONS,
+                        help='mixed precision on a GPU: fp16 with a dynamic loss scale (default), or bf16 without one')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help="scale the learning rate by this run's batch over the recipe's")
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
-    return parser.parse_args()
+    return parser.parse_args(amp_with_value(sys.argv[1:]))
 
 
 @tool
@@ -42,6 +46,9 @@ def main() -> None:
         if cfg.load_from:
             check_checkpoint(cfg.load_from)
     check_datasets(cfg, ['train_dataloader', 'val_dataloader'])
+    if is_first_process():
+        lock_folder(cfg.work_dir)  # before the runner writes anything there
+    prepare_processes(cfg)
     build_runner(cfg).train()
 
 

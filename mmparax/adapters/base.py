@@ -17,8 +17,9 @@ site                                                 module
 
 Backbones know this table and no method; methods know it and no backbone.
 """
+import inspect
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from torch import nn
 
@@ -69,6 +70,9 @@ class Method:
         sites: overrides where the method acts; by default ``two_branch_sites`` in blocks with a token mixer and a
             channel mixer (Swin, ViT) and ``one_branch_sites`` in blocks with a single residual branch (ConvNeXt).
 
+    Attributes:
+        config: type and every option of the method, defaults included, if it was built from a config.
+
     Class attributes: ``possible_sites``, those whose signature the method's modules have; the two defaults above.
     """
     possible_sites: Tuple[str, ...] = STREAM_SITES
@@ -76,6 +80,7 @@ class Method:
     one_branch_sites: Tuple[str, ...] = ()
 
     def __init__(self, sites: Optional[Sequence[str]] = None):
+        self.config: Dict[str, Any] = dict(type=type(self).__name__)
         if sites is not None:
             sites = (sites, ) if isinstance(sites, str) else tuple(sites)
             unknown = [site for site in sites if site not in self.possible_sites]
@@ -134,4 +139,9 @@ def build_method(cfg: Mapping[str, Any]) -> Method:
     check_options(f'the adapter {cls.__name__}', options, keyword_names(cls.__init__),
                   'If it comes from a base config whose adapter has another type, add _delete_=True to the dict that '
                   'replaces it.')
-    return cls(**options)
+    method = cls(**options)
+    parameters = inspect.signature(cls.__init__).parameters
+    defaults = {name: parameters[name].default for name in keyword_names(cls.__init__)
+                if parameters[name].default is not inspect.Parameter.empty}
+    method.config = {'type': cls.__name__, **defaults, **options}
+    return method

@@ -1,13 +1,13 @@
 """Counts parameters by what they are: frozen trunk, adapters, centers, output norms, head."""
 import io
 from dataclasses import dataclass, fields
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mmparax.backbones.adapted import ADAPTER, BASE, CENTER, OUTPUT_NORM, AdaptedBackbone
+from mmparax.backbones.adapted import ADAPTER, BASE, CENTER, OUTPUT_NORM, adapted_backbones
 from mmparax.errors import ParameterError
 
 
@@ -89,11 +89,6 @@ class ParameterCount:
         buffer = io.StringIO()
         Console(file=buffer, width=88, color_system=None).print(table)
         return buffer.getvalue().rstrip()
-
-
-def adapted_backbones(model: nn.Module) -> Iterable[Tuple[str, AdaptedBackbone]]:
-    """(name, backbone) of every backbone of mmparax in ``model``."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, AdaptedBackbone)]
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:

@@ -1,6 +1,6 @@
 """The part that every adapted backbone shares: inserting adapters, freezing, and the base weights."""
 import logging
-from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Type
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Tuple, Type
 
 import torch
 from mmengine.logging import print_log
@@ -11,6 +11,7 @@ from mmparax.adapters.base import BlockInfo, build_method
 from mmparax.backbones.sites import AdaptedBlock, adapter_modules
 from mmparax.checkpoint.base import copy_base, fetch, locate
 from mmparax.checkpoint.files import read_weights
+from mmparax.checkpoint.state import check_keys, check_same_base
 from mmparax.errors import RandomBaseError, bad_value, check_options, keyword_names
 
 BASE, ADAPTER, CENTER, OUTPUT_NORM = 'base', 'adapter', 'center', 'output_norm'
@@ -175,12 +176,25 @@ class AdaptedBackbone:
         for center in (center for stage in self.expert_centers for center in stage):
             center.reset_parameters()
 
+    def check_state(self, given: Mapping[str, Any]) -> None:
+        """Check that ``given``, without prefix, has all that trains, the frozen trunk whole or not at all, and no more.
+
+        mmengine never asks for a strict match, so its loading calls this (see ``checkpoint.loader``).
+
+        Raises:
+            ParameterError: naming the keys that are missing, of another shape or unexpected.
+        """
+        optional = [name for name, role in self._roles.items() if role == BASE]
+        optional += [name for name, _ in self.named_buffers()]
+        check_keys(type(self).__name__, given, self.state_dict(), optional)
+
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
-        parameters = dict(self.named_parameters())
-        complete = all(getattr(state_dict.get(prefix + name), 'shape', None) == parameters[name].shape
-                       for name, role in self._roles.items() if role == BASE)
-        if complete:
-            self.base_source = 'checkpoint'
+        given = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
+        base = {name: parameter for name, parameter in self.named_parameters() if self._roles[name] == BASE}
+        if all(getattr(given.get(name), 'shape', None) == parameter.shape for name, parameter in base.items()):
+            if self.base_source == 'file' and self.method is not None:
+                check_same_base(type(self).__name__, self.base_checkpoint, given, base)
+            self.base_source = self.base_source if self.base_source == 'file' else 'checkpoint'
         elif self.base_source is None and self.base_checkpoint is not None:
             self.load_base()
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -189,12 +203,16 @@ class AdaptedBackbone:
 
     def forward(self, x: Tensor) -> tuple:
         """Features of images (B, 3, H, W): one (B, C_i, H_i, W_i) for each of ``out_indices``."""
+        self.check_base()
+        return super().forward(x)
+
+    def check_base(self) -> None:
+        """Raise RandomBaseError if the trunk would run on random weights that nobody asked for."""
         if self.base_source is None:
             raise RandomBaseError(
                 f'{type(self).__name__} would run on a random trunk: base_checkpoint={self.base_checkpoint!r} has not been '
                 'loaded and no complete checkpoint either. Set base_checkpoint to the pre-trained file, or '
                 'allow_random_base=True (with base_checkpoint=None) to run without one.')
-        return super().forward(x)
 
     def train(self, mode: bool = True) -> nn.Module:
         """Set the mode of every module and return self (upstream returns None).
@@ -221,3 +239,8 @@ class AdaRouteOptions:
     @classmethod
     def known_options(cls) -> List[str]:
         return keyword_names(AdaRoute.__init__) + [name for name in super().known_options() if name != 'adapter']
+
+
+def adapted_backbones(model: nn.Module) -> List[Tuple[str, AdaptedBackbone]]:
+    """(name, backbone) of every backbone of mmparax in ``model``."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, AdaptedBackbone)]

@@ -1,15 +1,17 @@
 """Finds the file of a pre-trained trunk and copies it into the trunk, completely or not at all."""
 import os
 import re
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Dict, Mapping, Optional
 from urllib.parse import urlparse
 
 import torch
-from mmengine.dist import get_local_rank
 from torch import Tensor, nn
 
+from mmparax.checkpoint.files import read_file
 from mmparax.errors import MissingFileError, ParameterError
 
 # Parts of published files that a trunk has no use for: classifiers, the final norm (output norms start fresh), buffers
@@ -17,9 +19,9 @@ from mmparax.errors import MissingFileError, ParameterError
 IGNORED_PREFIXES = ('head.', 'norm.', 'fc_norm.', 'decoder_')
 IGNORED_NAMES = ('attn_mask', 'relative_position_index', 'mask_token')
 
-
 SHIPPED = 'mmparax://'  # a file in the package's own folder of small bases
 ZOO = Path(__file__).parents[1] / 'zoo'
+MEANT = {'base_checkpoint': 'model.backbone.base_checkpoint'}  # parameter -> its place in a config
 
 
 def is_url(source: str) -> bool:
@@ -43,33 +45,58 @@ def locate(source: str) -> Optional[Path]:
     return path if path.is_file() else None
 
 
-def fetch(source: str) -> Path:
+def local_rank() -> int:
+    """Rank of this process on its machine; every launcher sets ``LOCAL_RANK`` (mmengine's own needs a further group)."""
+    return int(os.environ.get('LOCAL_RANK', 0))
+
+
+def fetch(source: str, parameter: str = 'base_checkpoint') -> Path:
     """Return the local file of a path or URL; the first process of each machine downloads, its others wait.
+
+    Args:
+        source: path, URL or ``mmparax://`` name.
+        parameter: what the user calls it, for the errors.
 
     Raises:
         FileNotFoundError: if it is not there and cannot be had.
+        ValueError: if what came from the URL is not a checkpoint; it is removed again.
     """
     if not is_url(source):
         path = locate(source)
         if path is None:
-            raise MissingFileError(f'base_checkpoint={source!r} does not exist (looked in {os.getcwd()!r}). Put the file '
-                                    'there or set model.backbone.base_checkpoint to its path.')
+            raise MissingFileError(f'{parameter}={source!r} does not exist (looked in {os.getcwd()!r}). Put the file '
+                                   f'there or set {MEANT.get(parameter, parameter)} to its path.')
         return path
     target = cached_path(source)
     if locate(source) is not None:
         return target
-    if get_local_rank() != 0:
+    if local_rank() != 0:
         # No collective: the ranks of another machine may have the file already and would not take part.
         wait_for(target, source)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(source, str(target))  # writes a temporary file and renames it
-    except Exception as error:
-        raise MissingFileError(
-            f'base_checkpoint={source!r} could not be downloaded ({error}). Download it by other means and put it at '
-            f'{str(target)!r}, or set model.backbone.base_checkpoint to its path.') from error
+    download(source, target, parameter)
     return target
+
+
+def download(url: str, target: Path, parameter: str) -> None:
+    """Put the checkpoint behind ``url`` at ``target``, which appears only when the file was read without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix='.download-') as folder:
+        part = Path(folder) / target.name
+        digest = torch.hub.HASH_REGEX.search(target.name)  # OpenMMLab's names end with the start of their digest
+        try:
+            torch.hub.download_url_to_file(url, str(part), hash_prefix=digest.group(1) if digest else None,
+                                           progress=sys.stderr.isatty())
+        except Exception as error:
+            raise MissingFileError(
+                f'{parameter}={url!r} could not be downloaded ({error}). Download it by other means and put it at '
+                f'{str(target)!r}, or set {MEANT.get(parameter, parameter)} to its path.') from error
+        try:
+            read_file(part)
+        except ParameterError as error:
+            raise ParameterError(f'{parameter}={url!r} did not answer with a checkpoint, and nothing was kept: '
+                                 f'{str(error).replace(str(part), target.name)}') from error
+        part.replace(target)
 
 
 def wait_for(path: Path, source: str, seconds: float = 3600.) -> None:

@@ -1,12 +1,12 @@
 """Reads files of weights without running code from them."""
 import pickle
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import IO, Any, Dict, List, Union
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from mmparax.errors import MissingFileError, ParameterError
@@ -23,31 +23,53 @@ def plain_globals() -> List[Any]:
             *dtypes]
 
 
-def read_file(path: Union[str, Path]) -> Any:
+def read_torch(file: Union[str, Path, IO[bytes]], map_location: Any = 'cpu') -> Any:
+    """``torch.load`` with ``weights_only=True`` and mmengine's own types; nothing else is ever constructed."""
+    with torch.serialization.safe_globals(plain_globals()):
+        return torch.load(file, map_location=map_location, weights_only=True)
+
+
+def read_safetensors(path: Path, map_location: Any = 'cpu') -> Dict[str, Any]:
+    """Return ``dict(state_dict=tensors by name, meta=the texts of the file's header)``."""
+    with safe_open(path, 'pt') as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}
+        meta = dict(file.metadata() or {})
+    if not callable(map_location):
+        weights = {name: value.to(map_location) for name, value in weights.items()}
+    return dict(state_dict=weights, meta=meta)
+
+
+def read_file(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
     """Read a checkpoint: ``.safetensors``, else a torch file with ``weights_only=True`` and mmengine's own types.
 
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: if it is truncated, damaged, or holds anything but tensors and plain data.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise MissingFileError(f'the checkpoint {str(path)!r} does not exist; check the path (relative paths start at the '
                                 'folder in which the command runs).')
+    with path.open('rb') as file:
+        if file.read(64).lstrip().startswith(b'<'):
+            raise ParameterError(f'the checkpoint {str(path)!r} is a web page (HTML or XML), not a checkpoint: its address may '
+                                 'have moved or need a login. Remove it and get the file itself.')
     try:
-        if path.suffix == '.safetensors':
-            return load_file(path)
-        with torch.serialization.safe_globals(plain_globals()):
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ParameterError(f'the checkpoint {str(path)!r} was not loaded: it is damaged or holds more than tensors and plain '
-                         f'data ({str(error).splitlines()[0]}). Get the file again from its source.') from error
+        return read_safetensors(path, map_location) if path.suffix == '.safetensors' else read_torch(path, map_location)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # safetensors, zip and tar readers each have their own
-        raise ParameterError(f'the checkpoint {str(path)!r} is truncated or damaged and was not loaded '
-                         f'({type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no detail"}). '
-                         'Remove it and get it again.') from error
+        raise refusal(str(path), error) from error
+
+
+def refusal(name: str, error: Exception) -> ParameterError:
+    """Return (not raise) the error for a file that was not read."""
+    detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):
+        return ParameterError(f'the checkpoint {name!r} was not loaded: it is damaged or holds more than tensors and plain '
+                              f'data ({detail}). Get the file again from its source.')
+    return ParameterError(f'the checkpoint {name!r} is truncated or damaged and was not loaded ({type(error).__name__}: '
+                          f'{detail}). Remove it and get it again.')
 
 
 def read_weights(path: Union[str, Path]) -> Dict[str, Tensor]:

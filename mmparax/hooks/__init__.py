@@ -1,4 +1,6 @@
 """Hooks of mmengine's runner."""
+from mmparax.hooks.checkpoint_hook import CheckpointHook
+from mmparax.hooks.ema_hook import EMAHook
 from mmparax.hooks.peft_hook import PEFTHook
 
-__all__ = ['PEFTHook']
+__all__ = ['CheckpointHook', 'EMAHook', 'PEFTHook']

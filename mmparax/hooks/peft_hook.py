@@ -1,34 +1,118 @@
-"""Tells at the start of a run what trains and with which batch and learning rate."""
-from mmengine.dist import get_world_size
+"""Tells what trains, and stops a run that would train the wrong thing."""
+from typing import Any, Dict, Optional
+
+import torch
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from mmparax.analysis.parameters import count_parameters
+from mmparax.checkpoint.fingerprint import describe
+from mmparax.hooks import checks
+from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.registry import HOOKS
 
 
 @HOOKS.register_module()
 class PEFTHook(Hook):
-    """Logs, before training: parameters by part, effective batch size, learning rate."""
+    """Logs what trains, writes it into every checkpoint, and checks the run.
+
+    Before training: ``adapter`` of the config is the model's; the checkpoint of ``load_from`` or a resumed run has this
+    method and base; synchronised batch norm has its GPUs. It warns when the checkpoint hook is not mmparax's and when the
+    batch is not the recipe's. At the first optimizer step that is taken (with mixed precision: the first that the loss
+    scaler accepts): every parameter that trains has a finite gradient. Before every validation and save and after every
+    epoch, by version counters, and at the end, byte by byte: the frozen trunk is unchanged.
+
+    Raises:
+        ParameterError: for a config or checkpoint that does not fit.
+        TrainingError: naming the first parameter without a finite gradient, or that is frozen and changed.
+    """
     priority = 'VERY_LOW'
 
-    def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        runner.logger.info('\n%s', count_parameters(model).table())
-        runner.logger.info(self.describe_schedule(runner))
+    def __init__(self):
+        self._watch: Optional[checks.FrozenWatch] = None
 
     @staticmethod
-    def describe_schedule(runner: Runner) -> str:
-        """One line: processes x batch x accumulation, the batch that the recipe's learning rate is for, the rates."""
+    def _model(runner: Runner) -> nn.Module:
+        return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+    # ---- before training ----
+
+    def before_run(self, runner: Runner) -> None:
+        checks.check_adapter_option(runner.cfg)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        source = str(runner._load_from or runner.cfg.get('load_from') or 'the latest checkpoint')
+        training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
+        if training and runner._resume:
+            checks.check_resumable(checkpoint, source)
+        checks.check_origin(self._model(runner), checkpoint, source, training and not runner._resume)
+
+    def before_train(self, runner: Runner) -> None:
+        model = self._model(runner)
+        runner.logger.info('\n%s', count_parameters(model).table())
         loader = runner.train_dataloader
-        world, batch = get_world_size(), loader.batch_size or loader.batch_sampler.batch_size
-        accumulation = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-        text = (f'Effective batch size {world * batch * accumulation} = {world} process(es) x {batch} images x '
-                f'{accumulation} accumulated step(s)')
-        base = (runner.cfg.get('auto_scale_lr') or {}).get('base_batch_size')
-        if base:
-            scaled = 'was scaled' if runner.cfg.auto_scale_lr.get('enable') else 'was not scaled'
-            text += f'; the recipe is for {base}, the learning rate {scaled}'
-        rates = sorted({group.get('initial_lr', group['lr']) for group in runner.optim_wrapper.param_groups}, reverse=True)
-        return text + f'. Learning rate after warm-up: {", ".join(f"{rate:g}" for rate in rates)}.'
+        schedule = checks.schedule_of(runner.cfg, loader.batch_size or loader.batch_sampler.batch_size, runner.optim_wrapper)
+        runner.logger.info(schedule.text())
+        if schedule.warning():
+            runner.logger.warning('Note: %s', schedule.warning())
+        checks.check_sync_norms(model)
+        stock = [hook for hook in runner.hooks
+                 if isinstance(hook, MMEngineCheckpointHook) and not isinstance(hook, CheckpointHook)]
+        if stock:
+            runner.logger.warning("Checkpoints are written by mmengine's CheckpointHook: a kill while it writes loses the "
+                                  "last one, and a resumed run differs from an undisturbed one. Use type='mmparax."
+                                  "CheckpointHook' in default_hooks.checkpoint.")
+        self._watch = checks.FrozenWatch(model)
+        if self._watch.fingerprint:
+            runner.logger.info('Fingerprint of the frozen base: %s', self._watch.fingerprint)
+        self._check_first_step(runner, model)
+
+    # ---- while training ----
+
+    @staticmethod
+    def _check_first_step(runner: Runner, model: nn.Module) -> None:
+        """Check the gradients when the optimizer first takes a step: they exist then, unscaled, and only then."""
+        wrapper = runner.optim_wrapper
+        optimizer = getattr(wrapper, 'optimizer', None)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            return
+        allowed = bool(runner.cfg.get('find_unused_parameters'))
+
+        def check(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            # A fused optimizer is also called for a step that the loss scaler rejects, and rejects it itself.
+            rejected = getattr(optimizer, 'found_inf', None)
+            if rejected is not None and bool(rejected.any()):
+                return
+            handle.remove()
+            found = checks.gradients(model.named_parameters())
+            checks.check_gradients(found, allowed)
+            text = f'First step: all {found.count} parameters that train have a finite gradient'
+            if found.zero:
+                text += f'; {checks.listed(found.zero)} exactly zero, which is normal for some methods'
+            runner.logger.info(text + '.')
+
+        handle = optimizer.register_step_pre_hook(check)
+
+    def _check_frozen(self, when: str) -> None:
+        if self._watch is not None:
+            self._watch.check(when)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._check_frozen(f'by iteration {runner.iter}')
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._check_frozen(f'by iteration {runner.iter}')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        self._check_frozen(f'by iteration {runner.iter}')
+        if 'mmparax' not in checkpoint['meta']:
+            checkpoint['meta']['mmparax'] = describe(self._model(runner))
+
+    def after_train(self, runner: Runner) -> None:
+        if self._watch is not None:
+            self._watch.check_bytes(self._model(runner))
+            if self._watch.frozen:
+                runner.logger.info('The frozen trunk is unchanged, byte by byte.')

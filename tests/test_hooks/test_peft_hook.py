@@ -1,45 +1,59 @@
-"""What the log says at the start of a run."""
-import logging
+"""What the log says at the start of a run, and which runs are stopped."""
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
-from cases import build
+from cases import build as build_backbone
 from mmengine.config import ConfigDict
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from runs import build, config, saved, train
 from torch import nn
 
+import mmparax
 from mmparax.analysis.parameters import count_parameters
-from mmparax.hooks import PEFTHook
+from mmparax.hooks import checks
 
 
-class Segmentor(nn.Module):
+@HOOKS.register_module(force=True)
+class Act(Hook):
+    """Calls a function of the runner at a moment of the run."""
+    actions = {}
+    priority = 'LOWEST'
 
-    def __init__(self, adapter):
-        super().__init__()
-        self.backbone = build(adapter)
-        self.head = nn.Conv2d(64, 3, 1)
+    def __init__(self, moment, name):
+        setattr(self, moment, lambda runner, **_: self.actions[name](runner))
 
 
-def fake_runner(model, batch=4, accumulation=2, lr=1e-3, auto=None):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    lines = []
-    logger = logging.getLogger('test')
-    logger.info = lambda text, *args: lines.append(text % args if args else text)
-    return SimpleNamespace(model=model, logger=logger, lines=lines, cfg=ConfigDict(auto_scale_lr=auto) if auto else ConfigDict(),
-                           train_dataloader=SimpleNamespace(batch_size=batch),
-                           optim_wrapper=SimpleNamespace(_accumulative_counts=accumulation,
-                                                         param_groups=optimizer.param_groups))
+def acting(moment, action):
+    name = f'{moment}{len(Act.actions)}'
+    Act.actions[name] = action
+    return dict(type='Act', moment=moment, name=name, _scope_='mmengine')
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Train a model and return what it logged."""
+
+    def run(*, cfg=None, folder='run', **options):
+        lines = []
+        cfg_ = config(tmp_path / folder, **{'val': False, 'iterations': 2, **options})
+        cfg_.merge_from_dict(cfg or {})
+        runner = build(cfg_)
+        for level in ('info', 'warning'):
+            monkeypatch.setattr(runner.logger, level, lambda text, *args: lines.append(text % args if args else str(text)))
+        runner.train()
+        return runner, '\n'.join(lines)
+
+    return run
 
 
 @pytest.mark.parametrize('method', ['adaroute', 'frozen', None])
-def test_table_has_every_part_with_its_share(method):
-    model = Segmentor(method)
-    runner = fake_runner(model)
-    PEFTHook().before_train(runner)
+def test_table_has_every_part_with_its_share(method, run):
+    runner, text = run(adapter=method)
+    model = runner.model
     count = count_parameters(model)
-    table = runner.lines[0]
-    expected = {'output norms': count.output_norms.parameters, 'head': 64 * 3 + 3, 'trained': count.trained,
+    expected = {'output norms': count.output_norms.parameters, 'head': count.head.parameters, 'trained': count.trained,
                 'trained in backbone': count.trained_in_backbone}
     if method is None:
         expected['backbone, trained'] = count.backbone_trained.parameters
@@ -49,19 +63,188 @@ def test_table_has_every_part_with_its_share(method):
         expected.update({'adapters': count.adapters.parameters, 'expert centers': count.centers.parameters})
     total = sum(parameter.numel() for parameter in model.parameters())
     for label, number in expected.items():
-        row = re.search(rf'│ {label} +│ +[\d,]* *│ +([\d,]+) │ +[\d.%]* *│ +([\d.]+)% │', table)
+        row = re.search(rf'│ {label} +│ +[\d,]* *│ +([\d,]+) │ +[\d.%]* *│ +([\d.]+)% │', text)
         assert int(row.group(1).replace(',', '')) == number > 0
         assert abs(float(row.group(2)) - 100 * number / total) < 0.006
     assert sum(rows[2] for rows in count.rows()) == total == count.total
+    assert f'First step: all {sum(p.requires_grad for p in model.parameters())} parameters that train' in text
+    assert ('unchanged, byte by byte' in text) == (method is not None)
+    assert (str(mmparax.fingerprint(model)) in text) == (method is not None)
 
 
-def test_schedule_line():
+SCHEDULES = {  # base batch, enabled, accumulation -> parts of the log
+    'no-recipe': (None, False, 1, ['Effective batch size 2 = 1 process(es) x 2 images x 1 accumulated step(s). Learning rate '
+                                   'after warm-up: 0.01.'], []),
+    'fits': (8, False, 4, ['batch size 8 =', 'the recipe is for 8, the learning rate was not scaled'], ['Note']),
+    'other-batch': (16, False, 1, ['Note: the effective batch size is 2, the learning rate is for 16: use --auto-scale-lr'], []),
+    'scaled': (8, True, 1, ['the learning rate was scaled. Learning rate after warm-up: 0.0025.'], ['Note']),
+    'scaled-accumulated': (8, True, 2, ['Note: auto_scale_lr counts 2 images and not the 2 accumulated'], []),
+}
+
+
+@pytest.mark.parametrize('case', SCHEDULES)
+def test_batch_and_rate_are_compared_with_the_recipe(case, run):
+    base, enable, accumulate, present, absent = SCHEDULES[case]
+    scale = {} if base is None else dict(auto_scale_lr=dict(base_batch_size=base, enable=enable))
+    _, text = run(cfg=scale, accumulate=accumulate, iterations=4)
+    assert all(part in text for part in present) and not any(part in text for part in absent)
+
+
+def test_a_stock_checkpoint_hook_is_named(run):
+    _, text = run(cfg={'default_hooks.checkpoint.type': 'CheckpointHook'})
+    assert "type='mmparax.CheckpointHook' in default_hooks.checkpoint" in text
+
+
+def test_the_adapter_of_the_config_is_the_one_that_trains(run):
+    run(cfg=dict(adapter=dict(type='mmparax.AdaRoute')), adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), folder='more')
+    for adapter, model in ((dict(type='mmparax.AdaRoute', hidden_dim=8), dict(type='mmparax.AdaRoute', hidden_dim=4)),
+                           (dict(type='mmparax.Frozen'), dict(type='mmparax.AdaRoute', hidden_dim=4)),
+                           (None, dict(type='mmparax.Frozen')), (dict(type='mmparax.Frozen'), None)):
+        with pytest.raises(ValueError, match='the config has adapter=.*which is what would train.*_base_/adapters'):
+            checks.check_adapter_option(ConfigDict(adapter=adapter, model=dict(backbone=dict(adapter=model))))
+
+
+def test_an_unused_parameter_is_named(run):
+    def add(runner):
+        runner.model.decode_head.spare = nn.Parameter(torch.ones(3))
+        runner.optim_wrapper.optimizer.add_param_group(dict(params=[runner.model.decode_head.spare]))
+
+    with pytest.raises(RuntimeError, match='decode_head.spare got no gradient, and 0 more of .* several processes'):
+        run(hooks=[acting('before_train', add)])
+
+
+def test_a_gradient_that_is_not_finite_is_named(run):
+    def break_it(runner):
+        runner.model.decode_head.conv_seg.weight.register_hook(lambda gradient: gradient / 0)
+
+    with pytest.raises(RuntimeError, match='first gradient of decode_head.conv_seg.weight is not finite'):
+        run(hooks=[acting('before_train', break_it)])
+
+
+def test_the_first_step_that_the_loss_scaler_accepts_is_judged():
+    """A rejected step is no finding: the scale is halved and training goes on."""
+    model = nn.Linear(2, 1)
+    optimizer, found = torch.optim.AdamW(model.parameters()), []
+    optimizer.register_step_pre_hook(lambda *_: found.append(checks.gradients(model.named_parameters())))
+    scaler = torch.amp.GradScaler('cpu', init_scale=2.**127)
+    for _ in range(60):
+        optimizer.zero_grad()
+        scaler.scale(model(torch.full((1, 2), 100.)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if found:
+            break
+    assert scaler.get_scale() < 2.**127 and found[0].bad == found[0].none == []
+
+
+def test_exact_zeros_are_counted_not_refused():
+    model = nn.Linear(2, 2)
+    (model(torch.ones(1, 2)) * torch.tensor([0., 1.])).sum().backward()
+    model.bias.grad.zero_()
+    found = checks.gradients(model.named_parameters())
+    assert found.zero == ['bias'] and found.count == 2
+    checks.check_gradients(found)
+
+
+def first_frozen(runner):
+    return next((name, p) for name, p in runner.model.named_parameters() if not p.requires_grad)
+
+
+@torch.no_grad()
+def write_in_place(runner):
+    first_frozen(runner)[1].add_(1)
+
+
+def write_past_autograd(runner):
+    first_frozen(runner)[1].data.add_(1)
+
+
+def replace(runner):
+    first_frozen(runner)[1].data = first_frozen(runner)[1].data + 1
+
+
+def thaw(runner):
+    first_frozen(runner)[1].requires_grad_(True)
+
+
+OFFENCES = {'in-place': (write_in_place, 'frozen parameter backbone.* was changed by iteration'),
+            'past-autograd': (write_past_autograd, 'fingerprint differs'),
+            'replaced': (replace, 'frozen parameter backbone.* was changed by iteration'),
+            'thawed': (thaw, 'was frozen and is not any more')}
+
+
+@pytest.mark.parametrize('offence', OFFENCES)
+def test_a_frozen_trunk_that_changes_stops_the_run(offence, run):
+    act, message = OFFENCES[offence]
+    with pytest.raises(RuntimeError, match=message):
+        run(hooks=[acting('after_train_iter', act)], iterations=1)
+
+
+def test_a_change_is_found_before_the_next_checkpoint(tmp_path, run):
+    def at_five(runner):
+        if runner.iter == 4:
+            write_in_place(runner)
+
+    with pytest.raises(RuntimeError, match='by iteration'):
+        run(hooks=[acting('after_train_iter', at_five)], iterations=9, interval=3)
+    assert saved(tmp_path / 'run')['meta']['iter'] == 3
+
+
+def test_synchronised_norms_need_gpus():
+    checks.check_sync_norms(nn.Sequential(nn.BatchNorm2d(2)))
+    with pytest.raises(ValueError, match="1 is a synchronised batch norm, which needs GPUs.*dict.type='BN'"):
+        checks.check_sync_norms(nn.Sequential(nn.Conv2d(1, 2, 1), nn.SyncBatchNorm(2)))
+
+
+class Segmentor(nn.Module):
+
+    def __init__(self, adapter, classes=3):
+        super().__init__()
+        self.backbone = build_backbone(adapter)
+        self.head = nn.Conv2d(64, classes, 1)
+
+
+def checkpoint_of(model, **changes):
+    from mmparax.checkpoint.fingerprint import describe
+    return dict(state_dict=model.state_dict(), meta=dict(epoch=0, iter=3, mmparax=describe(model)), optimizer={},
+                message_hub={}, **changes)
+
+
+def test_a_resume_file_must_be_complete():
+    whole = checkpoint_of(Segmentor('frozen'))
+    checks.check_resumable(whole, 'iter_3.pth')
+    for name in ('optimizer', 'message_hub', 'meta'):
+        with pytest.raises(ValueError, match=f"'best.pth' is not a file to resume from: it has no {name}.*load_from"):
+            checks.check_resumable({key: value for key, value in whole.items() if key != name}, 'best.pth')
+
+
+def test_the_origin_of_a_checkpoint_is_judged():
+    model = Segmentor('adaroute')
+    good = checkpoint_of(model)
+    for training in (True, False):
+        checks.check_origin(model, good, 'a.pth', training)
+    other_head = checkpoint_of(Segmentor('adaroute', classes=5))
+    checks.check_origin(model, other_head, 'a.pth', True)  # fine-tuning to other classes
+    for checkpoint, message in (
+            (other_head, r"does not fit the head of Segmentor: 2 \(head.weight, head.bias\) of another shape"),
+            (checkpoint_of(Segmentor('frozen')), 'trained with the adapter Frozen, but backbone has AdaRoute'),
+            (checkpoint_of(Segmentor(None)), r'trained with the adapter None \(full fine-tuning\), but'),
+            (checkpoint_of(Segmentor('adaroute-sigmoid')),
+             "other options of AdaRoute: router_activation='sigmoid' instead of 'softmax'"),
+            (dict(model={}), 'looks like the file of a pre-trained trunk. Set model.backbone.base_checkpoint'),
+            (dict(state_dict={f'backbone.{name}': value for name, value in Segmentor('frozen').backbone.state_dict().items()
+                              if not name.startswith('norm')}), 'looks like the file of a pre-trained trunk')):
+        with pytest.raises(ValueError, match=message):
+            checks.check_origin(model, checkpoint, 'a.pth', False)
+
+
+def test_another_base_is_told_by_its_fingerprint():
     model = Segmentor('frozen')
-    text = PEFTHook.describe_schedule(fake_runner(model))
-    assert text == ('Effective batch size 8 = 1 process(es) x 4 images x 2 accumulated step(s). Learning rate after warm-up: '
-                    '0.001.')
-    text = PEFTHook.describe_schedule(fake_runner(model, auto=dict(base_batch_size=16, enable=False)))
-    assert 'the recipe is for 16, the learning rate was not scaled' in text
+    other = checkpoint_of(Segmentor('frozen'))
+    checks.check_origin(model, other, 'a.pth', True)  # a random base of one's own is no claim
+    model.backbone.base_source = 'file'
+    with pytest.raises(ValueError, match="'a.pth' was trained on another base: its fingerprint is .*Set model.backbone.base"):
+        checks.check_origin(model, other, 'a.pth', True)
 
 
 def test_a_model_without_our_backbone_is_an_error():
@@ -70,5 +253,5 @@ def test_a_model_without_our_backbone_is_an_error():
 
 
 def test_as_dict_is_plain():
-    numbers = count_parameters(build('adaroute')).as_dict()
+    numbers = count_parameters(build_backbone('adaroute')).as_dict()
     assert numbers['adapters']['parameters'] > 0 and isinstance(numbers['trained_in_backbone'], int)

@@ -1,0 +1,79 @@
+"""Tells one frozen base from another, and what a checkpoint says about itself."""
+import hashlib
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from mmparax.backbones.adapted import BASE, AdaptedBackbone, adapted_backbones
+from mmparax.errors import ParameterError, RandomBaseError
+from mmparax.version import __version__
+
+
+def frozen_parameters(backbone: AdaptedBackbone) -> Iterator[Tuple[str, Tensor]]:
+    """(name, parameter) of the frozen trunk, sorted by name; nothing under full fine-tuning."""
+    if backbone.method is None:
+        return
+    roles, parameters = backbone.parameter_roles(), dict(backbone.named_parameters())
+    for name in sorted(parameters):
+        if roles[name] == BASE:
+            yield name, parameters[name].detach()
+
+
+def fingerprint(model: nn.Module) -> Optional[str]:
+    """Return the SHA-256 of the frozen trunk of ``model``: names, shapes, dtypes and bytes, in the order of the names.
+
+    Names are those after key conversion and relative to the backbone, so every file layout of one base, a bare backbone
+    and a whole model agree. Recomputed buffers, adapters and output norms are not in it. A model with several adapted
+    backbones has the digest over theirs.
+
+    Args:
+        model: an adapted backbone, or anything that holds one.
+
+    Returns:
+        64 hexadecimal digits, or None if nothing of the backbone is frozen (full fine-tuning).
+
+    Raises:
+        ParameterError: if ``model`` holds no backbone of mmparax.
+        RandomBaseError: if its base has not been loaded yet.
+    """
+    backbones = adapted_backbones(model)
+    if not backbones:
+        raise ParameterError(f'{type(model).__name__} holds no backbone of mmparax, so it has no frozen base to identify.')
+    digests = [_digest(backbone) for _, backbone in backbones if backbone.method is not None]
+    if len(digests) > 1:
+        return hashlib.sha256(''.join(digests).encode()).hexdigest()
+    return digests[0] if digests else None
+
+
+def _digest(backbone: AdaptedBackbone) -> str:
+    if backbone.base_source is None:
+        raise RandomBaseError(f'{type(backbone).__name__} has no base to identify yet: '
+                              f'base_checkpoint={backbone.base_checkpoint!r} has not been loaded.')
+    digest = hashlib.sha256()
+    for name, value in frozen_parameters(backbone):
+        value = value.cpu().contiguous()
+        digest.update(f'{name} {tuple(value.shape)} {value.dtype}\n'.encode())
+        digest.update(value.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def plain(config: Any) -> Any:
+    """A config as plain data: types by name, tuples as lists."""
+    if isinstance(config, Mapping):
+        return {str(key): plain(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [plain(value) for value in config]
+    return getattr(config, '__name__', config)
+
+
+def describe(model: nn.Module) -> Dict[str, Any]:
+    """What a checkpoint's metadata says of the adapted backbones of a model; plain data.
+
+    ``fingerprint`` is None under full fine-tuning; each backbone has ``type``, ``adapter`` (its options, defaults included, or None) and
+    ``base_checkpoint``.
+    """
+    backbones = {name: dict(type=type(backbone).__name__, adapter=backbone.method and plain(backbone.method.config),
+                            base_checkpoint=backbone.base_checkpoint)
+                 for name, backbone in adapted_backbones(model)}
+    return dict(version=__version__, fingerprint=fingerprint(model), backbones=backbones)

@@ -1,0 +1,64 @@
+"""Puts safe reading and strict matching in the place of mmengine's, for every checkpoint that any toolbox loads.
+
+mmengine falls back to full unpickling when a file holds more than tensors and plain data, and then runs the code in it.
+It loads what fits of a checkpoint and logs the rest, which is how adapters came to run on a random trunk.
+"""
+from typing import Any, Dict
+
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+
+from mmparax.checkpoint.base import SHIPPED, fetch
+from mmparax.checkpoint.files import read_file, read_torch, refusal
+
+
+# mmengine logs the part of the names behind "load_from_".
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """Read a local file or, with ``mmparax://``, one that ships with the package."""
+    return read_file(fetch(filename, 'checkpoint'), map_location or 'cpu')
+
+
+def load_from_http(filename: str, map_location: Any = None, model_dir: Any = None, progress: Any = None) -> Any:
+    """Read the file of a URL, downloaded once per machine."""
+    return read_file(fetch(filename, 'checkpoint'), map_location or 'cpu')
+
+
+def _load_stream(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
+    """Stand-in for mmengine's own ``torch.load``, which its loaders of other storages call."""
+    try:
+        return read_torch(file, map_location or 'cpu')
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise refusal(str(getattr(file, 'name', 'from remote storage')), error) from error
+
+
+_load_what_fits = mmengine_checkpoint.load_state_dict
+
+
+def load_state_dict(module: nn.Module, state_dict: Dict[str, Any], *args: Any, **kwargs: Any) -> None:
+    """mmengine's ``load_state_dict``, after each adapted backbone in ``module`` has judged its part.
+
+    Raises:
+        ParameterError: if a part does not fit; nothing is loaded then.
+    """
+    model = module
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    for name, part in model.named_modules():
+        if hasattr(part, 'check_state'):
+            prefix = f'{name}.' if name else ''
+            part.check_state({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)})
+    _load_what_fits(module, state_dict, *args, **kwargs)
+
+
+def install() -> None:
+    """Replace mmengine's loaders; calling it again changes nothing."""
+    mmengine_checkpoint.load_state_dict = load_state_dict
+    CheckpointLoader.register_scheme(('', SHIPPED), load_from_local, force=True)
+    CheckpointLoader.register_scheme(('http://', 'https://'), load_from_http, force=True)
+    # torchvision://, open-mmlab:// and mmcls:// look this name up and call it; s3:// and pavi:// the next one.
+    mmengine_checkpoint.load_from_http = load_from_http
+    mmengine_checkpoint._safe_torch_load = _load_stream

@@ -1,0 +1,61 @@
+"""Judges the part of a checkpoint that belongs to a backbone, before anything of it is copied."""
+from typing import Dict, List, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mmparax.checkpoint.base import ignorable
+from mmparax.errors import ParameterError
+
+REMEDY = ('Give the checkpoint of this config (same arch and adapter); the file of a pre-trained trunk belongs to '
+          'model.backbone.base_checkpoint. Nothing was loaded.')
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The number of names and the first of them."""
+    return f'{len(names)} ({", ".join(names[:most])}{", ..." if len(names) > most else ""})'
+
+
+def check_keys(owner: str, given: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: Sequence[str]) -> None:
+    """Check that a checkpoint has what a backbone trains, and nothing of another model.
+
+    Args:
+        owner: the backbone, for the error.
+        given: the checkpoint's keys of this backbone, without prefix.
+        expected: the backbone's own state, parameters and buffers.
+        optional: names that may be absent as a whole: the frozen trunk, which a small checkpoint leaves out, and buffers.
+
+    Raises:
+        ParameterError: naming the keys that are missing, of another shape or unexpected.
+    """
+    optional = set(optional)
+    present = [name for name in optional if name in given]
+    missing = [name for name in expected if name not in given and (name not in optional or present)]
+    missing = [name for name in missing if not ignorable(name) or name not in optional]
+    wrong = [f'{name} {tuple(given[name].shape)} instead of {tuple(value.shape)}' for name, value in expected.items()
+             if isinstance(given.get(name), Tensor) and given[name].shape != value.shape]
+    unexpected = [name for name in given if name not in expected and not ignorable(name)]
+    problems = [f'{listed(names)} {label}' for label, names in
+                (('missing', missing), ('of another shape', wrong), ('unexpected', unexpected)) if names]
+    if problems:
+        raise ParameterError(f'the checkpoint does not fit {owner}: of its {len(expected)} weights '
+                             f'{"; ".join(problems)}. {REMEDY}')
+
+
+def differing(given: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> List[str]:
+    """Names of the tensors of ``present`` whose values ``given`` has otherwise, after rounding to the given dtype."""
+    return [name for name, value in present.items()
+            if not torch.equal(value.to(given[name].device, given[name].dtype), given[name])]
+
+
+def check_same_base(owner: str, base_checkpoint: str, given: Mapping[str, Tensor], present: Dict[str, Tensor]) -> None:
+    """Check that the frozen trunk of a checkpoint is the one that was loaded from ``base_checkpoint``.
+
+    Raises:
+        ParameterError: if they differ: the adapters of the checkpoint were trained on another base.
+    """
+    others = differing(given, present)
+    if others:
+        raise ParameterError(f'the checkpoint was trained on another base than {base_checkpoint!r}, which {owner} has loaded: '
+                             f'{listed(others)} of {len(present)} frozen weights differ. Set model.backbone.base_checkpoint '
+                             'to the base of the checkpoint; nothing was loaded.')

@@ -1,0 +1,99 @@
+"""Writes files so that a reader sees the old one or the new one, and keeps two runs out of one folder."""
+import fcntl
+import os
+import platform
+from pathlib import Path
+from typing import Dict, List, Optional, Union
+
+from mmengine.fileio import register_backend
+from mmengine.fileio.backends import LocalBackend
+
+from mmparax.errors import StorageError
+
+ATOMIC = 'mmparax.atomic'  # name of the backend in ``backend_args``
+LOCK = '.running'
+_held: Dict[str, int] = {}
+
+
+def write(path: Union[str, Path], content: bytes) -> None:
+    """Write a file whole: to a temporary neighbour first, forced to the disk, then renamed over ``path``.
+
+    Raises:
+        StorageError: if that failed; what was at ``path`` is still there and nothing new is.
+    """
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+    except OSError as error:
+        try:
+            part.unlink()
+        except OSError:
+            pass
+        raise StorageError(f'{str(path)!r} ({len(content) / 2**20:.1f} MiB) could not be written: {error.strerror or error}. '
+                           'The checkpoints that were there before are whole: make room, then call the same command with '
+                           '--resume.') from error
+
+
+def remove_parts(folder: Union[str, Path]) -> None:
+    """Remove what a killed run left half-written."""
+    for part in Path(folder).glob('.*.part'):
+        part.unlink(missing_ok=True)
+
+
+@register_backend(ATOMIC, force=True)
+class AtomicBackend(LocalBackend):
+    """mmengine's local storage with :func:`write`; while ``postponed`` is a list, removals are noted in it."""
+
+    def __init__(self):
+        self.postponed: Optional[List[str]] = None
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        write(filepath, obj)
+
+    def remove(self, filepath: Union[str, Path]) -> None:
+        if self.postponed is None:
+            super().remove(filepath)
+        else:
+            self.postponed.append(str(filepath))
+
+
+def lock_folder(folder: Union[str, Path]) -> None:
+    """Claim a folder for this process until it ends or :func:`unlock_folder`; claiming it again changes nothing.
+
+    Raises:
+        StorageError: if another process has it.
+    """
+    folder = os.path.realpath(folder)
+    if folder in _held:
+        return
+    os.makedirs(folder, exist_ok=True)
+    file = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        # A record lock ends with this very process; flock would live on in the data loader's workers.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(file, 200).decode(errors='replace').strip() or 'an unknown process'
+        os.close(file)
+        raise StorageError(f'work_dir={folder!r} is in use by another run ({owner}), whose files would be overwritten. Give '
+                           'this run another --work-dir, or stop the other one first.') from error
+    os.ftruncate(file, 0)
+    os.write(file, f'process {os.getpid()} on {platform.node()}'.encode())
+    _held[folder] = file
+
+
+def unlock_folder(folder: Union[str, Path]) -> None:
+    """Give up the claim of :func:`lock_folder`."""
+    file = _held.pop(os.path.realpath(folder), None)
+    if file is not None:
+        os.close(file)

@@ -1,0 +1,147 @@
+"""Makes what a sample looks like depend on the seed and on its place in the run, not on what was drawn before.
+
+Random transforms draw from the generators of the process that loads, whose state after N batches depends on the number
+of workers and on how far they read ahead. Here every sample gets generators of its own, so a run that is resumed after N
+iterations sees the samples of an undisturbed one.
+"""
+import random
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+
+class PlacedIndex(int):
+    """An index into a data set that knows its place in the run: (epoch, number within it)."""
+    place: Tuple[int, int]
+
+    def __new__(cls, index: int, place: Tuple[int, int]) -> 'PlacedIndex':
+        self = super().__new__(cls, index)
+        self.place = place
+        return self
+
+    def __reduce__(self) -> tuple:
+        return type(self), (int(self), self.place)
+
+
+class Forwarding:
+    """Passes every attribute that it does not have on to the object that it wraps."""
+
+    def __init__(self, wrapped: Any):
+        self.wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__') or name == 'wrapped':
+            raise AttributeError(name)
+        return getattr(self.wrapped, name)
+
+    def __len__(self) -> int:
+        return len(self.wrapped)
+
+
+class PlacedSampler(Forwarding):
+    """A sampler whose indices know their place; ``skip``, if the sampler has it, moves the places too."""
+
+    def __init__(self, sampler: Any):
+        super().__init__(sampler)
+        self.first = 0
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = getattr(self.wrapped, 'epoch', 0)
+        for number, index in enumerate(self.wrapped, self.first):
+            yield PlacedIndex(index, (epoch, number)) if type(index) is int else index
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        return self._skip if name == 'skip' else found
+
+    def _skip(self, count: int) -> None:
+        self.first = count
+        self.wrapped.skip(count)
+
+    def restart(self, seed: Optional[int]) -> None:
+        """Begin the order of ``seed`` anew."""
+        if seed is not None and hasattr(self.wrapped, 'seed'):
+            self.wrapped.seed = seed
+        if hasattr(self.wrapped, '_indices_of_rank'):  # mmengine's InfiniteSampler: a generator that lives on
+            self.wrapped.indices = self.wrapped._indices_of_rank()
+
+
+class SeededDataset(Forwarding, Dataset):
+    """A data set that loads every placed index with generators of its own; those of the process stay as they are."""
+
+    def __init__(self, dataset: Any, seed: int, rank: int):
+        super().__init__(dataset)
+        self.seed, self.rank = seed, rank
+
+    def __getitem__(self, index: int) -> Any:
+        if not isinstance(index, PlacedIndex):
+            return self.wrapped[index]
+        with generators_of((self.seed, self.rank, *index.place)):
+            return self.wrapped[int(index)]
+
+
+@contextmanager
+def generators_of(entropy: Tuple[int, ...]) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's CPU generator from non-negative integers; put them back afterwards."""
+    saved = generator_states(cuda=False)
+    seeds = np.random.SeedSequence(entropy).generate_state(3)
+    random.seed(int(seeds[0]))
+    np.random.seed(seeds[1])
+    torch.default_generator.manual_seed(int(seeds[2]))  # torch.manual_seed would reset the GPU's generators too
+    try:
+        yield
+    finally:
+        restore_generators(saved)
+
+
+def generator_states(cuda: bool = True) -> Dict[str, Any]:
+    """The states of Python's, NumPy's, torch's and this process's GPU generator, as tensors and plain numbers."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return dict(
+        python=(version, torch.tensor(numbers, dtype=torch.int64), gauss),
+        numpy=(name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)),
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state() if cuda and torch.cuda.is_available() else None)
+
+
+def restore_generators(states: Dict[str, Any]) -> None:
+    """Put back what :func:`generator_states` returned."""
+    version, numbers, gauss = states['python']
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    name, keys, *rest = states['numpy']
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states['torch'].cpu())
+    if isinstance(states['cuda'], Tensor) and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states['cuda'].cpu())
+
+
+def resumable(loader: DataLoader, seed: int, rank: int) -> Optional[DataLoader]:
+    """Return a loader of the same batches whose samples depend on (seed, rank, place), or None for unknown kinds.
+
+    The new loader draws the seeds of its workers from a generator of its own: creating an iterator does not move the
+    generators that dropout draws from.
+    """
+    if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
+        return None
+    common = dict(
+        dataset=SeededDataset(loader.dataset, seed, rank), num_workers=loader.num_workers, collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory, timeout=loader.timeout, worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context, prefetch_factor=loader.prefetch_factor,
+        persistent_workers=loader.persistent_workers, generator=torch.Generator().manual_seed(seed))
+    if loader.batch_size is not None:
+        return DataLoader(batch_size=loader.batch_size, drop_last=loader.drop_last, sampler=PlacedSampler(loader.sampler),
+                          **common)
+    if not hasattr(loader.batch_sampler, 'sampler'):
+        return None
+    loader.batch_sampler.sampler = PlacedSampler(loader.batch_sampler.sampler)
+    return DataLoader(batch_sampler=loader.batch_sampler, **common)
+
+
+def placed_sampler(loader: DataLoader) -> PlacedSampler:
+    """The sampler of a loader that :func:`resumable` returned."""
+    return loader.sampler if isinstance(loader.sampler, PlacedSampler) else loader.batch_sampler.sampler

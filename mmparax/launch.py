@@ -1,0 +1,110 @@
+"""Several processes and mixed precision: what a run needs of the machine, and what it does where there is no GPU."""
+import logging
+import os
+import subprocess
+from typing import Any, List, Sequence
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
+from mmengine.logging import print_log
+
+from mmparax.errors import ParameterError, bad_value
+
+PRECISIONS = ('fp16', 'bf16')
+SYNC_BN = ('SyncBN', 'MMSyncBN')
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first of its run, whatever launched it; known before the processes have met."""
+    return not any(int(os.environ.get(name, 0)) for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))
+
+
+def prepare_processes(cfg: Config) -> None:
+    """Make a run of several processes possible without GPUs: gloo instead of nccl, BN instead of SyncBN.
+
+    Does nothing for a single process and where there is an accelerator: mmengine does all that is needed there.
+
+    Args:
+        cfg: changed in place.
+    """
+    if cfg.launcher == 'none' or get_device() != 'cpu':
+        return
+    if cfg.launcher == 'slurm':
+        _slurm_environment()
+    elif cfg.launcher != 'pytorch':
+        raise bad_value('--launcher', cfg.launcher, "without GPUs it must be 'pytorch' or 'slurm'")
+    if not is_distributed():
+        torch.distributed.init_process_group('gloo')
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel', broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+    count = replace_sync_bn(cfg.model)
+    cfg.pop('sync_bn', None)
+    print_log(f'No GPU: {torch.distributed.get_world_size()} process(es) on the CPU, which meet by gloo.'
+              + (f' SyncBN became BN in {count} place(s) of the config: statistics are those of each process.' if count else ''),
+              logger='current', level=logging.WARNING)
+
+
+def replace_sync_bn(config: Any) -> int:
+    """Turn every SyncBN of a config into BN, in place; return how many there were."""
+    if isinstance(config, dict):
+        found = config.get('type') in SYNC_BN
+        if found:
+            config['type'] = 'BN'
+        return found + sum(replace_sync_bn(value) for value in config.values())
+    if isinstance(config, (list, tuple)):
+        return sum(replace_sync_bn(value) for value in config)
+    return 0
+
+
+def _slurm_environment() -> None:
+    """Set what torch reads from what Slurm sets, as mmengine does where there are GPUs."""
+    environment = os.environ
+    if 'MASTER_ADDR' not in environment:
+        nodes = environment['SLURM_NODELIST']
+        environment['MASTER_ADDR'] = subprocess.check_output(['scontrol', 'show', 'hostname', nodes], text=True).split()[0]
+    environment.setdefault('MASTER_PORT', '29500')
+    environment.update(RANK=environment['SLURM_PROCID'], WORLD_SIZE=environment['SLURM_NTASKS'],
+                       LOCAL_RANK=environment.get('SLURM_LOCALID', '0'))
+
+
+def amp_with_value(arguments: Sequence[str]) -> List[str]:
+    """Let ``--amp`` stand before the config: without a precision behind it, it means fp16."""
+    following = [*arguments[1:], '']
+    return [f'{argument}={PRECISIONS[0]}' if argument == '--amp' and after not in PRECISIONS else argument
+            for argument, after in zip(arguments, following)]
+
+
+def use_amp(cfg: Config, precision: Any) -> None:
+    """Turn mixed precision on if wanted, and off, saying so, on a machine without a GPU.
+
+    Args:
+        cfg: changed in place; its ``optim_wrapper`` may ask for mixed precision already.
+        precision: ``'fp16'`` (dynamic loss scale), ``'bf16'`` (no loss scale: its range is that of fp32), or None for what
+            the config says.
+
+    Raises:
+        ParameterError: if the config's optimizer wrapper is of a kind that cannot.
+    """
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    if precision and kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise bad_value('--amp', kind, "it needs optim_wrapper.type 'OptimWrapper' or 'AmpOptimWrapper'")
+    if precision == 'fp16':
+        wrapper.update(type='AmpOptimWrapper', dtype='float16')
+        wrapper.setdefault('loss_scale', 'dynamic')
+    elif precision == 'bf16':
+        wrapper.update(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False))
+    if wrapper.get('type') != 'AmpOptimWrapper':
+        return
+    if get_device() == 'cpu':
+        wrapper.type = 'OptimWrapper'
+        for name in ('loss_scale', 'dtype', 'use_fp64'):
+            wrapper.pop(name, None)
+        print_log('Mixed precision needs a GPU and there is none: running in single precision.', logger='current',
+                  level=logging.WARNING)
+    elif wrapper.get('dtype') == 'bfloat16' and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        raise ParameterError('bf16 needs a GPU that has it (NVIDIA: Ampere or newer); use --amp fp16.')

@@ -1,0 +1,238 @@
+"""A run that is interrupted and resumed is the undisturbed run, bit for bit, whatever interrupted it."""
+import logging
+import os
+import re
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import CheckpointHook as StockHook
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from runs import build, config, in_child, same, saved, train
+
+import mmparax
+from mmparax.checkpoint import storage
+from mmparax.checkpoint.files import read_file
+from mmparax.hooks.checkpoint_hook import STATE
+
+EMA = dict(type='mmparax.EMAHook', momentum=0.3)
+# id -> (options of the run, options of its first part)
+RUNS = {
+    'iterations': (dict(), dict(iterations=3)),
+    'ends-between-checkpoints': (dict(interval=4, iterations=9), dict(interval=4, iterations=5)),
+    'epochs': (dict(epochs=3), dict(epochs=1)),
+    'workers': (dict(workers=2), dict(workers=2, iterations=3)),
+    'epochs-workers': (dict(epochs=2, workers=2), dict(epochs=1, workers=2)),
+    'other-number-of-workers': (dict(workers=2), dict(workers=0, iterations=3)),
+    'ema': (dict(hooks=[EMA]), dict(hooks=[EMA], iterations=3)),
+    'save-best': (dict(checkpoint=dict(save_best='mIoU')), dict(checkpoint=dict(save_best='mIoU'), iterations=3)),
+    'full': (dict(adapter=None), dict(adapter=None, iterations=3)),
+    'seed-not-in-the-config': (dict(), dict(iterations=3)),
+}
+
+
+def assert_equal_runs(first, second):
+    one, two = saved(first), saved(second)
+    assert not same(one['state_dict'], two['state_dict'])
+    for name, state in one['optimizer']['state'].items():
+        assert not same(state, two['optimizer']['state'][name])
+    assert one['param_schedulers'] == two['param_schedulers'] and one['meta']['iter'] == two['meta']['iter']
+    if 'ema_state_dict' in one:
+        assert not same(one['ema_state_dict'], two['ema_state_dict'])
+
+
+@pytest.fixture(scope='module')
+def in_one_go(tmp_path_factory):
+    """Options of a run -> the work dir of that run without a disturbance, made once."""
+    made = {}
+
+    def folder(options):
+        if repr(options) not in made:
+            made[repr(options)] = tmp_path_factory.mktemp('one')
+            train(made[repr(options)], **options)
+        return made[repr(options)]
+
+    return folder
+
+
+@pytest.mark.parametrize('case', RUNS)
+def test_a_resumed_run_is_the_undisturbed_one(case, in_one_go, tmp_path):
+    options, first_part = RUNS[case]
+    train(tmp_path, **first_part)
+    resumed = train(tmp_path, resume=True, **dict(options, **({'seed': None} if case == 'seed-not-in-the-config' else {})))
+    assert resumed.iter == saved(tmp_path)['meta']['iter']
+    assert_equal_runs(in_one_go(options), tmp_path)
+
+
+@HOOKS.register_module(force=True)
+class Stop(Hook):
+    """Ends a run as Ctrl-C does."""
+    priority = 'LOWEST'
+
+    def after_train_iter(self, runner, **_):
+        if runner.iter == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('accumulate', [1, 2, 4])
+def test_an_interrupt_amid_accumulated_steps_loses_no_gradient(accumulate, in_one_go, tmp_path):
+    options = dict(accumulate=accumulate, iterations=8, val=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, hooks=[dict(type='Stop', _scope_='mmengine')], **options)
+    storage.unlock_folder(tmp_path)
+    assert bool(saved(tmp_path)[STATE][0]['gradients']) == (accumulate > 1)
+    train(tmp_path, resume=True, **options)
+    assert_equal_runs(in_one_go(options), tmp_path)
+
+
+def test_the_check_sees_what_is_not_restored(in_one_go, tmp_path, monkeypatch):
+    """With the generators left as they are, dropout and drop path make another run of it."""
+    train(tmp_path, iterations=3)
+    monkeypatch.setattr('mmparax.hooks.checkpoint_hook.restore_generators', lambda states: None)
+    train(tmp_path, resume=True)
+    assert same(saved(in_one_go({}))['state_dict'], saved(tmp_path)['state_dict'])
+
+
+def test_the_augmentations_of_a_sample_do_not_depend_on_the_loader(tmp_path):
+    """The same images whether the training process or its workers load them, and other ones in every pass."""
+    images = []
+    for workers in (0, 2):
+        runner = build(config(tmp_path / str(workers), workers=workers))
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.call_hook('before_run')
+        iterator = runner.train_loop.dataloader_iterator
+        images.append([torch.stack(next(iterator)['inputs']) for _ in range(8)])
+    assert all(torch.equal(a, b) for a, b in zip(*images))
+    flat = torch.cat(images[0]).flatten(1)
+    assert len(torch.unique(flat, dim=0)) == 16  # seven images, twice and more, never the same
+
+
+def finish(folder, **options):
+    """Call a run with --resume until it ends, as a user or a job queue does."""
+    assert in_child(lambda: train(folder, resume=True, **options)) == 0
+
+
+KILLED = dict(iterations=4, interval=1, checkpoint=dict(save_best='mIoU'))
+
+
+def die_at_call(number):
+    """Kill this process, without any clean-up, when a checkpoint's writing calls the system for the ``number``-th time."""
+    calls = [0]
+
+    def counted(function):
+        def wrapper(*arguments, **options):
+            calls[0] += 1
+            if calls[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+        return wrapper
+
+    storage.os.fsync = counted(os.fsync)
+    for name in ('replace', 'open', 'unlink'):
+        setattr(storage.Path, name, counted(getattr(Path, name)))
+    storage.LocalBackend.remove = counted(storage.LocalBackend.remove)
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('undisturbed')
+    assert in_child(lambda: train(folder, **KILLED)) == 0
+    return folder
+
+
+def check_after_kill(folder):
+    """What is there can be read, whatever was going on."""
+    assert not [path for path in folder.glob('*.pth') if 'state_dict' not in read_file(path)]
+    if (folder / 'last_checkpoint').exists():
+        assert Path((folder / 'last_checkpoint').read_text()).is_file()
+
+
+def some(quick, more):
+    """Cases for every run of the tests, and more for the full one."""
+    return [*quick, *(pytest.param(case, marks=pytest.mark.full) for case in more if case not in quick)]
+
+
+@pytest.mark.parametrize('call', some([3, 12, 17], range(1, 33)))
+def test_a_kill_while_a_checkpoint_is_written_loses_nothing(call, undisturbed, tmp_path):
+    def killed():
+        die_at_call(call)
+        train(tmp_path, **KILLED)
+
+    assert in_child(killed) == -signal.SIGKILL
+    check_after_kill(tmp_path)
+    finish(tmp_path, **KILLED)
+    assert_equal_runs(undisturbed, tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir() if path.suffix == '.pth' and not path.name.startswith('best'))
+    assert left == ['iter_4.pth'] and not list(tmp_path.glob('.*.part'))
+
+
+@pytest.mark.parametrize('after', some([1.5], [0.5 + 0.15 * step for step in range(20)]))
+def test_a_kill_at_any_moment_loses_nothing(after, undisturbed, tmp_path):
+    in_child(lambda: train(tmp_path, **KILLED), kill_after=after)
+    check_after_kill(tmp_path)
+    finish(tmp_path, **KILLED)
+    assert_equal_runs(undisturbed, tmp_path)
+
+
+def test_a_full_disk_is_one_sentence_and_the_previous_checkpoint_stays(in_one_go, tmp_path):
+    def full():
+        runner = build(config(tmp_path, interval=1))
+        hook = next(hook for hook in runner.hooks if isinstance(hook, StockHook))
+        original = hook._save_checkpoint
+
+        def save(runner):
+            if runner.iter == 2:  # from the third on, no file may grow beyond 100 kB
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+            original(runner)
+
+        hook._save_checkpoint = save
+        with pytest.raises(OSError, match=r"iter_3.pth' \(.* MiB\) could not be written: File too large.*--resume"):
+            runner.train()
+
+    assert in_child(full) == 0
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('iter_2.pth')
+    assert saved(tmp_path)['meta']['iter'] == 2 and not list(tmp_path.glob('.*.part'))
+    finish(tmp_path)
+    assert_equal_runs(in_one_go({}), tmp_path)
+
+
+def test_two_runs_do_not_share_a_work_dir(tmp_path):
+    def second():
+        storage._held.clear()  # what a process that was not forked from this one knows
+        with pytest.raises(OSError, match=rf"work_dir='.*' is in use by another run \(process {os.getppid()} on .*--work-dir"):
+            storage.lock_folder(tmp_path)
+
+    storage.lock_folder(tmp_path)
+    storage.lock_folder(tmp_path)  # one's own is no obstacle
+    assert in_child(second) == 0
+    storage.unlock_folder(tmp_path)
+    assert in_child(lambda: storage.lock_folder(tmp_path)) == 0
+    storage.lock_folder(tmp_path)  # free again since the other one ended
+    storage.unlock_folder(tmp_path)
+
+
+def test_other_numbers_of_processes_and_stock_files_go_on_with_a_warning(tmp_path, caplog):
+    runner = train(tmp_path, iterations=3)
+    hook = next(hook for hook in runner.hooks if isinstance(hook, StockHook))
+    runner.logger.addHandler(caplog.handler)
+    for states, message in ((None, 'not written by mmparax.CheckpointHook'), ([1, 2], '2 process.es. and is resumed by 1')):
+        content = {} if states is None else {STATE: states}
+        runner._resume = True
+        with caplog.at_level(logging.WARNING):
+            runner.logger.setLevel(logging.WARNING)
+            hook.after_load_checkpoint(runner, content)
+        assert re.search(message, caplog.text)
+        assert hook._resumed is None
+
+
+def test_checkpoints_hold_plain_data_and_say_what_they_are(tmp_path):
+    runner = train(tmp_path, iterations=3)
+    content = read_file((tmp_path / 'last_checkpoint').read_text())  # tensors and plain data only, else refused
+    described = content['meta']['mmparax']
+    assert described['fingerprint'] == mmparax.fingerprint(runner.model)
+    assert described['backbones']['backbone']['adapter']['type'] == 'AdaRoute'
+    assert described['backbones']['backbone']['adapter']['hidden_dim'] == 8
+    assert [len(content[STATE]), content[STATE][0]['seed']] == [1, 0]
