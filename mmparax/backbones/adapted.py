@@ -194,6 +194,8 @@ class AdaptedBackbone:
         if all(getattr(given.get(name), 'shape', None) == parameter.shape for name, parameter in base.items()):
             if self.base_source == 'file' and self.method is not None:
                 check_same_base(type(self).__name__, self.base_checkpoint, given, base)
+                # A checkpoint in half precision holds the base rounded: its own file is exact.
+                state_dict.update({prefix + name: parameter.detach() for name, parameter in base.items()})
             self.base_source = self.base_source if self.base_source == 'file' else 'checkpoint'
         elif self.base_source is None and self.base_checkpoint is not None:
             self.load_base()

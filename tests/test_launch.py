@@ -1,0 +1,163 @@
+"""Several processes and mixed precision: what is done where there is no GPU, and what holds between two processes."""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmparax.launch import amp_with_value, is_first_process, prepare_processes, replace_sync_bn, use_amp
+
+ROOT = Path(__file__).parents[1]
+CHECKS = ['gradients_are_those_of_one_process', 'a_resumed_run_is_the_undisturbed_one', 'one_process_of_a_machine_downloads']
+
+
+def run(command, cwd, timeout=300, **environment):
+    return subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **environment})
+
+
+def free_port():
+    import socket
+    with socket.socket() as end:
+        end.bind(('127.0.0.1', 0))
+        return str(end.getsockname()[1])
+
+
+@pytest.fixture(scope='module')
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('two')
+    done = run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}',
+                str(ROOT / 'tests' / 'two_processes.py'), str(folder)], folder)
+    return folder, done.stdout
+
+
+@pytest.mark.parametrize('check', CHECKS)
+def test_two_processes(check, two_processes):
+    folder, output = two_processes
+    for rank in (0, 1):
+        path = folder / f'{check}.{rank}.txt'
+        assert path.exists(), output[-3000:]
+        assert path.read_text() == 'ok', path.read_text()
+
+
+@pytest.mark.parametrize('given, expected', [
+    ('--amp config.py', '--amp=fp16 config.py'), ('config.py --amp', 'config.py --amp=fp16'),
+    ('config.py --amp bf16 --resume', 'config.py --amp bf16 --resume'), ('--amp fp16 config.py', '--amp fp16 config.py'),
+    ('config.py --amp --resume', 'config.py --amp=fp16 --resume'), ('config.py', 'config.py')])
+def test_amp_may_stand_before_the_config(given, expected):
+    assert ' '.join(amp_with_value(given.split())) == expected
+
+
+PRECISION = {
+    'fp16': ('fp16', dict(type='OptimWrapper'), dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')),
+    'bf16': ('bf16', dict(type='OptimWrapper'), dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False))),
+    'bf16-over-fp16': ('bf16', dict(type='AmpOptimWrapper', loss_scale='dynamic'),
+                       dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False))),
+    'kept': (None, dict(type='AmpOptimWrapper', loss_scale=128.), dict(type='AmpOptimWrapper', loss_scale=128.)),
+    'scale-kept': ('fp16', dict(type='OptimWrapper', loss_scale=128.), dict(type='AmpOptimWrapper', dtype='float16',
+                                                                            loss_scale=128.)),
+    'none': (None, dict(type='OptimWrapper'), dict(type='OptimWrapper')),
+}
+
+
+@pytest.mark.parametrize('case', PRECISION)
+def test_mixed_precision(case, monkeypatch):
+    precision, wrapper, expected = PRECISION[case]
+    monkeypatch.setattr('mmparax.launch.get_device', lambda: 'cuda')
+    cfg = Config(dict(optim_wrapper=wrapper))
+    use_amp(cfg, precision)
+    assert cfg.optim_wrapper.to_dict() == expected
+    monkeypatch.setattr('mmparax.launch.get_device', lambda: 'cpu')
+    use_amp(cfg, precision)
+    assert cfg.optim_wrapper.to_dict() == dict(type='OptimWrapper')
+
+
+def test_mixed_precision_needs_a_wrapper_that_can():
+    with pytest.raises(ValueError, match="--amp='OptimWrapperDict' is not allowed"):
+        use_amp(Config(dict(optim_wrapper=dict(type='OptimWrapperDict'))), 'bf16')
+
+
+def test_bf16_needs_no_loss_scale():
+    """A disabled scaler passes loss, step and state through."""
+    scaler = torch.amp.GradScaler('cpu', enabled=False)
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.)
+    scaler.scale(model(torch.ones(1, 1)).sum()).backward()
+    before = model.bias.item()
+    scaler.step(optimizer)
+    scaler.update()
+    assert model.bias.item() == before - 1 and scaler.state_dict() == {}
+
+
+def test_sync_bn_becomes_bn_everywhere():
+    cfg = Config(dict(model=dict(norm_cfg=dict(type='SyncBN'), heads=[dict(norm_cfg=dict(type='MMSyncBN')), dict(type='GN')],
+                                 backbone=dict(norm_cfg=dict(type='LN')))))
+    assert replace_sync_bn(cfg.model) == 2
+    assert cfg.model.heads[0].norm_cfg.type == cfg.model.norm_cfg.type == 'BN' and cfg.model.backbone.norm_cfg.type == 'LN'
+
+
+def test_a_single_process_and_gpus_are_left_to_mmengine(monkeypatch):
+    cfg = Config(dict(launcher='none', model=dict(norm_cfg=dict(type='SyncBN'))))
+    prepare_processes(cfg)
+    cfg.launcher = 'pytorch'
+    monkeypatch.setattr('mmparax.launch.get_device', lambda: 'cuda')
+    prepare_processes(cfg)
+    assert cfg.model.norm_cfg.type == 'SyncBN' and 'model_wrapper_cfg' not in cfg
+    monkeypatch.setattr('mmparax.launch.get_device', lambda: 'cpu')
+    cfg.launcher = 'mpi'
+    with pytest.raises(ValueError, match="--launcher='mpi' is not allowed: without GPUs"):
+        prepare_processes(cfg)
+
+
+@pytest.mark.parametrize('name', ['RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'])
+def test_the_first_process_is_known_whatever_launched_it(name, monkeypatch):
+    for other in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
+        monkeypatch.delenv(other, raising=False)
+    assert is_first_process()
+    monkeypatch.setenv(name, '0')
+    assert is_first_process()
+    monkeypatch.setenv(name, '3')
+    assert not is_first_process()
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
+@pytest.mark.parametrize('arguments', [(), ('only-one', ), ('--help', )], ids=str)
+def test_shell_scripts_say_how_to_call_them(script, arguments, tmp_path):
+    done = run([str(ROOT / 'tools' / script), *arguments], tmp_path)
+    assert done.returncode == 2 and re.search(rf'usage: .*{script} .*CONFIG', done.stdout)
+
+
+def recorded(script, arguments, tmp_path, **environment):
+    """What a script would start: the words of its command, recorded by stand-ins for python and srun."""
+    for name in ('python', 'srun'):
+        program = tmp_path / name
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$(basename $0)" "$@" "MASTER_PORT=$MASTER_PORT"\n')
+        program.chmod(0o755)
+    done = run([str(ROOT / 'tools' / script), *arguments], tmp_path, PATH=f'{tmp_path}:{os.environ["PATH"]}', **environment)
+    assert done.returncode == 0, done.stdout
+    return done.stdout.splitlines()
+
+
+def test_dist_scripts_reach_several_machines(tmp_path):
+    words = recorded('dist_train.sh', ['my config.py', '4', '--amp', 'bf16'], tmp_path, PYTHON='python', NNODES='2',
+                     NODE_RANK='1', MASTER_ADDR='first', PORT='1234')
+    for word in ('--nnodes=2', '--node_rank=1', '--nproc_per_node=4', '--master_addr=first', '--master_port=1234', 'my config.py'):
+        assert word in words
+    assert words[-6:-1] == ['my config.py', '--launcher', 'pytorch', '--amp', 'bf16']
+    words = recorded('dist_test.sh', ['c.py', 'a.pth', '2', '--tta'], tmp_path, PYTHON='python')
+    assert words[-6:-1] == ['c.py', 'a.pth', '--launcher', 'pytorch', '--tta'] and '--nnodes=1' in words
+
+
+def test_slurm_scripts(tmp_path):
+    words = recorded('slurm_train.sh', ['gpu', 'job', 'c.py', '--resume'], tmp_path, GPUS='16', SRUN_ARGS='--time=10 --exclusive')
+    for word in ('--partition=gpu', '--job-name=job', '--ntasks=16', '--gres=gpu:8', '--ntasks-per-node=8', '--time=10',
+                 '--exclusive', 'MASTER_PORT=29500'):
+        assert word in words
+    assert words[-5:-1] == ['c.py', '--launcher', 'slurm', '--resume']
+    words = recorded('slurm_test.sh', ['cpu', 'job', 'c.py', 'a.pth'], tmp_path, GPUS='2', GPUS_PER_NODE='0', PORT='77')
+    assert not any('gres' in word for word in words) and words[-5:-1] == ['c.py', 'a.pth', '--launcher', 'slurm']
+    assert 'MASTER_PORT=77' in words
