@@ -24,10 +24,10 @@ compare: setup
 	@$(RUN) tools/quickstart.py --compare
 
 test: setup
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2 --dist loadfile
 
 test-full: setup
-	@$(RUN) -m pytest -m ''
+	@$(RUN) -m pytest -n 2 --dist loadfile -m ''
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -4,13 +4,15 @@ import copy
 import functools
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Tuple
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
-from mmparax.errors import MissingFileError, ParameterError, UserError, bad_value
+from mmparax.errors import MissingFileError, ParameterError, RandomBaseError, UserError, bad_value
+from mmparax.launch import is_first_process
 
 # Tests set it to see where an error comes from; so may a user.
 TRACEBACK = 'MMPARAX_TRACEBACK'
@@ -70,6 +72,22 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = getattr(args, 'launcher', 'none')
     cfg.work_dir = getattr(args, 'work_dir', None) or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     return cfg
+
+
+@contextmanager
+def config_kept(cfg: Config) -> Iterator[None]:
+    """Put the config file in the work dir back if the run inside is refused: mmengine replaces it before anything is checked."""
+    path = Path(cfg.work_dir) / Path(cfg.filename).name
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    except (ParameterError, MissingFileError, RandomBaseError):
+        if is_first_process():
+            if before is not None:
+                path.write_bytes(before)
+            else:
+                path.unlink(missing_ok=True)
+        raise
 
 
 def check_checkpoint(path: str) -> None:

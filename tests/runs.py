@@ -76,7 +76,7 @@ def config(work_dir, adapter='adaroute', backbone='swin', iterations=6, interval
              **SHALLOW[backbone], 'drop_path_rate': 0.3, **options}
 
     def loader(shuffle, sampler):
-        return dict(batch_size=2, num_workers=workers, persistent_workers=workers > 0,
+        return dict(batch_size=2, num_workers=workers, persistent_workers=False,
                     sampler=dict(type=sampler, shuffle=shuffle),
                     dataset=dict(type='RandomScenes', _scope_='mmengine', pipeline=[dict(type='Augment', _scope_='mmengine')]))
 

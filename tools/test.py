@@ -2,8 +2,8 @@
 """Evaluate a model: ``python tools/test.py CONFIG CHECKPOINT``."""
 import argparse
 
-from mmparax.cli import (add_common_arguments, build_runner, check_checkpoint, check_datasets, draw_predictions,
-                         load_config, tool)
+from mmparax.cli import (add_common_arguments, build_runner, check_checkpoint, check_datasets, config_kept,
+                         draw_predictions, load_config, tool)
 from mmparax.errors import ParameterError
 from mmparax.launch import prepare_processes
 
@@ -40,7 +40,8 @@ def main() -> None:
         cfg.test_evaluator.output_dir = args.out
         cfg.test_evaluator.keep_results = True
     prepare_processes(cfg)
-    build_runner(cfg).test()
+    with config_kept(cfg):
+        build_runner(cfg).test()
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from mmparax.checkpoint.storage import lock_folder
-from mmparax.cli import add_common_arguments, build_runner, check_checkpoint, check_datasets, load_config, tool
+from mmparax.cli import add_common_arguments, build_runner, check_checkpoint, check_datasets, config_kept, load_config, tool
 from mmparax.errors import ParameterError
 from mmparax.launch import PRECISIONS, amp_with_value, is_first_process, prepare_processes, use_amp
 
@@ -49,7 +49,8 @@ def main() -> None:
     if is_first_process():
         lock_folder(cfg.work_dir)  # before the runner writes anything there
     prepare_processes(cfg)
-    build_runner(cfg).train()
+    with config_kept(cfg):
+        build_runner(cfg).train()
 
 
 if __name__ == '__main__':

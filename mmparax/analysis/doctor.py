@@ -1,4 +1,5 @@
 """Examines a config without training: what PEFTHook checks in a run, on one batch and before the cluster is booked."""
+import copy
 import math
 import os
 from contextlib import contextmanager
@@ -111,8 +112,14 @@ class Doctor:
         return OK, 'the folders and files of all data sets exist'
 
     def build(self) -> Tuple[str, str]:
-        self.model = revert_sync_batchnorm(MODELS.build(self.cfg.model)) if get_device() == 'cpu' \
-            else MODELS.build(self.cfg.model)
+        cfg = copy.deepcopy(self.cfg.model)
+        base = (cfg.get('backbone') or {}).get('base_checkpoint')
+        if base is not None:  # a base that does not fit is a finding of its own, so it is loaded later
+            cfg.backbone.update(base_checkpoint=None, allow_random_base=False)
+        model = MODELS.build(cfg)
+        self.model = revert_sync_batchnorm(model) if get_device() == 'cpu' else model
+        for _, backbone in adapted_backbones(self.model):
+            backbone.base_checkpoint = base
         count = count_parameters(self.model)
         methods = ', '.join(type(backbone.method).__name__ if backbone.method else 'full fine-tuning'
                             for _, backbone in adapted_backbones(self.model))

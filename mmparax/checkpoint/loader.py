@@ -35,6 +35,13 @@ def _load_stream(file: Any, map_location: Any = None, weights_only: Any = None) 
         raise refusal(str(getattr(file, 'name', 'from remote storage')), error) from error
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model whose keys a checkpoint has: without wrappers for several processes and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 _load_what_fits = mmengine_checkpoint.load_state_dict
 
 
@@ -44,10 +51,7 @@ def load_state_dict(module: nn.Module, state_dict: Dict[str, Any], *args: Any, *
     Raises:
         ParameterError: if a part does not fit; nothing is loaded then.
     """
-    model = module
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    for name, part in model.named_modules():
+    for name, part in unwrapped(module).named_modules():
         if hasattr(part, 'check_state'):
             prefix = f'{name}.' if name else ''
             part.check_state({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)})

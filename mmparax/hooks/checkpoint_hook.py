@@ -9,23 +9,18 @@ from mmengine.dist import all_gather_object, broadcast, get_rank, get_world_size
 from mmengine.fileio import get_file_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.checkpoint.fingerprint import describe
+from mmparax.checkpoint.loader import unwrapped
 from mmparax.checkpoint.storage import ATOMIC, AtomicBackend, lock_folder, remove_parts, unlock_folder, write
 from mmparax.hooks.data_order import generator_states, placed_sampler, restore_generators, resumable
 from mmparax.registry import HOOKS
 
 STATE = 'resume_state'  # key in a checkpoint: a list with one entry per process
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The model without its wrapper for several processes."""
-    return model.module if is_model_wrapper(model) else model
 
 
 @HOOKS.register_module()
@@ -109,7 +104,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         if self._exact:
             state['sampler_seed'] = getattr(placed_sampler(loop.dataloader), 'seed', None)
         if getattr(wrapper, '_inner_count', 0) % getattr(wrapper, '_accumulative_counts', 1):
-            state['gradients'] = {name: parameter.grad.cpu() for name, parameter in bare(runner.model).named_parameters()
+            state['gradients'] = {name: parameter.grad.cpu() for name, parameter in unwrapped(runner.model).named_parameters()
                                   if parameter.grad is not None}
         return state
 
@@ -117,7 +112,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         if self._exact:
             runner.train_loop.dataloader.dataset.seed = state['seed']
             self._restart_data(runner.train_loop, state['sampler_seed'])
-        parameters = dict(bare(runner.model).named_parameters())
+        parameters = dict(unwrapped(runner.model).named_parameters())
         for name, gradient in state['gradients'].items():
             parameters[name].grad = gradient.to(parameters[name].device)
         restore_generators(state['generators'])
@@ -146,7 +141,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         if 'mmparax' not in checkpoint['meta'] and adapted_backbones(runner.model):
-            checkpoint['meta']['mmparax'] = describe(bare(runner.model))
+            checkpoint['meta']['mmparax'] = describe(unwrapped(runner.model))
         if 'optimizer' in checkpoint and self._states is not None:
             checkpoint[STATE] = self._states
 

@@ -3,10 +3,10 @@ from typing import Any, Dict, Optional
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmparax.checkpoint.loader import unwrapped
 from mmparax.errors import bad_value, check_int, check_number
 from mmparax.registry import HOOKS
 
@@ -42,8 +42,7 @@ class EMAHook(Hook):
 
     @staticmethod
     def _trained(runner: Runner) -> Dict[str, Tensor]:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        return {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+        return {name: parameter.data for name, parameter in unwrapped(runner.model).named_parameters() if parameter.requires_grad}
 
     def before_train(self, runner: Runner) -> None:
         # Base and checkpoint are in the model by now. A resumed run has its averages already.

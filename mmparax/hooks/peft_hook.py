@@ -4,12 +4,13 @@ from typing import Any, Dict, Optional
 import torch
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from mmparax.analysis.parameters import count_parameters
 from mmparax.checkpoint.fingerprint import describe
+from mmparax.checkpoint.loader import unwrapped
+from mmparax.errors import bad_value
 from mmparax.hooks import checks
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.registry import HOOKS
@@ -34,24 +35,23 @@ class PEFTHook(Hook):
     def __init__(self):
         self._watch: Optional[checks.FrozenWatch] = None
 
-    @staticmethod
-    def _model(runner: Runner) -> nn.Module:
-        return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
     # ---- before training ----
 
     def before_run(self, runner: Runner) -> None:
         checks.check_adapter_option(runner.cfg)
+        if runner.cfg.get('activation_checkpointing'):
+            raise bad_value('activation_checkpointing', runner.cfg.activation_checkpointing, "mmengine's recomputation loses "
+                            'the gradients of adapters behind a frozen stem', 'Use model.backbone.with_cp=True.')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         source = str(runner._load_from or runner.cfg.get('load_from') or 'the latest checkpoint')
         training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
         if training and runner._resume:
             checks.check_resumable(checkpoint, source)
-        checks.check_origin(self._model(runner), checkpoint, source, training and not runner._resume)
+        checks.check_origin(unwrapped(runner.model), checkpoint, source, training and not runner._resume)
 
     def before_train(self, runner: Runner) -> None:
-        model = self._model(runner)
+        model = unwrapped(runner.model)
         runner.logger.info('\n%s', count_parameters(model).table())
         loader = runner.train_dataloader
         schedule = checks.schedule_of(runner.cfg, loader.batch_size or loader.batch_sampler.batch_size, runner.optim_wrapper)
@@ -109,10 +109,10 @@ class PEFTHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         self._check_frozen(f'by iteration {runner.iter}')
         if 'mmparax' not in checkpoint['meta']:
-            checkpoint['meta']['mmparax'] = describe(self._model(runner))
+            checkpoint['meta']['mmparax'] = describe(unwrapped(runner.model))
 
     def after_train(self, runner: Runner) -> None:
         if self._watch is not None:
-            self._watch.check_bytes(self._model(runner))
+            self._watch.check_bytes(unwrapped(runner.model))
             if self._watch.frozen:
                 runner.logger.info('The frozen trunk is unchanged, byte by byte.')

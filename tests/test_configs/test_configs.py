@@ -11,6 +11,7 @@ from mmengine.registry import TRANSFORMS, DefaultScope, init_default_scope
 
 from mmparax.analysis.parameters import count_parameters
 from mmparax.datasets.scenes import CLASSES, PALETTE
+from mmparax.hooks.checks import check_adapter_option
 from mmparax.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -57,6 +58,13 @@ def test_builds(path):
 
 
 @pytest.mark.parametrize('path', LEAVES, ids=str)
+def test_every_run_is_checked_and_resumable(path):
+    cfg = load(path)
+    assert cfg.default_hooks.checkpoint.type == 'mmparax.CheckpointHook' and dict(type='mmparax.PEFTHook') in cfg.custom_hooks
+    check_adapter_option(cfg)
+
+
+@pytest.mark.parametrize('path', LEAVES, ids=str)
 def test_leaves_are_short_and_start_with_their_command(path):
     lines = (CONFIGS / path).read_text().splitlines()
     assert len(lines) <= 15
@@ -94,6 +102,24 @@ def test_ade20k_recipe(name):
     assert model.decode_head.in_channels == list(widths) and model.auxiliary_head.in_channels == widths[2]
     assert cfg.model.auxiliary_head.in_index == 2 and cfg.model.auxiliary_head.loss_decode.loss_weight == 0.4
     assert cfg.model.decode_head.norm_cfg.type == 'SyncBN' and model.decode_head.num_classes == 150
+
+
+def test_the_8_gb_example_is_the_same_recipe_in_smaller_portions():
+    whole = load('semantic_segmentation/upernet_swin-b_adaroute_4xb4-160k_ade20k-512x512.py')
+    small = load('examples/upernet_swin-b_adaroute_1xb2-160k_ade20k-512x512_8gb.py')
+    accumulated = small.optim_wrapper.pop('accumulative_counts')
+    assert accumulated * small.train_dataloader.batch_size == whole.auto_scale_lr.base_batch_size == 16
+    assert small.optim_wrapper.pop('dtype') == 'bfloat16' and small.optim_wrapper.pop('loss_scale') == dict(enabled=False)
+    assert whole.optim_wrapper.pop('loss_scale') == 'dynamic' and small.optim_wrapper == whole.optim_wrapper
+    for name in ('max_iters', 'val_interval'):
+        assert small.train_cfg[name] == accumulated * whole.train_cfg[name]
+    for ours, theirs in zip(small.param_scheduler, whole.param_scheduler):
+        assert [ours.begin, ours.end] == [accumulated * theirs.begin, accumulated * theirs.end]
+    assert small.default_hooks.checkpoint.interval == accumulated * whole.default_hooks.checkpoint.interval
+    assert small.model.backbone.pop('with_cp') and small.model == whole.model
+    assert small.train_dataloader.pop('batch_size') and whole.train_dataloader.pop('batch_size')
+    assert small.train_dataloader == whole.train_dataloader
+    assert build(load('examples/upernet_swin-b_adaroute_1xb2-160k_ade20k-512x512_8gb.py')).backbone.stages[2].blocks[17].with_cp
 
 
 @pytest.mark.parametrize('options, hidden_dim', [({}, 128), ({'model.backbone.adapter.hidden_dim': 64}, 64)], ids=str)

@@ -7,7 +7,7 @@ from cases import build as build_backbone
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from runs import build, config, saved, train
+from runs import build, config, same, saved, train
 from torch import nn
 
 import mmparax
@@ -88,6 +88,24 @@ def test_batch_and_rate_are_compared_with_the_recipe(case, run):
     scale = {} if base is None else dict(auto_scale_lr=dict(base_batch_size=base, enable=enable))
     _, text = run(cfg=scale, accumulate=accumulate, iterations=4)
     assert all(part in text for part in present) and not any(part in text for part in absent)
+
+
+def test_a_recomputation_that_loses_gradients_is_refused(run):
+    with pytest.raises(ValueError, match="activation_checkpointing=.*Use model.backbone.with_cp=True"):
+        run(cfg=dict(activation_checkpointing=['backbone.stages.0']))
+
+
+def test_evaluation_with_augmentation_is_checked_as_well(tmp_path):
+    """Test-time augmentation wraps the model; the keys of a checkpoint are those of the model inside."""
+    train(tmp_path, iterations=3)
+    cfg = config(tmp_path / 'test')
+    cfg.model = dict(type='SegTTAModel', module=cfg.model)
+    runner = build(cfg, load_from=(tmp_path / 'last_checkpoint').read_text())
+    runner.load_or_resume()
+    assert not same(runner.model.module.state_dict(), saved(tmp_path)['state_dict'])
+    cfg.model.module.backbone.adapter = dict(type='mmparax.Frozen')
+    with pytest.raises(ValueError, match='trained with the adapter AdaRoute, but backbone has Frozen'):
+        build(cfg, load_from=(tmp_path / 'last_checkpoint').read_text()).load_or_resume()
 
 
 def test_a_stock_checkpoint_hook_is_named(run):

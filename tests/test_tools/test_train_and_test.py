@@ -1,13 +1,21 @@
 """The scripts as a user calls them: train, resume, evaluate, draw; wrong input ends with one sentence."""
+import copy
+import fcntl
 import os
+import random
 import re
 import runpy
+import signal
+import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mmparax.datasets.scenes import write_ade20k
@@ -16,10 +24,17 @@ ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs' / 'examples' / 'upernet_swin-mini_adaroute_1xb8-500_scenes-128x128.py')
 
 
-def call(script, *arguments, cwd):
-    return subprocess.run([sys.executable, str(ROOT / 'tools' / script), *map(str, arguments)], cwd=cwd, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1'})
+def call(script, *arguments, cwd, **environment):
+    command = [] if script.endswith('.sh') else [sys.executable]
+    return subprocess.run([*command, str(ROOT / 'tools' / script), *map(str, arguments)], cwd=cwd, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1', **environment})
+
+
+def free_port():
+    with socket.socket() as end:
+        end.bind(('127.0.0.1', 0))
+        return str(end.getsockname()[1])
 
 
 @pytest.fixture(scope='module')
@@ -116,14 +131,158 @@ def test_wrong_input_is_one_sentence(case, folder, monkeypatch):
     assert len(code.splitlines()) == 1
 
 
-@pytest.mark.parametrize('script', ['train.py', 'test.py', 'quickstart.py', 'pretrain_small_base.py',
+@pytest.mark.parametrize('script', ['train.py', 'test.py', 'quickstart.py', 'pretrain_small_base.py', 'doctor.py',
                                     'dataset_tools/make_scenes.py', 'setup_env.py'])
 def test_help(script, capsys):
     assert call_in_process(script, '--help') == 0
     assert 'usage:' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
-def test_shell_scripts_say_how_to_call_them(script):
-    done = subprocess.run([str(ROOT / 'tools' / script)], text=True, capture_output=True)
-    assert done.returncode == 2 and f'{script} CONFIG' in done.stderr
+@pytest.fixture(scope='module')
+def misfits(trained, folder):
+    """Checkpoints that do not fit the run of the module, made from its own."""
+    good = next((folder / 'run').glob('iter_*.pth'))
+    content = torch.load(good, weights_only=False)
+    torch.save({key: value for key, value in content.items() if key != 'optimizer'}, folder / 'best.pth')
+    weights = dict(content['state_dict'])
+    frozen = [name for name in weights if name.startswith('backbone.stages') and 'adapters' not in name and 'weight' in name]
+    torch.save(dict(content, state_dict={**weights, frozen[0]: weights[frozen[0]] + 1}), folder / 'changed_base.pth')
+    meta = copy.deepcopy(content['meta'])
+    meta['mmparax']['fingerprint'] = '0' * 64
+    torch.save(dict(content, meta=meta), folder / 'other_base.pth')
+    torch.save(dict(content, state_dict={name: value for name, value in weights.items() if 'conv_seg' not in name}),
+               folder / 'no_head.pth')
+    torch.save({'model': {name[9:]: value for name, value in weights.items() if name in frozen}}, folder / 'base_file.pth')
+    (folder / 'page.pth').write_text('<html>Sign in</html>')
+    return good
+
+
+REFUSED = {
+    'resume without optimizer': (('train.py', '--resume', 'best.pth'), "'best.pth' is not a file to resume from: it has no "
+                                 'optimizer'),
+    'resume of a base': (('train.py', '--resume', 'base_file.pth'), "'base_file.pth' is not a file to resume from"),
+    'load_from a base': (('train.py', '--cfg-options', 'load_from=base_file.pth'), 'Set model.backbone.base_checkpoint to it'),
+    'test of a base': (('test.py', 'base_file.pth'), 'Set model.backbone.base_checkpoint to it'),
+    'changed base': (('test.py', 'changed_base.pth'), 'was trained on another base'),
+    'resume on another base': (('train.py', '--resume', 'other_base.pth'), 'its fingerprint is 000000000000'),
+    'test on another base': (('test.py', 'other_base.pth'), 'its fingerprint is 000000000000'),
+    'other width': (('test.py', 'GOOD', '--cfg-options', 'model.backbone.adapter.hidden_dim=8'),
+                    'other options of AdaRoute: hidden_dim=16 instead of 8'),
+    'other arch': (('test.py', 'GOOD', '--cfg-options', 'model.backbone.arch.depths=[2,2,2,2]',
+                    'model.backbone.base_checkpoint=None', 'model.backbone.allow_random_base=True'),
+                   'does not fit AdaptedSwin'),
+    'other classes': (('test.py', 'GOOD', '--cfg-options', 'model.decode_head.num_classes=9',
+                       'model.decode_head.loss_decode.class_weight=None'), 'does not fit the head of EncoderDecoder: 2'),
+    'missing keys': (('test.py', 'no_head.pth'), 'decode_head.conv_seg.bias'),
+    'a web page': (('test.py', 'page.pth'), "'page.pth' is a web page"),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_a_checkpoint_that_does_not_fit_is_one_sentence(case, misfits, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    before = {path: path.read_bytes() for path in (folder / 'run').glob('*_*') if path.is_file()}
+    (script, *arguments), message = REFUSED[case]
+    arguments = [str(misfits) if argument == 'GOOD' else argument for argument in arguments]
+    if '--cfg-options' not in arguments:
+        arguments.append('--cfg-options')
+    code = call_in_process(script, CONFIG, '--work-dir', 'run', *arguments, *SHORT, 'train_cfg.max_iters=5')
+    assert isinstance(code, str) and message in code and len(code.splitlines()) == 1, code
+    assert before == {path: path.read_bytes() for path in (folder / 'run').glob('*_*') if path.is_file()}
+
+
+def test_two_runs_in_one_work_dir_are_refused_before_anything_is_written(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / 'shared').mkdir()
+    ready, child = os.pipe(), os.fork()
+    if child == 0:  # stands for the other run
+        file = os.open('shared/.running', os.O_RDWR | os.O_CREAT)
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        os.write(file, b'process 1 on elsewhere')
+        os.write(ready[1], b'.')
+        time.sleep(100)
+        os._exit(0)
+    os.read(ready[0], 1)
+    try:
+        code = call_in_process('train.py', CONFIG, '--work-dir', 'shared', '--cfg-options', *SHORT)
+        assert 'is in use by another run (process 1 on elsewhere)' in code and '--work-dir' in code
+        assert [path.name for path in (folder / 'shared').iterdir()] == ['.running']
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+TWO = ['train_dataloader.batch_size=2', 'model.backbone.drop_path_rate=0.2', 'train_cfg.max_iters=4',
+       'train_cfg.val_interval=4', 'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1',
+       'randomness.seed=0']
+
+
+def test_two_processes_train_and_evaluate_without_gpus(folder):
+    environment = dict(PYTHON=sys.executable, PORT=free_port())
+    done = call('dist_train.sh', CONFIG, 2, '--work-dir', 'two', '--cfg-options', *TWO, cwd=folder, **environment)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert '2 process(es) on the CPU, which meet by gloo. SyncBN became BN in 2 place(s)' in done.stdout
+    assert 'Effective batch size 4 = 2 process(es) x 2 images x 1' in done.stdout
+    checkpoint = (folder / 'two' / 'last_checkpoint').read_text()
+    done = call('dist_test.sh', CONFIG, checkpoint, 2, '--work-dir', 'two', cwd=folder, **environment)
+    assert done.returncode == 0 and re.search(r'mIoU: +[\d.]+', done.stdout), done.stdout[-3000:]
+
+
+@pytest.mark.full
+def test_several_machines_and_slurm_without_gpus(folder):
+    """Two machines with one process each, and a Slurm job, give what two processes on one machine give."""
+    weights = []
+    for kind in ('one machine', 'two machines', 'slurm'):
+        environment = dict(PYTHON=sys.executable, PORT=free_port())
+        work_dir = kind.replace(' ', '_')
+        options = ('--work-dir', work_dir, '--cfg-options', *TWO, 'val_dataloader.num_workers=0',
+                   'val_dataloader.persistent_workers=False')
+        if kind == 'slurm':  # a stand-in for srun: starts the tasks as Slurm does
+            srun = folder / 'srun'
+            srun.write_text('#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nexport SLURM_NTASKS=2 SLURM_NODELIST=n '
+                            'MASTER_ADDR=127.0.0.1\nSLURM_PROCID=1 SLURM_LOCALID=1 "$@" &\nSLURM_PROCID=0 SLURM_LOCALID=0 '
+                            '"$@" && wait\n')
+            srun.chmod(0o755)
+            done = call('slurm_train.sh', 'cpu', 'job', CONFIG, *options, cwd=folder, GPUS='2', GPUS_PER_NODE='0',
+                        PATH=f'{folder}:{os.environ["PATH"]}', **environment)
+        elif kind == 'two machines':
+            with ThreadPoolExecutor(2) as pool:
+                first, done = pool.map(lambda rank: call('dist_train.sh', CONFIG, 1, *options, cwd=folder, NNODES='2',
+                                                         NODE_RANK=str(rank), **environment), (1, 0))
+            assert first.returncode == 0, first.stdout[-3000:]
+        else:
+            done = call('dist_train.sh', CONFIG, 2, *options, cwd=folder, **environment)
+        assert done.returncode == 0, done.stdout[-3000:]
+        weights.append(torch.load(folder / work_dir / 'iter_4.pth', weights_only=False)['state_dict'])
+    for other in weights[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
+
+
+@pytest.mark.full
+def test_twenty_kills_of_a_real_run_change_nothing(folder):
+    """kill -9 of tools/train.py at random moments, its start included, then --resume, until it has got through."""
+    options = ['--cfg-options', *SHORT, 'train_cfg.max_iters=240', 'train_cfg.val_interval=60',
+               'default_hooks.checkpoint.interval=2', 'model.backbone.drop_path_rate=0.2', 'model.decode_head.dropout_ratio=0.1',
+               'train_dataloader.num_workers=1', 'default_hooks.checkpoint.save_best=mIoU']
+    done = call('train.py', CONFIG, '--work-dir', 'undisturbed', *options, cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:]
+    moments, iterations = random.Random(0), []
+    for _ in range(20):
+        with open(folder / 'killed.log', 'a') as log:
+            run = subprocess.Popen([sys.executable, str(ROOT / 'tools' / 'train.py'), CONFIG, '--work-dir', 'killed', '--resume',
+                                    *options], cwd=folder, stdout=log, stderr=log, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        try:
+            run.wait(moments.uniform(6, 20))
+        except subprocess.TimeoutExpired:
+            pass
+        run.kill()
+        run.wait()
+        last = folder / 'killed' / 'last_checkpoint'
+        iterations.append(torch.load(last.read_text(), weights_only=False)['meta']['iter'] if last.exists() else 0)
+        assert not run.returncode > 0, (folder / 'killed.log').read_text()[-3000:]
+    print('last checkpoints after the kills:', iterations)
+    assert iterations == sorted(iterations) and 0 < len(set(iterations))
+    done = call('train.py', CONFIG, '--work-dir', 'killed', '--resume', *options, cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:]
+    first, second = (torch.load(folder / name / 'iter_240.pth', weights_only=False) for name in ('undisturbed', 'killed'))
+    assert all(torch.equal(value, second['state_dict'][name]) for name, value in first['state_dict'].items())
