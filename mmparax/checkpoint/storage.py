@@ -1,4 +1,5 @@
 """Writes files so that a reader sees the old one or the new one, and keeps two runs out of one folder."""
+import errno
 import fcntl
 import os
 import platform
@@ -72,17 +73,23 @@ def lock_folder(folder: Union[str, Path]) -> None:
     """Claim a folder for this process until it ends or :func:`unlock_folder`; claiming it again changes nothing.
 
     Raises:
-        StorageError: if another process has it.
+        StorageError: if another process has it, or it cannot be written to.
     """
     folder = os.path.realpath(folder)
     if folder in _held:
         return
-    os.makedirs(folder, exist_ok=True)
-    file = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(f'work_dir={folder!r} cannot be written to ({error.strerror}): choose another by --work-dir.') from error
     try:
         # A record lock ends with this very process; flock would live on in the data loader's workers.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks: go on without one
+            os.close(file)
+            return
         owner = os.read(file, 200).decode(errors='replace').strip() or 'an unknown process'
         os.close(file)
         raise StorageError(f'work_dir={folder!r} is in use by another run ({owner}), whose files would be overwritten. Give '

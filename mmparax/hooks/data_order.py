@@ -52,7 +52,7 @@ class PlacedSampler(Forwarding):
     def __iter__(self) -> Iterator[int]:
         epoch = getattr(self.wrapped, 'epoch', 0)
         for number, index in enumerate(self.wrapped, self.first):
-            yield PlacedIndex(index, (epoch, number)) if type(index) is int else index
+            yield PlacedIndex(index, (epoch, number)) if isinstance(index, (int, np.integer)) else index
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)

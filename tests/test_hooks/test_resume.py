@@ -213,6 +213,12 @@ def test_two_runs_do_not_share_a_work_dir(tmp_path):
     storage.unlock_folder(tmp_path)
 
 
+def test_a_work_dir_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OSError, match="work_dir='.*file/run' cannot be written to.*--work-dir"):
+        storage.lock_folder(tmp_path / 'file' / 'run')
+
+
 def test_other_numbers_of_processes_and_stock_files_go_on_with_a_warning(tmp_path, caplog):
     runner = train(tmp_path, iterations=3)
     hook = next(hook for hook in runner.hooks if isinstance(hook, StockHook))
