@@ -75,19 +75,27 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 @contextmanager
-def config_kept(cfg: Config) -> Iterator[None]:
-    """Put the config file in the work dir back if the run inside is refused: mmengine replaces it before anything is checked."""
+def config_kept(cfg: Config, always: bool = False) -> Iterator[None]:
+    """Put the config file in the work dir back if the run inside is refused: mmengine replaces it before anything is checked.
+
+    Args:
+        cfg: the config of the run.
+        always: put it back after a success, too: the work dir may belong to a training run.
+    """
     path = Path(cfg.work_dir) / Path(cfg.filename).name
     before = path.read_bytes() if path.is_file() else None
+    refused = False
     try:
         yield
     except (ParameterError, MissingFileError, RandomBaseError):
-        if is_first_process():
+        refused = True
+        raise
+    finally:
+        if is_first_process() and (refused or always):
             if before is not None:
                 path.write_bytes(before)
-            else:
+            elif refused:
                 path.unlink(missing_ok=True)
-        raise
 
 
 def check_checkpoint(path: str) -> None:

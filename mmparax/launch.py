@@ -95,7 +95,8 @@ def use_amp(cfg: Config, precision: Any) -> None:
         raise bad_value('--amp', kind, "it needs optim_wrapper.type 'OptimWrapper' or 'AmpOptimWrapper'")
     if precision == 'fp16':
         wrapper.update(type='AmpOptimWrapper', dtype='float16')
-        wrapper.setdefault('loss_scale', 'dynamic')
+        scale = wrapper.get('loss_scale', 'dynamic')
+        wrapper.loss_scale = 'dynamic' if isinstance(scale, dict) and not scale.get('enabled', True) else scale
     elif precision == 'bf16':
         wrapper.update(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False))
     if wrapper.get('type') != 'AmpOptimWrapper':

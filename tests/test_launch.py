@@ -60,6 +60,8 @@ PRECISION = {
     'kept': (None, dict(type='AmpOptimWrapper', loss_scale=128.), dict(type='AmpOptimWrapper', loss_scale=128.)),
     'scale-kept': ('fp16', dict(type='OptimWrapper', loss_scale=128.), dict(type='AmpOptimWrapper', dtype='float16',
                                                                             loss_scale=128.)),
+    'fp16-over-bf16': ('fp16', dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False)),
+                       dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')),
     'none': (None, dict(type='OptimWrapper'), dict(type='OptimWrapper')),
 }
 

@@ -40,7 +40,7 @@ def main() -> None:
         cfg.test_evaluator.output_dir = args.out
         cfg.test_evaluator.keep_results = True
     prepare_processes(cfg)
-    with config_kept(cfg):
+    with config_kept(cfg, always=True):
         build_runner(cfg).test()
 
 

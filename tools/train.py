@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from mmengine.runner import find_latest_checkpoint
+
 from mmparax.checkpoint.storage import lock_folder
 from mmparax.cli import add_common_arguments, build_runner, check_checkpoint, check_datasets, config_kept, load_config, tool
 from mmparax.errors import ParameterError
@@ -41,8 +43,10 @@ def main() -> None:
                                  'batch that its learning rate is for.')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        # The first launch of a job that always says --resume has nothing to resume and keeps its load_from.
+        cfg.resume = args.resume != 'auto' or find_latest_checkpoint(cfg.work_dir) is not None
+        if cfg.resume:
+            cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.load_from:
             check_checkpoint(cfg.load_from)
     check_datasets(cfg, ['train_dataloader', 'val_dataloader'])

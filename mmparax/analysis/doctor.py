@@ -14,13 +14,14 @@ from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
 from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones.adapted import adapted_backbones
-from mmparax.checkpoint.files import read_file
 from mmparax.checkpoint.fingerprint import fingerprint
+from mmparax.checkpoint.loader import check_fit
 from mmparax.cli import TRACEBACK, check_datasets
 from mmparax.errors import ParameterError, TrainingError, UserError
 from mmparax.hooks import checks
@@ -107,19 +108,25 @@ class Doctor:
         return OK, 'written whole, resumed exactly'
 
     def data(self) -> Tuple[str, str]:
-        check_datasets(self.cfg, ['train_dataloader', 'val_dataloader', 'test_dataloader'])
+        check_datasets(self.cfg, ['train_dataloader', 'val_dataloader'])
         self.data_at_hand = True
+        try:
+            check_datasets(self.cfg, ['test_dataloader'])
+        except UserError as error:
+            return WARNING, f'training has its data, tools/test.py has not: {error}'
         return OK, 'the folders and files of all data sets exist'
 
     def build(self) -> Tuple[str, str]:
-        cfg = copy.deepcopy(self.cfg.model)
-        base = (cfg.get('backbone') or {}).get('base_checkpoint')
-        if base is not None:  # a base that does not fit is a finding of its own, so it is loaded later
-            cfg.backbone.update(base_checkpoint=None, allow_random_base=False)
+        # A base that does not fit is a finding of its own: the model is built without one, which is loaded next.
+        cfg, bases = copy.deepcopy(self.cfg.model), {}
+        for path, part in sub_configs(cfg):
+            if part.get('base_checkpoint') is not None:
+                bases[path] = part['base_checkpoint']
+                part.update(base_checkpoint=None, allow_random_base=False)
         model = MODELS.build(cfg)
         self.model = revert_sync_batchnorm(model) if get_device() == 'cpu' else model
-        for _, backbone in adapted_backbones(self.model):
-            backbone.base_checkpoint = base
+        for name, backbone in adapted_backbones(self.model):
+            backbone.base_checkpoint = bases.get(name)
         count = count_parameters(self.model)
         methods = ', '.join(type(backbone.method).__name__ if backbone.method else 'full fine-tuning'
                             for _, backbone in adapted_backbones(self.model))
@@ -147,7 +154,9 @@ class Doctor:
         path = self.cfg.get('load_from')
         if not path or self.model is None:
             return (SKIPPED, 'there is no model') if path else (OK, 'none, training starts from the base')
-        checks.check_origin(self.model, read_file(path), path, training=True)
+        checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
+        checks.check_origin(self.model, checkpoint, path, training=True)
+        check_fit(self.model, checkpoint.get('state_dict', checkpoint))
         return OK, f'{path!r} was made by this method on this base'
 
     def frozen(self) -> Tuple[str, str]:
@@ -159,7 +168,8 @@ class Doctor:
         if wrong:
             raise TrainingError(f'{wrong[0]} and {len(wrong) - 1} more are trained or frozen against the method')
         wrapper = self._wrapper()
-        places = [id(parameter) for group in wrapper.param_groups for parameter in group['params']]
+        places = [id(parameter) for part in checks.single_wrappers(wrapper) for group in part.param_groups
+                  for parameter in group['params']]
         absent = [name for name, parameter in self.model.named_parameters()
                   if parameter.requires_grad and places.count(id(parameter)) != 1]
         if absent:
@@ -173,6 +183,8 @@ class Doctor:
         batch = loader.get('batch_size') or loader.batch_sampler.batch_size
         wrapper = self._wrapper(accumulate=True)
         schedule = checks.schedule_of(self.cfg, batch, wrapper, self.world)
+        if schedule.scaled and schedule.recipe:  # the runner would do it
+            schedule.rates = [rate * self.world * batch / schedule.recipe for rate in schedule.rates]
         warning = schedule.warning()
         return (WARNING, f'{schedule.text()} {warning[0].upper()}{warning[1:]}') if warning else (OK, schedule.text())
 
@@ -184,31 +196,33 @@ class Doctor:
             return SKIPPED, f'no data, and no random images for a {type(self.model).__name__}'
         model = self.model.to(get_device()).train()
         wrapper, watch, found = self._wrapper(), checks.FrozenWatch(self.model), []
-        wrapper.optimizer.register_step_pre_hook(lambda *_: found.append(checks.gradients(model.named_parameters())))
+        for part in checks.single_wrappers(wrapper):
+            checks.watch_first_step(part.optimizer, model, found.append)
         losses: Dict[str, Any] = {}
         for _ in range(FIRST_STEPS):
             losses = model.train_step(batch, wrapper)
-            if found and getattr(wrapper.optimizer, 'found_inf', None) is None:
+            if found:
                 break
         if not found:
             raise TrainingError(f'the loss scaler accepted none of {FIRST_STEPS} steps: use --amp bf16')
-        checks.check_gradients(found[-1], bool(self.cfg.get('find_unused_parameters')))
+        for gradients in found:
+            checks.check_gradients(gradients, bool(self.cfg.get('find_unused_parameters')))
         watch.check('by one step')
         watch.check_bytes(model)
-        loss = losses['loss'].item()
+        loss = sum(value.item() for name, value in losses.items() if name == 'loss')
         if not math.isfinite(loss):
             raise TrainingError(f'the loss of the first step is {loss}')
-        text = (f'on {origin}: loss {loss:.4f}, a finite gradient for each of {found[-1].count} parameters that '
-                'train (nothing would break several processes), the frozen trunk unchanged')
-        if found[-1].zero:
-            text += f'; exactly zero, which some methods are at first: {checks.listed(found[-1].zero)}'
+        text = (f'on {origin}: loss {loss:.4f}, a finite gradient for each of {sum(part.count for part in found)} parameters '
+                'that train (nothing would break several processes), the frozen trunk unchanged')
+        zero = [name for part in found for name in part.zero]
+        if zero:
+            text += f'; exactly zero, which some methods are at first: {checks.listed(zero)}'
         return OK, text
 
     # ---- parts ----
 
     def _wrapper(self, accumulate: bool = False) -> OptimWrapper:
-        cfg = self.cfg.optim_wrapper.copy()
-        holder = Config(dict(optim_wrapper=cfg))
+        holder = Config(dict(optim_wrapper=copy.deepcopy(self.cfg.optim_wrapper)))
         use_amp(holder, None)
         if not accumulate:
             holder.optim_wrapper.pop('accumulative_counts', None)
@@ -224,6 +238,15 @@ class Doctor:
             loader['dataset'] = self.cfg.train_dataloader.dataset
             return next(iter(Runner.build_dataloader(loader, seed=0))), f'{loader["batch_size"]} training images'
         return random_batch(self.model, self.batch_size), f'{self.batch_size} random images (the data are not there)'
+
+
+def sub_configs(config: Any, path: str = '') -> Iterator[Tuple[str, Dict[str, Any]]]:
+    """(path, config) of every dict in a model's config; the paths are those of the modules."""
+    if isinstance(config, dict):
+        yield path, config
+    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, (list, tuple)) else ()
+    for name, value in items:
+        yield from sub_configs(value, f'{path}.{name}' if path else str(name))
 
 
 def random_batch(model: nn.Module, count: int) -> Optional[Dict[str, Any]]:

@@ -121,16 +121,15 @@ class AdaptedBackbone:
         self._roles = self._find_roles()
 
     def _find_roles(self) -> Dict[str, str]:
+        """Name of each parameter and buffer -> what it is a part of."""
         owners = [(name + '.', ADAPTER) for name, _ in adapter_modules(self)]
         owners += [('expert_centers.', CENTER)] + [(name + '.', OUTPUT_NORM) for name in self.output_norms()]
-        roles = {}
-        for name, _ in self.named_parameters():
-            roles[name] = next((role for prefix, role in owners if name.startswith(prefix)), BASE)
-        return roles
+        return {name: next((role for prefix, role in owners if name.startswith(prefix)), BASE)
+                for name in self.state_dict()}
 
     def parameter_roles(self) -> Dict[str, str]:
         """Name of each parameter -> ``'base'``, ``'adapter'``, ``'center'`` or ``'output_norm'``."""
-        return dict(self._roles)
+        return {name: self._roles[name] for name, _ in self.named_parameters()}
 
     # ---- base weights ----
 
@@ -156,8 +155,7 @@ class AdaptedBackbone:
             ValueError: if the file is unreadable, or keys are missing, unexpected or of another shape.
         """
         weights = type(self).base_layout(read_weights(fetch(self.base_checkpoint)))
-        parameters = {name: parameter for name, parameter in self.named_parameters() if self._roles[name] == BASE}
-        copy_base(parameters, weights, self.base_checkpoint, type(self).__name__)
+        copy_base(self._base(), weights, self.base_checkpoint, type(self).__name__)
         self.base_source = 'file'
 
     @torch.no_grad()
@@ -176,29 +174,40 @@ class AdaptedBackbone:
         for center in (center for stage in self.expert_centers for center in stage):
             center.reset_parameters()
 
+    def _base(self) -> Dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.named_parameters() if self._roles[name] == BASE}
+
     def check_state(self, given: Mapping[str, Any]) -> None:
-        """Check that ``given``, without prefix, has all that trains, the frozen trunk whole or not at all, and no more.
+        """Check that ``given``, without prefix, has all that trains, the trunk whole or not at all, and no more.
 
         mmengine never asks for a strict match, so its loading calls this (see ``checkpoint.loader``).
 
         Raises:
-            ParameterError: naming the keys that are missing, of another shape or unexpected.
+            ParameterError: naming the keys that are missing, of another shape or unexpected, or if the trunk is another.
         """
-        optional = [name for name, role in self._roles.items() if role == BASE]
-        optional += [name for name, _ in self.named_buffers()]
-        check_keys(type(self).__name__, given, self.state_dict(), optional)
+        base = self._base()
+        buffers = {name for name, _ in self.named_buffers()} & {name for name, role in self._roles.items() if role == BASE}
+        check_keys(type(self).__name__, given, self.state_dict(), base, buffers)
+        if self.base_source is None and self.base_checkpoint is not None and not base.keys() <= given.keys():
+            self.load_base()  # the checkpoint leaves the trunk to it
+        self._check_same_base(given, base)
+
+    def _check_same_base(self, given: Mapping[str, Any], base: Mapping[str, nn.Parameter]) -> None:
+        if self.base_source == 'file' and self.method is not None:
+            check_same_base(type(self).__name__, self.base_checkpoint, given, base)
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
-        given = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
-        base = {name: parameter for name, parameter in self.named_parameters() if self._roles[name] == BASE}
-        if all(getattr(given.get(name), 'shape', None) == parameter.shape for name, parameter in base.items()):
-            if self.base_source == 'file' and self.method is not None:
-                check_same_base(type(self).__name__, self.base_checkpoint, given, base)
+        given, base = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}, self._base()
+        complete = all(getattr(given.get(name), 'shape', None) == parameter.shape for name, parameter in base.items())
+        if not complete and self.base_source is None and self.base_checkpoint is not None:
+            self.load_base()
+        self._check_same_base(given, base)
+        if complete:
+            if self.base_source != 'file':
+                self.base_source = 'checkpoint'
+            elif self.method is not None:
                 # A checkpoint in half precision holds the base rounded: its own file is exact.
                 state_dict.update({prefix + name: parameter.detach() for name, parameter in base.items()})
-            self.base_source = self.base_source if self.base_source == 'file' else 'checkpoint'
-        elif self.base_source is None and self.base_checkpoint is not None:
-            self.load_base()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # ---- running ----

@@ -1,4 +1,5 @@
 """Finds the file of a pre-trained trunk and copies it into the trunk, completely or not at all."""
+import hashlib
 import os
 import re
 import sys
@@ -30,8 +31,20 @@ def is_url(source: str) -> bool:
 
 
 def cached_path(url: str) -> Path:
-    """Where the file of a URL is kept, the folder that torch's own downloads use."""
-    return Path(torch.hub.get_dir()) / 'checkpoints' / os.path.basename(urlparse(url).path)
+    """Where the file of a URL is kept: the folder that torch's own downloads use.
+
+    If the file of that name there was downloaded from another URL, it is a folder of its own.
+    """
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / os.path.basename(urlparse(url).path)
+    origin = origin_of(path)
+    if origin.is_file() and origin.read_text() != url:
+        return path.parent / hashlib.sha256(url.encode()).hexdigest()[:8] / path.name
+    return path
+
+
+def origin_of(path: Path) -> Path:
+    """The file that says from which URL a downloaded one came."""
+    return path.with_name(f'{path.name}.url')
 
 
 def locate(source: str) -> Optional[Path]:
@@ -96,6 +109,8 @@ def download(url: str, target: Path, parameter: str) -> None:
         except ParameterError as error:
             raise ParameterError(f'{parameter}={url!r} did not answer with a checkpoint, and nothing was kept: '
                                  f'{str(error).replace(str(part), target.name)}') from error
+        origin_of(part).write_text(url)
+        origin_of(part).replace(origin_of(target))
         part.replace(target)
 
 

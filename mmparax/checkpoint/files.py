@@ -1,5 +1,8 @@
 """Reads files of weights without running code from them."""
+import datetime
+import pathlib
 import pickle
+import re
 from pathlib import Path
 from typing import IO, Any, Dict, List, Union
 
@@ -12,15 +15,26 @@ from torch import Tensor
 from mmparax.errors import MissingFileError, ParameterError
 
 
-def plain_globals() -> List[Any]:
-    """What a checkpoint of mmengine holds besides tensors: NumPy data and the histories of its message hub.
+STATISTICS = ('min', 'max', 'mean', 'current')
 
-    ``getattr`` is what HistoryBuffer pickles its methods with; the unpickler calls nothing that is not in this list.
+
+def method_of(owner: Any, name: str) -> Any:
+    """What a file gets for ``getattr``: the four methods with which HistoryBuffer is pickled, and nothing else.
+
+    The real ``getattr`` leads from any allowed class to ``__globals__``, and from there to ``eval``.
     """
+    if owner is HistoryBuffer and name in STATISTICS:
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f'Unsupported global: getattr of {name!r}')
+
+
+def plain_globals() -> List[Any]:
+    """What a checkpoint of mmengine holds besides tensors: NumPy data, dates, paths, the histories of its message hub."""
     core = np._core if hasattr(np, '_core') else np.core
-    dtypes = [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint32', 'bool')]
-    return [HistoryBuffer, getattr, slice, np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar,
-            *dtypes]
+    dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefdgFDSUmM'}
+    return [HistoryBuffer, (method_of, 'builtins.getattr'), slice, frozenset, np.ndarray, np.dtype,
+            core.multiarray._reconstruct, core.multiarray.scalar, datetime.date, datetime.datetime, datetime.timedelta,
+            pathlib.PosixPath, pathlib.PurePosixPath, *dtypes]
 
 
 def read_torch(file: Union[str, Path, IO[bytes]], map_location: Any = 'cpu') -> Any:
@@ -64,7 +78,8 @@ def read_file(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
 
 def refusal(name: str, error: Exception) -> ParameterError:
     """Return (not raise) the error for a file that was not read."""
-    detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+    unsupported = re.search(r'Unsupported (?:global|operand|class)[^\n.]*(?:\.[\w]+)*', str(error))
+    detail = unsupported.group() if unsupported else str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, pickle.UnpicklingError):
         return ParameterError(f'the checkpoint {name!r} was not loaded: it is damaged or holds more than tensors and plain '
                               f'data ({detail}). Get the file again from its source.')

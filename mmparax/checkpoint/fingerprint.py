@@ -77,3 +77,27 @@ def describe(model: nn.Module) -> Dict[str, Any]:
                             base_checkpoint=backbone.base_checkpoint)
                  for name, backbone in adapted_backbones(model)}
     return dict(version=__version__, fingerprint=fingerprint(model), backbones=backbones)
+
+
+def stamp(checkpoint: Dict[str, Any], model: nn.Module) -> None:
+    """Write :func:`describe` into a checkpoint's metadata, unless it is there or ``model`` has no adapted backbone."""
+    if 'mmparax' not in checkpoint['meta'] and adapted_backbones(model):
+        checkpoint['meta']['mmparax'] = describe(model)
+
+
+def check_fingerprint(model: nn.Module, described: Mapping[str, Any], source: str) -> None:
+    """Check that a checkpoint was made on the base that ``model`` has loaded.
+
+    Args:
+        model: a model whose base is loaded.
+        described: what :func:`describe` wrote into the checkpoint.
+        source: what to call the checkpoint.
+
+    Raises:
+        ParameterError: with both fingerprints.
+    """
+    theirs, ours = described.get('fingerprint'), fingerprint(model)
+    if theirs and ours and theirs != ours:
+        bases = ', '.join(repr(entry.get('base_checkpoint')) for entry in (described.get('backbones') or {}).values())
+        raise ParameterError(f'{source} was trained on another base: its fingerprint is {theirs[:12]}… ({bases}), that of the '
+                             f'loaded base {ours[:12]}…. Set model.backbone.base_checkpoint to the base that it was trained on.')

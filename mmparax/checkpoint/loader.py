@@ -3,7 +3,8 @@
 mmengine falls back to full unpickling when a file holds more than tensors and plain data, and then runs the code in it.
 It loads what fits of a checkpoint and logs the rest, which is how adapters came to run on a random trunk.
 """
-from typing import Any, Dict
+from collections import OrderedDict
+from typing import Any, Dict, Mapping
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import checkpoint as mmengine_checkpoint
@@ -13,16 +14,28 @@ from torch import nn
 from mmparax.checkpoint.base import SHIPPED, fetch
 from mmparax.checkpoint.files import read_file, read_torch, refusal
 
+CLAIM = 'mmparax'  # key among the metadata of a state dict
+
 
 # mmengine logs the part of the names behind "load_from_".
 def load_from_local(filename: str, map_location: Any = None) -> Any:
     """Read a local file or, with ``mmparax://``, one that ships with the package."""
-    return read_file(fetch(filename, 'checkpoint'), map_location or 'cpu')
+    return with_claim(read_file(fetch(filename, 'checkpoint'), map_location or 'cpu'))
 
 
 def load_from_http(filename: str, map_location: Any = None, model_dir: Any = None, progress: Any = None) -> Any:
     """Read the file of a URL, downloaded once per machine."""
-    return read_file(fetch(filename, 'checkpoint'), map_location or 'cpu')
+    return with_claim(read_file(fetch(filename, 'checkpoint'), map_location or 'cpu'))
+
+
+def with_claim(content: Any) -> Any:
+    """Let the weights of a checkpoint carry the fingerprint in its metadata, which their loading does not see otherwise."""
+    described = (content.get('meta') or {}).get('mmparax') if isinstance(content, dict) else None
+    if isinstance(described, dict) and isinstance(content.get('state_dict'), dict):
+        weights = OrderedDict(content['state_dict'])
+        weights._metadata = {**getattr(content['state_dict'], '_metadata', {}), CLAIM: described}
+        content['state_dict'] = weights
+    return content
 
 
 def _load_stream(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
@@ -42,6 +55,22 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Let each adapted backbone of a model judge its part of a checkpoint, and the fingerprint that it claims.
+
+    Raises:
+        ParameterError: if a part does not fit or was made on another base.
+    """
+    backbones = [(name, part) for name, part in model.named_modules() if hasattr(part, 'check_state')]
+    for name, part in backbones:
+        prefix = f'{name}.' if name else ''
+        part.check_state({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)})
+    claim = (getattr(state_dict, '_metadata', None) or {}).get(CLAIM) or {}
+    if claim.get('fingerprint') and backbones and all(part.base_source == 'file' for _, part in backbones):
+        from mmparax.checkpoint.fingerprint import check_fingerprint  # imports the toolboxes
+        check_fingerprint(model, claim, 'the checkpoint')
+
+
 _load_what_fits = mmengine_checkpoint.load_state_dict
 
 
@@ -51,10 +80,7 @@ def load_state_dict(module: nn.Module, state_dict: Dict[str, Any], *args: Any, *
     Raises:
         ParameterError: if a part does not fit; nothing is loaded then.
     """
-    for name, part in unwrapped(module).named_modules():
-        if hasattr(part, 'check_state'):
-            prefix = f'{name}.' if name else ''
-            part.check_state({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)})
+    check_fit(unwrapped(module), state_dict)
     _load_what_fits(module, state_dict, *args, **kwargs)
 
 

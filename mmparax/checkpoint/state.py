@@ -1,5 +1,5 @@
 """Judges the part of a checkpoint that belongs to a backbone, before anything of it is copied."""
-from typing import Dict, List, Mapping, Sequence
+from typing import Any, Collection, List, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,22 +16,23 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return f'{len(names)} ({", ".join(names[:most])}{", ..." if len(names) > most else ""})'
 
 
-def check_keys(owner: str, given: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: Sequence[str]) -> None:
+def check_keys(owner: str, given: Mapping[str, Any], expected: Mapping[str, Tensor], trunk: Collection[str],
+               optional: Collection[str]) -> None:
     """Check that a checkpoint has what a backbone trains, and nothing of another model.
 
     Args:
         owner: the backbone, for the error.
         given: the checkpoint's keys of this backbone, without prefix.
         expected: the backbone's own state, parameters and buffers.
-        optional: names that may be absent as a whole: the frozen trunk, which a small checkpoint leaves out, and buffers.
+        trunk: names that may be absent as a whole: the frozen trunk, which a small checkpoint leaves out.
+        optional: names that may be absent one by one: buffers of the trunk, which are computed again.
 
     Raises:
         ParameterError: naming the keys that are missing, of another shape or unexpected.
     """
-    optional = set(optional)
-    present = [name for name in optional if name in given]
-    missing = [name for name in expected if name not in given and (name not in optional or present)]
-    missing = [name for name in missing if not ignorable(name) or name not in optional]
+    has_trunk = any(name in given for name in trunk)
+    missing = [name for name in expected if name not in given and name not in optional
+               and (has_trunk or name not in trunk)]
     wrong = [f'{name} {tuple(given[name].shape)} instead of {tuple(value.shape)}' for name, value in expected.items()
              if isinstance(given.get(name), Tensor) and given[name].shape != value.shape]
     unexpected = [name for name in given if name not in expected and not ignorable(name)]
@@ -42,14 +43,14 @@ def check_keys(owner: str, given: Mapping[str, Tensor], expected: Mapping[str, T
                              f'{"; ".join(problems)}. {REMEDY}')
 
 
-def differing(given: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> List[str]:
-    """Names of the tensors of ``present`` whose values ``given`` has otherwise, after rounding to the given dtype."""
-    return [name for name, value in present.items()
-            if not torch.equal(value.to(given[name].device, given[name].dtype), given[name])]
+def differing(given: Mapping[str, Any], present: Mapping[str, Tensor]) -> List[str]:
+    """Names of the tensors of ``present`` that ``given`` has, too, but otherwise, after rounding to the given dtype."""
+    return [name for name, value in present.items() if isinstance(given.get(name), Tensor)
+            and not torch.equal(value.to(given[name].device, given[name].dtype), given[name])]
 
 
-def check_same_base(owner: str, base_checkpoint: str, given: Mapping[str, Tensor], present: Dict[str, Tensor]) -> None:
-    """Check that the frozen trunk of a checkpoint is the one that was loaded from ``base_checkpoint``.
+def check_same_base(owner: str, base_checkpoint: str, given: Mapping[str, Any], present: Mapping[str, Tensor]) -> None:
+    """Check that what a checkpoint has of the frozen trunk is what was loaded from ``base_checkpoint``.
 
     Raises:
         ParameterError: if they differ: the adapters of the checkpoint were trained on another base.

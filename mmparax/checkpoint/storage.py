@@ -1,6 +1,7 @@
 """Writes files so that a reader sees the old one or the new one, and keeps two runs out of one folder."""
 import errno
 import fcntl
+import logging
 import os
 import platform
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Dict, List, Optional, Union
 
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
+from mmengine.logging import print_log
 
 from mmparax.errors import StorageError
 
@@ -89,6 +91,8 @@ def lock_folder(folder: Union[str, Path]) -> None:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks: go on without one
             os.close(file)
+            print_log(f'{folder!r} is on a file system without locks: nothing keeps a second run out of it.', logger='current',
+                      level=logging.WARNING)
             return
         owner = os.read(file, 200).decode(errors='replace').strip() or 'an unknown process'
         os.close(file)

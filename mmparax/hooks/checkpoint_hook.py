@@ -9,14 +9,15 @@ from mmengine.dist import all_gather_object, broadcast, get_rank, get_world_size
 from mmengine.fileio import get_file_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmparax.backbones.adapted import adapted_backbones
-from mmparax.checkpoint.fingerprint import describe
+from mmparax.checkpoint.files import read_file
+from mmparax.checkpoint.fingerprint import stamp
 from mmparax.checkpoint.loader import unwrapped
 from mmparax.checkpoint.storage import ATOMIC, AtomicBackend, lock_folder, remove_parts, unlock_folder, write
+from mmparax.hooks.checks import single_wrappers
 from mmparax.hooks.data_order import generator_states, placed_sampler, restore_generators, resumable
 from mmparax.registry import HOOKS
 
@@ -49,6 +50,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._resumed: Optional[List[Dict[str, Any]]] = None
         self._before_val: Optional[Dict[str, Any]] = None
         self._exact = False
+        self._readable = False  # whether a checkpoint of this run has been read back
 
     # ---- the order of the data, the generators ----
 
@@ -66,6 +68,9 @@ class CheckpointHook(MMEngineCheckpointHook):
             return
         loop.dataloader = loader
         self._restart_data(loop)
+        if isinstance(loop, EpochBasedTrainLoop) and not self.by_epoch:
+            runner.logger.warning('default_hooks.checkpoint has by_epoch=False in a run by epochs: a resumed run begins its epoch '
+                                  'anew and differs from an undisturbed one.')
 
     def _restart_data(self, loop: BaseLoop, seed: Optional[int] = None) -> None:
         placed_sampler(loop.dataloader).restart(seed)
@@ -84,7 +89,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                 self._resumed = None
 
     def before_train(self, runner: Runner) -> None:
-        if self.backend_args is None and self.file_client_args is None:
+        if self.backend_args in (None, dict(backend='local')) and self.file_client_args is None:
             if type(get_file_backend(str(self.out_dir or runner.work_dir))) is LocalBackend:
                 self.backend_args = dict(backend=ATOMIC)
         super().before_train(runner)
@@ -95,6 +100,10 @@ class CheckpointHook(MMEngineCheckpointHook):
             self._restore(runner, self._resumed[get_rank()])
             self._resumed = None
 
+    def before_train_epoch(self, runner: Runner) -> None:
+        if self._exact and isinstance(runner.train_loop, EpochBasedTrainLoop):
+            placed_sampler(runner.train_loop.dataloader).run_epoch = runner.epoch
+
     def after_run(self, runner: Runner) -> None:
         unlock_folder(runner.work_dir)
 
@@ -102,15 +111,16 @@ class CheckpointHook(MMEngineCheckpointHook):
         loop, wrapper = runner.train_loop, runner.optim_wrapper
         state = dict(generators=self._before_val or generator_states(), seed=runner.seed, sampler_seed=None, gradients={})
         if self._exact:
-            state['sampler_seed'] = getattr(placed_sampler(loop.dataloader), 'seed', None)
-        if getattr(wrapper, '_inner_count', 0) % getattr(wrapper, '_accumulative_counts', 1):
+            sampler = placed_sampler(loop.dataloader)
+            state.update(seed=sampler.base[0], sampler_seed=getattr(sampler, 'seed', None))
+        if any(part._inner_count % part._accumulative_counts for part in single_wrappers(wrapper)):
             state['gradients'] = {name: parameter.grad.cpu() for name, parameter in unwrapped(runner.model).named_parameters()
                                   if parameter.grad is not None}
         return state
 
     def _restore(self, runner: Runner, state: Dict[str, Any]) -> None:
         if self._exact:
-            runner.train_loop.dataloader.dataset.seed = state['seed']
+            placed_sampler(runner.train_loop.dataloader).base = (state['seed'], get_rank())
             self._restart_data(runner.train_loop, state['sampler_seed'])
         parameters = dict(unwrapped(runner.model).named_parameters())
         for name, gradient in state['gradients'].items():
@@ -140,8 +150,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     # ---- writing ----
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        if 'mmparax' not in checkpoint['meta'] and adapted_backbones(runner.model):
-            checkpoint['meta']['mmparax'] = describe(unwrapped(runner.model))
+        stamp(checkpoint, unwrapped(runner.model))
         if 'optimizer' in checkpoint and self._states is not None:
             checkpoint[STATE] = self._states
 
@@ -164,6 +173,9 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._states = None
         if not is_main_process():
             return
+        if not self._readable and isinstance(self.file_backend, AtomicBackend):
+            read_file(self.last_ckpt)  # now, rather than when it is needed: it may hold what is refused as unsafe
+            self._readable = True
         write(Path(runner.work_dir) / 'last_checkpoint', str(self.last_ckpt).encode())
         for step in outdated:
             path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))

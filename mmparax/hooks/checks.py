@@ -1,13 +1,14 @@
 """What PEFTHook checks in a run and tools/doctor.py without one."""
 from dataclasses import dataclass
-from typing import Any, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple
 
 import torch
 from mmengine.dist import get_world_size
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import BASE, adapted_backbones
-from mmparax.checkpoint.fingerprint import fingerprint, plain
+from mmparax.checkpoint.fingerprint import check_fingerprint, fingerprint, plain
 from mmparax.checkpoint.state import listed
 from mmparax.errors import ParameterError, TrainingError
 
@@ -63,6 +64,8 @@ def check_origin(model: nn.Module, checkpoint: Mapping[str, Any], source: str, t
     Raises:
         ParameterError: naming the difference.
     """
+    if not isinstance(checkpoint, Mapping):
+        raise ParameterError(f'{source!r} holds a {type(checkpoint).__name__} and no weights by name.')
     weights = checkpoint.get('state_dict', checkpoint)
     weights = {name[7:] if name.startswith('module.') else name: value for name, value in weights.items()}
     described = (checkpoint.get('meta') or {}).get('mmparax') or {}
@@ -74,15 +77,8 @@ def check_origin(model: nn.Module, checkpoint: Mapping[str, Any], source: str, t
         if not given or trained and not given.intersection(trained):
             raise ParameterError(f'{source!r} holds nothing of what {type(backbone).__name__} trains: it looks like the file of '
                                  'a pre-trained trunk. Set model.backbone.base_checkpoint to it, and load_from=None.')
-    theirs = described.get('fingerprint')
-    known = all(backbone.base_source == 'file' for _, backbone in adapted_backbones(model))
-    if theirs and known:
-        ours = fingerprint(model)
-        if ours is not None and ours != theirs:
-            bases = ', '.join(repr(entry.get('base_checkpoint')) for entry in described['backbones'].values())
-            raise ParameterError(f'{source!r} was trained on another base: its fingerprint is {theirs[:12]}… ({bases}), that '
-                                 f'of the loaded base {ours[:12]}…. Set model.backbone.base_checkpoint to the base that it '
-                                 'was trained on.')
+    if all(backbone.base_source == 'file' for _, backbone in adapted_backbones(model)):
+        check_fingerprint(model, described, repr(source))
     if not training:
         check_head(model, weights, source)
 
@@ -124,6 +120,30 @@ def check_head(model: nn.Module, weights: Mapping[str, Any], source: str) -> Non
     if problems:
         raise ParameterError(f'{source!r} does not fit the head of {type(model).__name__}: {"; ".join(problems)}. Use the '
                              'config that it was trained with (same head and number of classes).')
+
+
+def single_wrappers(wrapper: Any) -> List[OptimWrapper]:
+    """The optimizer wrappers of an ``OptimWrapperDict``, or the one that is given."""
+    parts = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [part for part in parts if isinstance(part, OptimWrapper)]
+
+
+def watch_first_step(optimizer: torch.optim.Optimizer, model: nn.Module, report: Callable[['Gradients'], None]) -> None:
+    """Call ``report`` once, when the optimizer first takes a step: the gradients exist then, unscaled, and only then.
+
+    It is not called for a step that the loss scaler rejects.
+    """
+
+    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # A fused optimizer is also called for a rejected step and skips it by itself.
+        rejected = getattr(optimizer, 'found_inf', None)
+        if rejected is not None and bool(rejected.any()):
+            return
+        handle.remove()
+        own = {id(parameter) for group in optimizer.param_groups for parameter in group['params']}
+        report(gradients((name, parameter) for name, parameter in model.named_parameters() if id(parameter) in own))
+
+    handle = optimizer.register_step_pre_hook(look)
 
 
 @dataclass
@@ -250,6 +270,7 @@ class Schedule:
 def schedule_of(cfg: Mapping[str, Any], batch: int, wrapper: Any, world: Optional[int] = None) -> Schedule:
     """Describe the schedule of a run from its config and its optimizer wrapper."""
     scale = cfg.get('auto_scale_lr') or {}
-    rates = sorted({group.get('initial_lr', group['lr']) for group in wrapper.param_groups}, reverse=True)
-    return Schedule(world or get_world_size(), batch, getattr(wrapper, '_accumulative_counts', 1),
+    parts = single_wrappers(wrapper)
+    rates = sorted({group.get('initial_lr', group['lr']) for part in parts for group in part.param_groups}, reverse=True)
+    return Schedule(world or get_world_size(), batch, max(part._accumulative_counts for part in parts),
                     scale.get('base_batch_size'), bool(scale.get('enable')), rates)

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 
 class PlacedIndex(int):
-    """An index into a data set that knows its place in the run: (epoch, number within it)."""
-    place: Tuple[int, int]
+    """An index into a data set that knows its place in the run: (seed, process, epoch, number within it)."""
+    place: Tuple[int, ...]
 
-    def __new__(cls, index: int, place: Tuple[int, int]) -> 'PlacedIndex':
+    def __new__(cls, index: int, place: Tuple[int, ...]) -> 'PlacedIndex':
         self = super().__new__(cls, index)
         self.place = place
         return self
@@ -28,31 +28,49 @@ class PlacedIndex(int):
 
 
 class Forwarding:
-    """Passes every attribute that it does not have on to the object that it wraps."""
+    """Stands for the object that it wraps: what it does not name in ``own`` is read from and written to that."""
+    own: Tuple[str, ...] = ('wrapped', )
 
     def __init__(self, wrapped: Any):
         self.wrapped = wrapped
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith('__') or name == 'wrapped':
+        if name.startswith('__') or name in self.own:
             raise AttributeError(name)
         return getattr(self.wrapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.own:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.wrapped, name, value)
 
     def __len__(self) -> int:
         return len(self.wrapped)
 
 
 class PlacedSampler(Forwarding):
-    """A sampler whose indices know their place; ``skip``, if the sampler has it, moves the places too."""
+    """A sampler whose indices know their place; ``skip``, if the sampler has it, moves the places too.
 
-    def __init__(self, sampler: Any):
-        super().__init__(sampler)
+    Args:
+        wrapped: the sampler.
+        base: (seed, process), the beginning of every place.
+    """
+    own = ('wrapped', 'base', 'first', 'run_epoch', 'passes')
+
+    def __init__(self, wrapped: Any, base: Tuple[int, int]):
+        super().__init__(wrapped)
+        self.base = base
         self.first = 0
+        self.run_epoch: Optional[int] = None  # set by epoch-based runs
+        self.passes = 0
 
     def __iter__(self) -> Iterator[int]:
-        epoch = getattr(self.wrapped, 'epoch', 0)
+        epoch = self.passes if self.run_epoch is None else self.run_epoch
+        epoch = getattr(self.wrapped, 'epoch', epoch)
+        self.passes += 1
         for number, index in enumerate(self.wrapped, self.first):
-            yield PlacedIndex(index, (epoch, number)) if isinstance(index, (int, np.integer)) else index
+            yield PlacedIndex(index, (*self.base, epoch, number)) if isinstance(index, (int, np.integer)) else index
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
@@ -62,8 +80,9 @@ class PlacedSampler(Forwarding):
         self.first = count
         self.wrapped.skip(count)
 
-    def restart(self, seed: Optional[int]) -> None:
-        """Begin the order of ``seed`` anew."""
+    def restart(self, seed: Optional[int] = None) -> None:
+        """Begin anew, with the order of ``seed`` if it is given."""
+        self.first = self.passes = 0
         if seed is not None and hasattr(self.wrapped, 'seed'):
             self.wrapped.seed = seed
         if hasattr(self.wrapped, '_indices_of_rank'):  # mmengine's InfiniteSampler: a generator that lives on
@@ -73,14 +92,10 @@ class PlacedSampler(Forwarding):
 class SeededDataset(Forwarding, Dataset):
     """A data set that loads every placed index with generators of its own; those of the process stay as they are."""
 
-    def __init__(self, dataset: Any, seed: int, rank: int):
-        super().__init__(dataset)
-        self.seed, self.rank = seed, rank
-
     def __getitem__(self, index: int) -> Any:
         if not isinstance(index, PlacedIndex):
             return self.wrapped[index]
-        with generators_of((self.seed, self.rank, *index.place)):
+        with generators_of(index.place):
             return self.wrapped[int(index)]
 
 
@@ -129,16 +144,16 @@ def resumable(loader: DataLoader, seed: int, rank: int) -> Optional[DataLoader]:
     if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
         return None
     common = dict(
-        dataset=SeededDataset(loader.dataset, seed, rank), num_workers=loader.num_workers, collate_fn=loader.collate_fn,
+        dataset=SeededDataset(loader.dataset), num_workers=loader.num_workers, collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory, timeout=loader.timeout, worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context, prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers, generator=torch.Generator().manual_seed(seed))
     if loader.batch_size is not None:
-        return DataLoader(batch_size=loader.batch_size, drop_last=loader.drop_last, sampler=PlacedSampler(loader.sampler),
-                          **common)
+        return DataLoader(batch_size=loader.batch_size, drop_last=loader.drop_last,
+                          sampler=PlacedSampler(loader.sampler, (seed, rank)), **common)
     if not hasattr(loader.batch_sampler, 'sampler'):
         return None
-    loader.batch_sampler.sampler = PlacedSampler(loader.batch_sampler.sampler)
+    loader.batch_sampler.sampler = PlacedSampler(loader.batch_sampler.sampler, (seed, rank))
     return DataLoader(batch_sampler=loader.batch_sampler, **common)
 
 

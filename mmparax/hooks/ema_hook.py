@@ -76,6 +76,8 @@ class EMAHook(Hook):
         if self.averages:
             self._swap(runner)
 
+    before_test_epoch, after_test_epoch = before_val_epoch, after_val_epoch
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         weights = checkpoint['state_dict']
         checkpoint[EMA] = {f'module.{name}': weights[name] for name in self.averages}

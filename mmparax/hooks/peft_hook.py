@@ -1,14 +1,13 @@
 """Tells what trains, and stops a run that would train the wrong thing."""
 from typing import Any, Dict, Optional
 
-import torch
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
 from mmparax.analysis.parameters import count_parameters
-from mmparax.checkpoint.fingerprint import describe
+from mmparax.checkpoint.fingerprint import stamp
 from mmparax.checkpoint.loader import unwrapped
 from mmparax.errors import bad_value
 from mmparax.hooks import checks
@@ -54,10 +53,12 @@ class PEFTHook(Hook):
         model = unwrapped(runner.model)
         runner.logger.info('\n%s', count_parameters(model).table())
         loader = runner.train_dataloader
-        schedule = checks.schedule_of(runner.cfg, loader.batch_size or loader.batch_sampler.batch_size, runner.optim_wrapper)
-        runner.logger.info(schedule.text())
-        if schedule.warning():
-            runner.logger.warning('Note: %s', schedule.warning())
+        batch = getattr(loader, 'batch_size', None) or getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
+        if batch:
+            schedule = checks.schedule_of(runner.cfg, batch, runner.optim_wrapper)
+            runner.logger.info(schedule.text())
+            if schedule.warning():
+                runner.logger.warning('Note: %s', schedule.warning())
         checks.check_sync_norms(model)
         stock = [hook for hook in runner.hooks
                  if isinstance(hook, MMEngineCheckpointHook) and not isinstance(hook, CheckpointHook)]
@@ -74,27 +75,18 @@ class PEFTHook(Hook):
 
     @staticmethod
     def _check_first_step(runner: Runner, model: nn.Module) -> None:
-        """Check the gradients when the optimizer first takes a step: they exist then, unscaled, and only then."""
-        wrapper = runner.optim_wrapper
-        optimizer = getattr(wrapper, 'optimizer', None)
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            return
-        allowed = bool(runner.cfg.get('find_unused_parameters'))
+        wrapper_cfg = runner.cfg.get('model_wrapper_cfg') or {}
+        allowed = bool(runner.cfg.get('find_unused_parameters') or wrapper_cfg.get('find_unused_parameters'))
 
-        def check(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            # A fused optimizer is also called for a step that the loss scaler rejects, and rejects it itself.
-            rejected = getattr(optimizer, 'found_inf', None)
-            if rejected is not None and bool(rejected.any()):
-                return
-            handle.remove()
-            found = checks.gradients(model.named_parameters())
+        def judge(found: checks.Gradients) -> None:
             checks.check_gradients(found, allowed)
             text = f'First step: all {found.count} parameters that train have a finite gradient'
             if found.zero:
                 text += f'; {checks.listed(found.zero)} exactly zero, which is normal for some methods'
             runner.logger.info(text + '.')
 
-        handle = optimizer.register_step_pre_hook(check)
+        for wrapper in checks.single_wrappers(runner.optim_wrapper):
+            checks.watch_first_step(wrapper.optimizer, model, judge)
 
     def _check_frozen(self, when: str) -> None:
         if self._watch is not None:
@@ -108,11 +100,10 @@ class PEFTHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         self._check_frozen(f'by iteration {runner.iter}')
-        if 'mmparax' not in checkpoint['meta']:
-            checkpoint['meta']['mmparax'] = describe(unwrapped(runner.model))
+        stamp(checkpoint, unwrapped(runner.model))
 
     def after_train(self, runner: Runner) -> None:
         if self._watch is not None:
             self._watch.check_bytes(unwrapped(runner.model))
-            if self._watch.frozen:
+            if self._watch.fingerprint:
                 runner.logger.info('The frozen trunk is unchanged, byte by byte.')

@@ -1,12 +1,18 @@
 """What any toolbox loads goes through the safe reader, and what does not fit is refused as a whole."""
+import datetime
 import io
 import pickle
 import threading
+import zipfile
+from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cases import METHODS, TINY_SWIN, build
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import load_checkpoint
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -16,6 +22,7 @@ from torch import nn
 import mmparax
 from mmparax.backbones import AdaptedSwin
 from mmparax.checkpoint.base import fetch
+from mmparax.checkpoint.fingerprint import describe
 
 
 class Hostile:
@@ -73,6 +80,51 @@ def test_a_hostile_file_runs_nothing_whoever_loads_it(how, site, tmp_path, monke
     assert not site.cache.exists() or not list(site.cache.iterdir())
 
 
+def through_getattr(trace):
+    """A pickle that goes from an allowed class by getattr to its module's globals, puts eval there and lets it run."""
+    def name(module, attribute):
+        return f'c{module}\n{attribute}\n'.encode()
+
+    def text(value):
+        return b'X' + len(value).to_bytes(4, 'little') + value.encode()
+
+    def attribute(owner, of):
+        return name('builtins', 'getattr') + owner + text(of) + b'\x86R'
+
+    history = name('mmengine.logging.history_buffer', 'HistoryBuffer')
+    eval_ = attribute(attribute(name('builtins', 'getattr'), '__self__'), 'eval')
+    code = text(f"open({str(trace)!r}, 'w')")
+    return (b'\x80\x02' + attribute(attribute(history, '__init__'), '__globals__') + text('len') + eval_ + b's' + history
+            + code + code + b'\x86R.')
+
+
+@pytest.mark.parametrize('archive', [False, True])
+def test_no_way_through_what_is_allowed(archive, tmp_path):
+    path, attack = tmp_path / 'a.pth', through_getattr(tmp_path / 'trace')
+    path.write_bytes(attack)
+    if archive:
+        torch.save({'a': torch.ones(1)}, tmp_path / 'whole.pth')
+        with zipfile.ZipFile(tmp_path / 'whole.pth') as whole, zipfile.ZipFile(path, 'w') as changed:
+            for part in whole.infolist():
+                changed.writestr(part, attack if part.filename.endswith('data.pkl') else whole.read(part))
+    with pytest.raises(ValueError, match="holds more than tensors and plain data .*getattr of '__init__'"):
+        CheckpointLoader.load_checkpoint(str(path))
+    assert not (tmp_path / 'trace').exists()
+
+
+def test_what_runs_and_tools_write_is_read(tmp_path):
+    history = HistoryBuffer()
+    history.update(2.)
+    content = dict(
+        history=history, palette=np.zeros((3, 3), np.uint8), names=np.array(['a', 'bc']), half=np.float16(1), text=np.str_('x'),
+        path=Path('a/b'), date=datetime.datetime(2020, 1, 2), kinds=frozenset('ab'), state=OrderedDict(a=1), number=np.int8(3),
+        flags=np.array([True]), large=np.arange(3, dtype=np.uint64))
+    torch.save(content, tmp_path / 'a.pth')
+    loaded = CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'))
+    assert loaded.pop('history').mean() == content.pop('history').mean() == 2.
+    assert repr(loaded) == repr(content)
+
+
 def test_plain_pickles_are_refused_too(tmp_path):
     (tmp_path / 'a.pkl').write_bytes(pickle.dumps(Hostile(tmp_path / 'trace')))
     with pytest.raises(ValueError, match='damaged'):
@@ -89,7 +141,7 @@ def test_ordinary_files_load_as_before(site, tmp_path):
         content = load_checkpoint(model, source, map_location='cpu')
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert content['meta'] == dict(note='kept')
-    assert site.asked == ['/a.pth'] and [path.name for path in site.cache.iterdir()] == ['a.pth']
+    assert site.asked == ['/a.pth'] and {path.name for path in site.cache.iterdir()} == {'a.pth', 'a.pth.url'}
     with pytest.raises(FileNotFoundError, match="checkpoint='absent.pth' does not exist"):
         load_checkpoint(nn.Linear(2, 3), 'absent.pth')
 
@@ -113,6 +165,14 @@ def test_a_url_that_is_no_checkpoint_leaves_nothing(case, site):
     with pytest.raises(ValueError, match=message):
         model.init_weights()
     assert not list(site.cache.iterdir())
+
+
+def test_two_urls_with_the_same_file_name_are_two_files(site):
+    for number in (1, 2):
+        (site.folder / str(number)).mkdir()
+        torch.save({'a': torch.full((1, ), float(number))}, site.folder / str(number) / 'model.pth')
+    paths = [fetch(f'{site.url}{number}/model.pth') for number in (1, 2, 1, 2)]
+    assert [torch.load(path)['a'].item() for path in paths] == [1, 2, 1, 2] and len(site.asked) == 2
 
 
 def test_a_digest_in_the_name_is_checked(site):
@@ -182,7 +242,10 @@ def test_a_checkpoint_on_another_base_changes_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"trained on another base than '.*base.pth', which AdaptedSwin has loaded: \d+ \(.*"
                                          r'\) of \d+ frozen weights differ'):
         load_checkpoint(model, str(tmp_path / 'other.pth'))
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items() if 'backbone' in name)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match='trained on another base'):  # torch's own loading, only a part of another trunk
+        model.load_state_dict({BASE: before[BASE] + 1}, strict=False)
+    assert torch.equal(model.state_dict()[BASE], before[BASE])
 
 
 def test_a_half_precision_copy_of_the_same_base_is_the_same_base(tmp_path):
@@ -203,5 +266,26 @@ def test_a_checkpoint_of_what_trains_is_enough(tmp_path):
                if dict(source.named_parameters()).get(name, value).requires_grad}
     torch.save(dict(state_dict=trained), tmp_path / 'small.pth')
     model = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'base.pth'))
-    load_checkpoint(model, str(tmp_path / 'small.pth'))
-    assert all(torch.equal(value, source.state_dict()[name]) for name, value in model.state_dict().items())
+    for buffers in (False, True):  # buffers of the trunk are computed again, whether or not the file has them
+        kept = {name: value for name, value in trained.items() if buffers or 'relative_position_index' not in name}
+        torch.save(dict(state_dict=kept, meta=dict(mmparax=describe(source))), tmp_path / 'small.pth')
+        load_checkpoint(model, str(tmp_path / 'small.pth'))
+        assert all(torch.equal(value, source.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize('late', [False, True])
+def test_a_small_checkpoint_on_another_base_is_told_by_its_fingerprint(late, tmp_path):
+    """By mmengine's own loading, without a runner; also when the base comes only with the checkpoint."""
+    for name in ('one', 'two'):
+        torch.save(build('frozen').state_dict(), tmp_path / f'{name}.pth')
+    source = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'one.pth'))
+    trained = {name: value for name, value in source.state_dict().items()
+               if dict(source.named_parameters()).get(name, value).requires_grad}
+    torch.save(dict(state_dict=trained, meta=dict(mmparax=describe(source))), tmp_path / 'small.pth')
+    path = tmp_path / ('late.pth' if late else 'two.pth')
+    model = Model('adaroute', allow_random_base=False, base_checkpoint=str(path))
+    (tmp_path / 'two.pth').rename(path)
+    before = model.state_dict()[ADAPTER].clone()
+    with pytest.raises(ValueError, match='the checkpoint was trained on another base: its fingerprint is'):
+        load_checkpoint(model, str(tmp_path / 'small.pth'))
+    assert torch.equal(model.state_dict()[ADAPTER], before)

@@ -78,6 +78,20 @@ def test_a_test_run_evaluates_the_averages(tmp_path):
     assert not same(Evaluated.weights['val'], runner.model.state_dict())
 
 
+def test_a_test_after_training_evaluates_the_averages_too(tmp_path):
+    cfg = config(tmp_path, hooks=[OURS], iterations=3)
+    cfg.update(test_dataloader=cfg.val_dataloader, test_cfg=dict(), test_evaluator=cfg.val_evaluator)
+    runner = build(cfg)
+    runner.train()
+    raw = {name: value.clone() for name, value in runner.model.state_dict().items()}
+    seen = []
+    evaluate = runner.model.test_step
+    runner.model.test_step = lambda data: (seen.append(same(runner.model.state_dict(), saved(tmp_path)['state_dict'])),
+                                           evaluate(data))[1]
+    runner.test()
+    assert seen and not any(seen) and not same(runner.model.state_dict(), raw)
+
+
 def test_a_checkpoint_without_averages_starts_them_from_its_weights(tmp_path):
     train(tmp_path, iterations=3)
     before = saved(tmp_path)['state_dict']

@@ -129,6 +129,8 @@ def test_an_unused_parameter_is_named(run):
 
     with pytest.raises(RuntimeError, match='decode_head.spare got no gradient, and 0 more of .* several processes'):
         run(hooks=[acting('before_train', add)])
+    for name in ('find_unused_parameters', 'model_wrapper_cfg.find_unused_parameters'):
+        run(hooks=[acting('before_train', add)], cfg={name: True}, folder=name)
 
 
 def test_a_gradient_that_is_not_finite_is_named(run):
@@ -139,20 +141,20 @@ def test_a_gradient_that_is_not_finite_is_named(run):
         run(hooks=[acting('before_train', break_it)])
 
 
-def test_the_first_step_that_the_loss_scaler_accepts_is_judged():
+@pytest.mark.parametrize('fused', [False, True])
+def test_the_first_step_that_the_loss_scaler_accepts_is_judged(fused):
     """A rejected step is no finding: the scale is halved and training goes on."""
     model = nn.Linear(2, 1)
-    optimizer, found = torch.optim.AdamW(model.parameters()), []
-    optimizer.register_step_pre_hook(lambda *_: found.append(checks.gradients(model.named_parameters())))
-    scaler = torch.amp.GradScaler('cpu', init_scale=2.**127)
-    for _ in range(60):
+    optimizer, found = torch.optim.AdamW(model.parameters(), fused=fused), []
+    checks.watch_first_step(optimizer, model, found.append)
+    scaler, rejected = torch.amp.GradScaler('cpu', init_scale=2.**127), 0
+    while not found and rejected < 60:
         optimizer.zero_grad()
         scaler.scale(model(torch.full((1, 2), 100.)).sum()).backward()
         scaler.step(optimizer)
         scaler.update()
-        if found:
-            break
-    assert scaler.get_scale() < 2.**127 and found[0].bad == found[0].none == []
+        rejected += not found
+    assert rejected and found[0].bad == found[0].none == [] and found[0].count == 2
 
 
 def test_exact_zeros_are_counted_not_refused():
@@ -208,7 +210,12 @@ def test_a_change_is_found_before_the_next_checkpoint(tmp_path, run):
     assert saved(tmp_path / 'run')['meta']['iter'] == 3
 
 
-def test_synchronised_norms_need_gpus():
+def test_synchronised_norms_need_gpus(run):
+    def add(runner):
+        runner.model.decode_head.sync = nn.SyncBatchNorm(2).requires_grad_(False)
+
+    with pytest.raises(ValueError, match='decode_head.sync is a synchronised batch norm'):
+        run(hooks=[acting('before_run', add)])
     checks.check_sync_norms(nn.Sequential(nn.BatchNorm2d(2)))
     with pytest.raises(ValueError, match="1 is a synchronised batch norm, which needs GPUs.*dict.type='BN'"):
         checks.check_sync_norms(nn.Sequential(nn.Conv2d(1, 2, 1), nn.SyncBatchNorm(2)))

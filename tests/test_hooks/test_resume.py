@@ -4,19 +4,25 @@ import os
 import re
 import resource
 import signal
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.hooks import CheckpointHook as StockHook
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from runs import build, config, in_child, same, saved, train
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 import mmparax
 from mmparax.checkpoint import storage
 from mmparax.checkpoint.files import read_file
+from mmparax.hooks import checks
 from mmparax.hooks.checkpoint_hook import STATE
+from mmparax.hooks.data_order import placed_sampler, resumable
 
 EMA = dict(type='mmparax.EMAHook', momentum=0.3)
 # id -> (options of the undisturbed run, what is different in its first part, what is different in the resumed part)
@@ -109,6 +115,79 @@ def test_the_augmentations_of_a_sample_do_not_depend_on_the_loader(tmp_path):
     assert len(torch.unique(flat, dim=0)) == 16  # seven images, twice and more, never the same
 
 
+class Draws(Dataset):
+    """What the generators give for every index."""
+    pipeline = 'first'
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return index, np.random.rand(), self.pipeline
+
+
+@pytest.mark.parametrize('kind', ['sequential', 'shuffled', 'numpy'])
+def test_a_sampler_without_epochs_draws_anew_in_every_pass(kind):
+    """torch's own samplers, in passes of an iteration-based run and in epochs that a resumed run continues."""
+    sampler = SubsetRandomSampler(np.arange(4)) if kind == 'numpy' else None
+    make = partial(DataLoader, Draws(), batch_size=None, shuffle=kind == 'shuffled', sampler=sampler)
+    loader = resumable(make(batch_size=2, collate_fn=list), seed=1, rank=0)
+    passes = [[draw for batch in loader for _, draw, _ in batch] for _ in range(3)]
+    assert len(set(sum(passes, []))) == 12
+    loaders = [resumable(make(batch_size=2, collate_fn=list), seed=1, rank=0) for _ in range(2)]
+    epochs = []
+    for loader, epoch in ((loaders[0], 0), (loaders[0], 1), (loaders[1], 1)):
+        placed_sampler(loader).run_epoch = epoch
+        epochs.append([draw for batch in loader for _, draw, _ in batch])
+    assert epochs[1] == epochs[2] and set(epochs[0]).isdisjoint(epochs[1])
+
+
+def test_hooks_that_change_the_data_set_reach_it():
+    """mmdet switches pipelines so."""
+    data = Draws()
+    loader = resumable(DataLoader(data, batch_size=2, collate_fn=list), seed=0, rank=0)
+    loader.dataset.pipeline = 'second'
+    assert data.pipeline == 'second' and {pipeline for batch in loader for *_, pipeline in batch} == {'second'}
+    placed_sampler(loader).data_source = None
+    assert placed_sampler(loader).wrapped.data_source is None
+
+
+def test_a_save_that_could_not_be_read_back_stops_at_once(tmp_path):
+    def spoil(runner):
+        runner.message_hub.update_info('strange', Stop)
+
+    runner = build(config(tmp_path, val=False))
+    runner.register_hook(type('Spoil', (Hook, ), dict(before_train=lambda self, runner: spoil(runner)))())
+    with pytest.raises(ValueError, match="iter_3.pth' was not loaded: .*Stop"):
+        runner.train()
+    storage.unlock_folder(tmp_path)
+
+
+def test_several_optimizers_are_each_watched():
+    """An OptimWrapperDict, as models with a step of their own use it."""
+    model = torch.nn.ModuleDict(dict(a=torch.nn.Linear(1, 1), b=torch.nn.Linear(1, 1)))
+    wrappers = OptimWrapperDict(**{name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=1.), accumulative_counts=2)
+                                   for name, part in model.items()})
+    found = []
+    for wrapper in checks.single_wrappers(wrappers):
+        checks.watch_first_step(wrapper.optimizer, model, found.append)
+    assert checks.schedule_of({}, 2, wrappers).text().startswith('Effective batch size 4')
+    wrappers['a'].update_params(model['a'](torch.ones(1, 1)).sum())
+    assert not found and [part._inner_count for part in checks.single_wrappers(wrappers)] == [1, 0]
+    wrappers['a'].update_params(model['a'](torch.ones(1, 1)).sum())
+    assert [part.count for part in found] == [2] and not found[0].none  # the other optimizer's have none yet
+
+
+def test_checkpoints_amid_an_epoch_are_warned_of(tmp_path, caplog):
+    cfg = config(tmp_path, epochs=1, val=False)
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=2)
+    runner = build(cfg)
+    lines = []
+    runner.logger.warning = lambda text, *args: lines.append(text)
+    runner.train()
+    assert any('begins its epoch anew' in line for line in lines)
+
+
 def finish(folder, **options):
     """Call a run with --resume until it ends, as a user or a job queue does."""
     assert in_child(lambda: train(folder, resume=True, **options)) == 0
@@ -170,7 +249,8 @@ def test_a_kill_while_a_checkpoint_is_written_loses_nothing(call, undisturbed, t
 
 @pytest.mark.parametrize('after', some([1.5], [0.5 + 0.15 * step for step in range(20)]))
 def test_a_kill_at_any_moment_loses_nothing(after, undisturbed, tmp_path):
-    in_child(lambda: train(tmp_path, **KILLED), kill_after=after)
+    code = in_child(lambda: train(tmp_path, **KILLED), kill_after=after)
+    assert code == -signal.SIGKILL or saved(tmp_path)['meta']['iter'] == KILLED['iterations']  # a fast machine got through
     check_after_kill(tmp_path)
     finish(tmp_path, **KILLED)
     assert_equal_runs(undisturbed, tmp_path)

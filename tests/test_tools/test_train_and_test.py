@@ -281,7 +281,7 @@ def test_twenty_kills_of_a_real_run_change_nothing(folder):
         iterations.append(torch.load(last.read_text(), weights_only=False)['meta']['iter'] if last.exists() else 0)
         assert not run.returncode > 0, (folder / 'killed.log').read_text()[-3000:]
     print('last checkpoints after the kills:', iterations)
-    assert iterations == sorted(iterations) and 0 < len(set(iterations))
+    assert iterations == sorted(iterations) and len(set(iterations)) > 5  # most kills hit a run that had gone on
     done = call('train.py', CONFIG, '--work-dir', 'killed', '--resume', *options, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:]
     first, second = (torch.load(folder / name / 'iter_240.pth', weights_only=False) for name in ('undisturbed', 'killed'))
