@@ -24,10 +24,10 @@ compare: setup
 	@$(RUN) tools/quickstart.py --compare
 
 test: setup
-	@$(RUN) -m pytest -n 2 --dist loadfile
+	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-full: setup
-	@$(RUN) -m pytest -n 2 --dist loadfile -m ''
+	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ''
 
 clean:
 	rm -rf .venv build dist *.egg-info

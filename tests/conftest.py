@@ -6,6 +6,14 @@ import torch
 torch.set_num_threads(1)
 
 
+SLOW = ('test_tools', 'test_launch', 'test_resume', 'test_compile')
+
+
+def pytest_collection_modifyitems(items):
+    """The slow files first, so that the workers of a parallel run end together."""
+    items.sort(key=lambda item: not any(name in str(item.path) for name in SLOW))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)

@@ -131,8 +131,8 @@ class Doctor:
         methods = ', '.join(type(backbone.method).__name__ if backbone.method else 'full fine-tuning'
                             for _, backbone in adapted_backbones(self.model))
         return OK, (f'{type(self.model).__name__} with {methods}: {count.trained_in_backbone / 1e6:.3f} M of '
-                    f'{count.backbone / 1e6:.3f} M parameters of the backbone train, and {count.head.parameters / 1e6:.3f} M of '
-                    'the head')
+                    f'{count.backbone / 1e6:.3f} M parameters of the backbone train, and '
+                    f'{count.head.parameters / 1e6:.3f} M of the head')
 
     def base(self) -> Tuple[str, str]:
         if self.model is None:
@@ -167,16 +167,10 @@ class Doctor:
                  if backbone.method is not None and (role == 'base') == dict(backbone.named_parameters())[name].requires_grad]
         if wrong:
             raise TrainingError(f'{wrong[0]} and {len(wrong) - 1} more are trained or frozen against the method')
-        wrapper = self._wrapper()
-        places = [id(parameter) for part in checks.single_wrappers(wrapper) for group in part.param_groups
-                  for parameter in group['params']]
-        absent = [name for name, parameter in self.model.named_parameters()
-                  if parameter.requires_grad and places.count(id(parameter)) != 1]
-        if absent:
-            raise TrainingError(f'{absent[0]} and {len(absent) - 1} more train, but are not in the optimizer exactly once')
+        checks.check_optimized(self.model, self._wrapper())
         count = count_parameters(self.model)
-        return OK, (f'{count.backbone_frozen.parameters / 1e6:.3f} M parameters of the backbone are frozen; every parameter that '
-                    'trains is in the optimizer once')
+        return OK, (f'{count.backbone_frozen.parameters / 1e6:.3f} M parameters of the backbone are frozen; every '
+                    'parameter that trains is in the optimizer once')
 
     def schedule(self) -> Tuple[str, str]:
         loader = self.cfg.train_dataloader

@@ -197,7 +197,8 @@ class AdaptedBackbone:
             check_same_base(type(self).__name__, self.base_checkpoint, given, base)
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
-        given, base = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}, self._base()
+        given = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
+        base = self._base()
         complete = all(getattr(given.get(name), 'shape', None) == parameter.shape for name, parameter in base.items())
         if not complete and self.base_source is None and self.base_checkpoint is not None:
             self.load_base()

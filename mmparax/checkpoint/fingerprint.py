@@ -70,8 +70,8 @@ def plain(config: Any) -> Any:
 def describe(model: nn.Module) -> Dict[str, Any]:
     """What a checkpoint's metadata says of the adapted backbones of a model; plain data.
 
-    ``fingerprint`` is None under full fine-tuning; each backbone has ``type``, ``adapter`` (its options, defaults included, or None) and
-    ``base_checkpoint``.
+    ``fingerprint`` is None under full fine-tuning; each backbone has ``type``, ``adapter`` (its options, defaults
+    included, or None) and ``base_checkpoint``.
     """
     backbones = {name: dict(type=type(backbone).__name__, adapter=backbone.method and plain(backbone.method.config),
                             base_checkpoint=backbone.base_checkpoint)
@@ -99,5 +99,6 @@ def check_fingerprint(model: nn.Module, described: Mapping[str, Any], source: st
     theirs, ours = described.get('fingerprint'), fingerprint(model)
     if theirs and ours and theirs != ours:
         bases = ', '.join(repr(entry.get('base_checkpoint')) for entry in (described.get('backbones') or {}).values())
-        raise ParameterError(f'{source} was trained on another base: its fingerprint is {theirs[:12]}… ({bases}), that of the '
-                             f'loaded base {ours[:12]}…. Set model.backbone.base_checkpoint to the base that it was trained on.')
+        raise ParameterError(f'{source} was trained on another base: its fingerprint is {theirs[:12]}… ({bases}), that of '
+                             f'the loaded base {ours[:12]}…. Set model.backbone.base_checkpoint to the base that it was '
+                             'trained on.')

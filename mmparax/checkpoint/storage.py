@@ -84,7 +84,8 @@ def lock_folder(folder: Union[str, Path]) -> None:
         os.makedirs(folder, exist_ok=True)
         file = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise StorageError(f'work_dir={folder!r} cannot be written to ({error.strerror}): choose another by --work-dir.') from error
+        raise StorageError(f'work_dir={folder!r} cannot be written to ({error.strerror}): choose another by '
+                           '--work-dir.') from error
     try:
         # A record lock ends with this very process; flock would live on in the data loader's workers.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

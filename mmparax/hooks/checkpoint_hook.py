@@ -69,8 +69,8 @@ class CheckpointHook(MMEngineCheckpointHook):
         loop.dataloader = loader
         self._restart_data(loop)
         if isinstance(loop, EpochBasedTrainLoop) and not self.by_epoch:
-            runner.logger.warning('default_hooks.checkpoint has by_epoch=False in a run by epochs: a resumed run begins its epoch '
-                                  'anew and differs from an undisturbed one.')
+            runner.logger.warning('default_hooks.checkpoint has by_epoch=False in a run by epochs: a resumed run begins its '
+                                  'epoch anew and differs from an undisturbed one.')
 
     def _restart_data(self, loop: BaseLoop, seed: Optional[int] = None) -> None:
         placed_sampler(loop.dataloader).restart(seed)

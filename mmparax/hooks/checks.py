@@ -1,4 +1,5 @@
 """What PEFTHook checks in a run and tools/doctor.py without one."""
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple
 
@@ -126,6 +127,20 @@ def single_wrappers(wrapper: Any) -> List[OptimWrapper]:
     """The optimizer wrappers of an ``OptimWrapperDict``, or the one that is given."""
     parts = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
     return [part for part in parts if isinstance(part, OptimWrapper)]
+
+
+def check_optimized(model: nn.Module, wrapper: Any) -> None:
+    """Check that every parameter that trains is in an optimizer, once.
+
+    Raises:
+        TrainingError: naming the first that is not.
+    """
+    places = Counter(id(parameter) for part in single_wrappers(wrapper) for group in part.param_groups
+                     for parameter in group['params'])
+    absent = [name for name, parameter in model.named_parameters() if parameter.requires_grad and places[id(parameter)] != 1]
+    if absent:
+        raise TrainingError(f'{absent[0]} trains, but is not in the optimizer exactly once, nor are {len(absent) - 1} more: '
+                            'something changed the model or requires_grad after the optimizer was built.')
 
 
 def watch_first_step(optimizer: torch.optim.Optimizer, model: nn.Module, report: Callable[['Gradients'], None]) -> None:

@@ -20,10 +20,11 @@ class PEFTHook(Hook):
     """Logs what trains, writes it into every checkpoint, and checks the run.
 
     Before training: ``adapter`` of the config is the model's; the checkpoint of ``load_from`` or a resumed run has this
-    method and base; synchronised batch norm has its GPUs. It warns when the checkpoint hook is not mmparax's and when the
-    batch is not the recipe's. At the first optimizer step that is taken (with mixed precision: the first that the loss
-    scaler accepts): every parameter that trains has a finite gradient. Before every validation and save and after every
-    epoch, by version counters, and at the end, byte by byte: the frozen trunk is unchanged.
+    method and base; synchronised batch norm has its GPUs; what trains is in the optimizer. It warns when the checkpoint
+    hook is not mmparax's and when the batch is not the recipe's. At the first optimizer step that is taken (with mixed
+    precision: the first that the loss scaler accepts): every parameter that trains has a finite gradient. Before every
+    validation and save and after every epoch, by version counters, and at the end, byte by byte: the frozen trunk is
+    unchanged.
 
     Raises:
         ParameterError: for a config or checkpoint that does not fit.
@@ -60,6 +61,7 @@ class PEFTHook(Hook):
             if schedule.warning():
                 runner.logger.warning('Note: %s', schedule.warning())
         checks.check_sync_norms(model)
+        checks.check_optimized(model, runner.optim_wrapper)
         stock = [hook for hook in runner.hooks
                  if isinstance(hook, MMEngineCheckpointHook) and not isinstance(hook, CheckpointHook)]
         if stock:

@@ -133,6 +133,14 @@ def test_an_unused_parameter_is_named(run):
         run(hooks=[acting('before_train', add)], cfg={name: True}, folder=name)
 
 
+def test_what_trains_is_in_the_optimizer(run):
+    def add(runner):
+        runner.model.decode_head.late = nn.Parameter(torch.ones(3))
+
+    with pytest.raises(RuntimeError, match='decode_head.late trains, but is not in the optimizer exactly once, nor are 0 more'):
+        run(hooks=[acting('before_run', add)])
+
+
 def test_a_gradient_that_is_not_finite_is_named(run):
     def break_it(runner):
         runner.model.decode_head.conv_seg.weight.register_hook(lambda gradient: gradient / 0)
