@@ -9,6 +9,10 @@ if [ $# -lt 2 ] || [[ "$1" == -* ]] || ! [[ "$2" =~ ^[1-9][0-9]*$ ]]; then
 fi
 ARGUMENTS=("${@:1:1}") GPUS=$2
 shift 2
-exec "${PYTHON:-python}" -m torch.distributed.run --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
-    --nproc_per_node="$GPUS" --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+if [ -z "${NNODES:-}${PORT:-}" ]; then
+    PLACE=(--standalone)  # one machine, any free port
+else
+    PLACE=(--nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
+fi
+exec "${PYTHON:-python}" -m torch.distributed.run "${PLACE[@]}" --nproc_per_node="$GPUS" \
     "$(dirname "$0")/train.py" "${ARGUMENTS[@]}" --launcher pytorch "$@"

@@ -180,7 +180,9 @@ class Doctor:
         if schedule.scaled and schedule.recipe:  # the runner would do it
             schedule.rates = [rate * self.world * batch / schedule.recipe for rate in schedule.rates]
         warning = schedule.warning()
-        return (WARNING, f'{schedule.text()} {warning[0].upper()}{warning[1:]}') if warning else (OK, schedule.text())
+        if warning is None:
+            return OK, schedule.text()
+        return WARNING, f'{schedule.text()} {warning[0].upper()}{warning[1:]} (--gpus N says how many processes there will be.)'
 
     def step(self) -> Tuple[str, str]:
         if self.model is None:

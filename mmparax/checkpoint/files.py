@@ -65,9 +65,13 @@ def read_file(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
         raise MissingFileError(f'the checkpoint {str(path)!r} does not exist; check the path (relative paths start at the '
                                 'folder in which the command runs).')
     with path.open('rb') as file:
-        if file.read(64).lstrip().startswith(b'<'):
+        head = file.read(64)
+        if head.lstrip().startswith(b'<'):
             raise ParameterError(f'the checkpoint {str(path)!r} is a web page (HTML or XML), not a checkpoint: its address may '
                                  'have moved or need a login. Remove it and get the file itself.')
+    if path.suffix != '.safetensors' and not head.startswith((b'PK', b'\x80')):  # torch's archives and older pickles
+        raise ParameterError(f'the checkpoint {str(path)!r} is truncated or damaged, or no checkpoint at all: it is neither a '
+                             'torch nor a safetensors file. Check the path, or get the file again.')
     try:
         return read_safetensors(path, map_location) if path.suffix == '.safetensors' else read_torch(path, map_location)
     except (OSError, MemoryError):
@@ -84,7 +88,7 @@ def refusal(name: str, error: Exception) -> ParameterError:
         return ParameterError(f'the checkpoint {name!r} was not loaded: it is damaged or holds more than tensors and plain '
                               f'data ({detail}). Get the file again from its source.')
     return ParameterError(f'the checkpoint {name!r} is truncated or damaged and was not loaded ({type(error).__name__}: '
-                          f'{detail}). Remove it and get it again.')
+                          f'{detail}). Check the path, or get the file again.')
 
 
 def read_weights(path: Union[str, Path]) -> Dict[str, Tensor]:

@@ -37,6 +37,9 @@ def fingerprint(model: nn.Module) -> Optional[str]:
         ParameterError: if ``model`` holds no backbone of mmparax.
         RandomBaseError: if its base has not been loaded yet.
     """
+    if not isinstance(model, nn.Module):
+        raise ParameterError(f'fingerprint needs a model, not {model!r}; that of the base of a checkpoint file is its '
+                             "['meta']['mmparax']['fingerprint'].")
     backbones = adapted_backbones(model)
     if not backbones:
         raise ParameterError(f'{type(model).__name__} holds no backbone of mmparax, so it has no frozen base to identify.')

@@ -76,8 +76,11 @@ def check_origin(model: nn.Module, checkpoint: Mapping[str, Any], source: str, t
         given = {key for key, value in weights.items() if key.startswith(prefix) and isinstance(value, Tensor)}
         trained = [prefix + key for key, role in backbone.parameter_roles().items() if role != BASE]
         if not given or trained and not given.intersection(trained):
-            raise ParameterError(f'{source!r} holds nothing of what {type(backbone).__name__} trains: it looks like the file of '
-                                 'a pre-trained trunk. Set model.backbone.base_checkpoint to it, and load_from=None.')
+            raise ParameterError(
+                f'{source!r} holds nothing of what {type(backbone).__name__} trains: it looks like the file of a pre-trained '
+                'trunk. ' + ('Set model.backbone.base_checkpoint to it, and load_from=None.' if training else
+                             'Give a checkpoint of a training run, such as iter_*.pth of its work dir; the file of a trunk '
+                             'belongs to model.backbone.base_checkpoint.'))
     if all(backbone.base_source == 'file' for _, backbone in adapted_backbones(model)):
         check_fingerprint(model, described, repr(source))
     if not training:

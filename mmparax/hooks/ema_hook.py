@@ -48,6 +48,12 @@ class EMAHook(Hook):
         # Base and checkpoint are in the model by now. A resumed run has its averages already.
         if not self.averages:
             self.averages = {name: value.clone() for name, value in self._trained(runner).items()}
+        length = round(self.interval / self.momentum)
+        runner.logger.info(f'Moving averages of {len(self.averages)} parameters over about {length} iterations are kept, '
+                           'evaluated, and saved as the weights of the model.')
+        if length > runner.max_iters:
+            runner.logger.warning(f'momentum={self.momentum:g} averages over about {length} iterations, and the run has '
+                                  f'{runner.max_iters}: what is evaluated is hardly trained. Raise momentum.')
 
     @torch.no_grad()
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,

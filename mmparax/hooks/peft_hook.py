@@ -68,6 +68,8 @@ class PEFTHook(Hook):
             runner.logger.warning("Checkpoints are written by mmengine's CheckpointHook: a kill while it writes loses the "
                                   "last one, and a resumed run differs from an undisturbed one. Use type='mmparax."
                                   "CheckpointHook' in default_hooks.checkpoint.")
+        if runner.iter >= runner.max_iters:
+            runner.logger.info('The run is at iteration %d of %d: nothing is left to do.', runner.iter, runner.max_iters)
         self._watch = checks.FrozenWatch(model)
         if self._watch.fingerprint:
             runner.logger.info('Fingerprint of the frozen base: %s', self._watch.fingerprint)

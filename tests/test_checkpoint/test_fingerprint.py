@@ -58,5 +58,7 @@ def test_what_has_no_frozen_base():
     assert mmparax.fingerprint(build(None)) is None
     with pytest.raises(ValueError, match='Linear holds no backbone of mmparax'):
         mmparax.fingerprint(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match=r"fingerprint needs a model, not 'iter_3.pth'; .*\['meta'\]\['mmparax'\]"):
+        mmparax.fingerprint('iter_3.pth')
     with pytest.raises(RuntimeError, match="AdaptedSwin has no base to identify yet: base_checkpoint='absent.pth'"):
         mmparax.fingerprint(make('absent.pth'))

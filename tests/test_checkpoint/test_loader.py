@@ -167,6 +167,13 @@ def test_a_url_that_is_no_checkpoint_leaves_nothing(case, site):
     assert not list(site.cache.iterdir())
 
 
+@pytest.mark.parametrize('content', [b'hello', b'checkpoint\n', b'', b'# a script', b'\x89PNG'], ids=repr)
+def test_what_is_no_checkpoint_is_called_so(content, tmp_path):
+    (tmp_path / 'a.pth').write_bytes(content)
+    with pytest.raises(ValueError, match='no checkpoint at all: it is neither a torch nor a safetensors file. Check the path'):
+        load_checkpoint(nn.Linear(1, 1), str(tmp_path / 'a.pth'))
+
+
 def test_two_urls_with_the_same_file_name_are_two_files(site):
     for number in (1, 2):
         (site.folder / str(number)).mkdir()

@@ -264,7 +264,7 @@ def test_the_origin_of_a_checkpoint_is_judged():
             (checkpoint_of(Segmentor(None)), r'trained with the adapter None \(full fine-tuning\), but'),
             (checkpoint_of(Segmentor('adaroute-sigmoid')),
              "other options of AdaRoute: router_activation='sigmoid' instead of 'softmax'"),
-            (dict(model={}), 'looks like the file of a pre-trained trunk. Set model.backbone.base_checkpoint'),
+            (dict(model={}), 'looks like the file of a pre-trained trunk. Give a checkpoint of a training run'),
             (dict(state_dict={f'backbone.{name}': value for name, value in Segmentor('frozen').backbone.state_dict().items()
                               if not name.startswith('norm')}), 'looks like the file of a pre-trained trunk')):
         with pytest.raises(ValueError, match=message):

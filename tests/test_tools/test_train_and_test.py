@@ -162,7 +162,7 @@ REFUSED = {
                                  'optimizer'),
     'resume of a base': (('train.py', '--resume', 'base_file.pth'), "'base_file.pth' is not a file to resume from"),
     'load_from a base': (('train.py', '--cfg-options', 'load_from=base_file.pth'), 'Set model.backbone.base_checkpoint to it'),
-    'test of a base': (('test.py', 'base_file.pth'), 'Set model.backbone.base_checkpoint to it'),
+    'test of a base': (('test.py', 'base_file.pth'), 'Give a checkpoint of a training run, such as iter_*.pth'),
     'changed base': (('test.py', 'changed_base.pth'), 'was trained on another base'),
     'resume on another base': (('train.py', '--resume', 'other_base.pth'), 'its fingerprint is 000000000000'),
     'test on another base': (('test.py', 'other_base.pth'), 'its fingerprint is 000000000000'),
@@ -222,7 +222,7 @@ TWO = ['train_dataloader.batch_size=2', 'model.backbone.drop_path_rate=0.2', 'tr
 
 
 def test_two_processes_train_and_evaluate_without_gpus(folder):
-    environment = dict(PYTHON=sys.executable, PORT=free_port())
+    environment = dict(PYTHON=sys.executable)
     done = call('dist_train.sh', CONFIG, 2, '--work-dir', 'two', '--cfg-options', *TWO, cwd=folder, **environment)
     assert done.returncode == 0, done.stdout[-3000:]
     assert '2 process(es) on the CPU, which meet by gloo. SyncBN became BN in 2 place(s)' in done.stdout
