@@ -1,30 +1,18 @@
 """Several processes and mixed precision: what is done where there is no GPU, and what holds between two processes."""
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from processes import free_port, run
 
 from mmparax.launch import amp_with_value, is_first_process, prepare_processes, replace_sync_bn, use_amp
 
 ROOT = Path(__file__).parents[1]
 CHECKS = ['gradients_are_those_of_one_process', 'a_resumed_run_is_the_undisturbed_one', 'one_process_of_a_machine_downloads']
-
-
-def run(command, cwd, timeout=300, **environment):
-    return subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **environment})
-
-
-def free_port():
-    import socket
-    with socket.socket() as end:
-        end.bind(('127.0.0.1', 0))
-        return str(end.getsockname()[1])
 
 
 @pytest.fixture(scope='module')

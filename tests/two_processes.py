@@ -8,7 +8,6 @@ from pathlib import Path
 import runs
 import torch
 from cases import build as build_backbone
-from mmengine.config import Config
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, init_default_scope

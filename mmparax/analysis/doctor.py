@@ -23,7 +23,7 @@ from mmparax.backbones.adapted import adapted_backbones
 from mmparax.checkpoint.fingerprint import fingerprint
 from mmparax.checkpoint.loader import check_fit
 from mmparax.cli import TRACEBACK, check_datasets
-from mmparax.errors import ParameterError, TrainingError, UserError
+from mmparax.errors import TrainingError, UserError
 from mmparax.hooks import checks
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.launch import use_amp
@@ -56,7 +56,6 @@ class Doctor:
         self.findings: List[Finding] = []
         self.model: Optional[nn.Module] = None
         self.data_at_hand = False
-        self.stepped = False
 
     def examine(self) -> List[Finding]:
         """Run every check and return the findings."""

@@ -4,7 +4,6 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-import torch
 from mmengine.dist import all_gather_object, broadcast, get_rank, get_world_size, is_main_process
 from mmengine.fileio import get_file_backend
 from mmengine.fileio.backends import LocalBackend

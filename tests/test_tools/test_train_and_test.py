@@ -6,7 +6,6 @@ import random
 import re
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import free_port, run
 
 from mmparax.datasets.scenes import write_ade20k
 
@@ -26,15 +26,7 @@ CONFIG = str(ROOT / 'configs' / 'examples' / 'upernet_swin-mini_adaroute_1xb8-50
 
 def call(script, *arguments, cwd, **environment):
     command = [] if script.endswith('.sh') else [sys.executable]
-    return subprocess.run([*command, str(ROOT / 'tools' / script), *map(str, arguments)], cwd=cwd, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1', **environment})
-
-
-def free_port():
-    with socket.socket() as end:
-        end.bind(('127.0.0.1', 0))
-        return str(end.getsockname()[1])
+    return run([*command, ROOT / 'tools' / script, *arguments], cwd, **environment)
 
 
 @pytest.fixture(scope='module')
@@ -222,13 +214,12 @@ TWO = ['train_dataloader.batch_size=2', 'model.backbone.drop_path_rate=0.2', 'tr
 
 
 def test_two_processes_train_and_evaluate_without_gpus(folder):
-    environment = dict(PYTHON=sys.executable)
-    done = call('dist_train.sh', CONFIG, 2, '--work-dir', 'two', '--cfg-options', *TWO, cwd=folder, **environment)
+    done = call('dist_train.sh', CONFIG, 2, '--work-dir', 'two', '--cfg-options', *TWO, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:]
     assert '2 process(es) on the CPU, which meet by gloo. SyncBN became BN in 2 place(s)' in done.stdout
     assert 'Effective batch size 4 = 2 process(es) x 2 images x 1' in done.stdout
     checkpoint = (folder / 'two' / 'last_checkpoint').read_text()
-    done = call('dist_test.sh', CONFIG, checkpoint, 2, '--work-dir', 'two', cwd=folder, **environment)
+    done = call('dist_test.sh', CONFIG, checkpoint, 2, '--work-dir', 'two', cwd=folder)
     assert done.returncode == 0 and re.search(r'mIoU: +[\d.]+', done.stdout), done.stdout[-3000:]
 
 
@@ -237,7 +228,7 @@ def test_several_machines_and_slurm_without_gpus(folder):
     """Two machines with one process each, and a Slurm job, give what two processes on one machine give."""
     weights = []
     for kind in ('one machine', 'two machines', 'slurm'):
-        environment = dict(PYTHON=sys.executable, PORT=free_port())
+        environment = dict(PORT=free_port())
         work_dir = kind.replace(' ', '_')
         options = ('--work-dir', work_dir, '--cfg-options', *TWO, 'val_dataloader.num_workers=0',
                    'val_dataloader.persistent_workers=False')
