@@ -72,6 +72,13 @@ def keyword_names(*callables: Any) -> list:
     return list(names)
 
 
+def keyword_defaults(function: Any) -> dict:
+    """Default of each keyword argument of a constructor that has one."""
+    parameters = inspect.signature(function).parameters
+    return {name: parameters[name].default for name in keyword_names(function)
+            if parameters[name].default is not inspect.Parameter.empty}
+
+
 def check_options(owner: str, options: Mapping[str, Any], known: Iterable[str], hint: str = '') -> None:
     """Raise ParameterError if ``options`` holds a name that is not in ``known``."""
     known = list(known)

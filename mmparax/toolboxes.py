@@ -1,5 +1,6 @@
 """Says in one sentence which OpenMMLab package is missing; imports nothing else."""
 from importlib.util import find_spec
+from typing import Callable
 
 DISTRIBUTIONS = {
     'mmengine': 'onedl-mmengine',
@@ -10,9 +11,19 @@ DISTRIBUTIONS = {
 }
 
 
+def is_installed(package: str) -> bool:
+    """Whether the package of this import name is there; it is not imported."""
+    return find_spec(package) is not None
+
+
+def stand_in(*packages: str) -> Callable:
+    """A function in the place of a class that cannot be imported without ``packages``: called, it names them."""
+    return lambda *_, **__: require(*packages)
+
+
 def require(*packages: str) -> None:
     """Raise ImportError naming those of ``packages`` (import names) that are not installed."""
-    missing = [name for name in packages if find_spec(name) is None]
+    missing = [name for name in packages if not is_installed(name)]
     if missing:
         raise ImportError(f'mmparax needs the package {", ".join(missing)}, which is not installed: run '
                           f'`pip install {" ".join(DISTRIBUTIONS[name] for name in missing)}`, or install the original '

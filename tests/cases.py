@@ -6,10 +6,16 @@ import torch
 from torch import nn
 
 from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, Method
-from mmparax.backbones import AdaptedSwin
+from mmparax.backbones import AdaptedConvNeXt, AdaptedMiT, AdaptedSwin, AdaptedViT
 
 TINY_SWIN = dict(arch=dict(embed_dims=8, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]), out_indices=(0, 1, 2, 3),
                  drop_path_rate=0.)
+TINY_CONVNEXT = dict(arch=dict(channels=[8, 16, 32, 64], depths=[2, 2, 4, 2]), out_indices=(0, 1, 2, 3), drop_path_rate=0.,
+                     layer_scale_init_value=0.1)
+TINY_VIT = dict(arch=dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32), img_size=48, patch_size=8,
+                out_type='featmap', out_indices=(1, 3), drop_path_rate=0.)
+TINY_MIT = dict(embed_dims=8, num_stages=2, num_layers=[2, 2], num_heads=[1, 2], patch_sizes=[7, 3], strides=[4, 2],
+                sr_ratios=[4, 1], out_indices=(0, 1), drop_path_rate=0.)
 
 
 class ToyStream(nn.Module):
@@ -63,6 +69,7 @@ class Toy(Method):
     """Puts the simplest module of its kind at every site that it is given."""
     possible_sites = STREAM_SITES + LINEAR_SITES + (PROMPT_SITE, )
     two_branch_sites = ('after_channel_mixer', )
+    one_branch_sites = ('after_block', )
 
     def __init__(self, sites=None, prompts=3):
         super().__init__(sites)
@@ -80,7 +87,7 @@ def toy(*sites, **options):
     return dict(type=Toy, sites=sites, **options)
 
 
-# id -> (config, whether an adapted backbone equals upstream at the start)
+# id -> (config, whether an adapted backbone equals upstream at the start: bit by bit, up to rounding, or not)
 METHODS = {
     'frozen': (dict(type='mmparax.Frozen'), True),
     'adaroute': (dict(type='mmparax.AdaRoute', hidden_dim=8, router_dim=6), False),
@@ -98,10 +105,27 @@ METHODS = {
     'toy-parallel': (toy('channel_mixer_parallel'), True),
     'toy-linear': (toy(*LINEAR_SITES), True),
     'toy-prompts': (toy(PROMPT_SITE), False),
+    'toy-block': (toy('block_parallel', 'after_block'), 'rounding'),
+    'toy-ffn': (toy('linear:fc1', 'linear:fc2'), True),
 }
 
 # id -> (class, options, input size)
-BACKBONES = {'swin': (AdaptedSwin, TINY_SWIN, (40, 58))}
+BACKBONES = {
+    'swin': (AdaptedSwin, TINY_SWIN, (40, 58)),
+    'convnext': (AdaptedConvNeXt, TINY_CONVNEXT, (40, 58)),
+    'vit': (AdaptedViT, TINY_VIT, (40, 58)),
+    'mit': (AdaptedMiT, TINY_MIT, (40, 58)),
+}
+
+
+def fits(method, backbone):
+    """Whether the blocks of a backbone of the table have the sites of a method of the table."""
+    block = BACKBONES[backbone][0].block_class
+    offered = (*block.stream_sites, *block.linear_paths, *[PROMPT_SITE] * block.takes_prompts)
+    return set(METHODS[method][0].get('sites', ())) <= set(offered)
+
+
+CELLS = [(method, backbone) for backbone in BACKBONES for method in METHODS if fits(method, backbone)]
 
 
 def build(method, backbone='swin', **options):
@@ -119,6 +143,7 @@ def on_meta():
             original = getattr(torch, name)
             patch.setattr(torch, name, lambda *args, _original=original, **kwargs: _original(
                 *args, **{**kwargs, 'device': kwargs.get('device') or 'cpu'}))
+        patch.setattr(nn.init, 'trunc_normal_', lambda tensor, *_, **__: tensor)  # slow without being of use there
         yield
 
 

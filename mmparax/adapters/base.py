@@ -17,13 +17,12 @@ site                                                 module
 
 Backbones know this table and no method; methods know it and no backbone.
 """
-import inspect
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from torch import nn
 
-from mmparax.errors import ParameterError, bad_value, check_options, keyword_names
+from mmparax.errors import ParameterError, bad_value, check_options, keyword_defaults, keyword_names
 from mmparax.registry import MODELS
 
 STREAM_SITES = ('after_token_mixer', 'after_channel_mixer', 'after_block', 'token_mixer_branch', 'channel_mixer_branch',
@@ -140,8 +139,5 @@ def build_method(cfg: Mapping[str, Any]) -> Method:
                   'If it comes from a base config whose adapter has another type, add _delete_=True to the dict that '
                   'replaces it.')
     method = cls(**options)
-    parameters = inspect.signature(cls.__init__).parameters
-    defaults = {name: parameters[name].default for name in keyword_names(cls.__init__)
-                if parameters[name].default is not inspect.Parameter.empty}
-    method.config = {'type': cls.__name__, **defaults, **options}
+    method.config = {'type': cls.__name__, **keyword_defaults(cls.__init__), **options}
     return method

@@ -1,8 +1,18 @@
 """Backbones with sites, one family a file."""
-from mmparax.toolboxes import require
+from mmparax.registry import MODELS
+from mmparax.toolboxes import is_installed, require, stand_in
 
 require('mmcv', 'mmpretrain')
 
+from mmparax.backbones.convnext import AdaptedConvNeXt, AdaRouteConvNeXt  # noqa: E402
 from mmparax.backbones.swin import AdaptedSwin, AdaRouteSwin  # noqa: E402
+from mmparax.backbones.vit import AdaptedViT, AdaRouteViT  # noqa: E402
 
-__all__ = ['AdaRouteSwin', 'AdaptedSwin']
+if is_installed('mmseg'):
+    from mmparax.backbones.mit import AdaptedMiT, AdaRouteMiT
+else:
+    AdaptedMiT = AdaRouteMiT = stand_in('mmseg')
+    MODELS.register_module(name=['AdaptedMiT', 'AdaRouteMiT'], module=AdaptedMiT)
+
+__all__ = ['AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptedConvNeXt', 'AdaptedMiT', 'AdaptedSwin',
+           'AdaptedViT']

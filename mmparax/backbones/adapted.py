@@ -1,6 +1,7 @@
 """The part that every adapted backbone shares: inserting adapters, freezing, and the base weights."""
 import logging
-from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Tuple, Type
+import re
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple, Type
 
 import torch
 from mmengine.logging import print_log
@@ -12,7 +13,7 @@ from mmparax.backbones.sites import AdaptedBlock, adapter_modules
 from mmparax.checkpoint.base import copy_base, fetch, locate
 from mmparax.checkpoint.files import read_weights
 from mmparax.checkpoint.state import check_keys, check_same_base
-from mmparax.errors import RandomBaseError, bad_value, check_options, keyword_names
+from mmparax.errors import RandomBaseError, bad_value, check_options, keyword_defaults, keyword_names
 
 BASE, ADAPTER, CENTER, OUTPUT_NORM = 'base', 'adapter', 'center', 'output_norm'
 
@@ -28,6 +29,7 @@ class AdaptedBackbone:
         upstream: the toolbox's backbone class.
         block_class: what its blocks become.
         base_layout: turns the keys of any known file of the family into those of ``upstream``.
+        signature: pattern of a key that every file of the family has, and of no other.
         no_frozen_stages: the value of ``frozen_stages`` with which upstream freezes nothing.
 
     Args:
@@ -39,6 +41,7 @@ class AdaptedBackbone:
     upstream: ClassVar[type]
     block_class: ClassVar[Type[AdaptedBlock]]
     base_layout: ClassVar[Callable[[Dict[str, Tensor]], Dict[str, Tensor]]]
+    signature: ClassVar[str]
     no_frozen_stages: ClassVar[int] = -1
 
     def __init__(self,
@@ -48,7 +51,7 @@ class AdaptedBackbone:
                  allow_random_base: bool = False,
                  **options: Any):
         check_options(type(self).__name__, options, self.known_options())
-        self._check_options(adapter, options)
+        options = self._checked_options(adapter, options)
         method = None if adapter is None else build_method(adapter)
         super().__init__(*args, **{**self.upstream_defaults(options), **options})
         self.base_checkpoint = None if base_checkpoint is None else str(base_checkpoint)
@@ -58,7 +61,8 @@ class AdaptedBackbone:
         self.expert_centers = nn.ModuleList()
         self._insert()
         if method is None:
-            self._freeze_stages()  # upstream does so only in train(), after the optimizer was built
+            if getattr(self, 'frozen_stages', self.no_frozen_stages) != self.no_frozen_stages:
+                self._freeze_stages()  # upstream does so only in train(), after the optimizer was built
         else:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(self._roles[name] != BASE)
@@ -78,6 +82,18 @@ class AdaptedBackbone:
         """Names of the norms on the outputs; they start fresh and train with every method."""
         raise NotImplementedError
 
+    def output_channels(self) -> Optional[List[int]]:
+        """Channels of each output map, or None if the outputs are vectors or tokens, which dense heads cannot take."""
+        raise NotImplementedError
+
+    def smallest_side(self) -> int:
+        """Height and width in pixels below which upstream's layers fail."""
+        return 1
+
+    def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Change weights of the right layout that depend on the size of the input; by default none."""
+        return weights
+
     @classmethod
     def upstream_defaults(cls, options: Mapping[str, Any]) -> Dict[str, Any]:
         """Defaults that differ from upstream's, given the options that the user set."""
@@ -89,19 +105,46 @@ class AdaptedBackbone:
 
     # ---- construction ----
 
-    def _check_options(self, adapter: Any, options: Mapping[str, Any]) -> None:
-        arch, known = options.get('arch'), getattr(self.upstream, 'arch_zoo', {})
-        if isinstance(arch, str) and arch.lower() not in known:
-            raise bad_value('arch', arch, f'{self.family} has the archs {", ".join(map(repr, known))}, or a dict of its own')
-        init_cfg = options.get('init_cfg')
+    def _checked_options(self, adapter: Any, options: Dict[str, Any]) -> Dict[str, Any]:
+        """Return the options in the form that every upstream takes."""
+        options = dict(options)
+        known = {**getattr(self.upstream, 'arch_zoo', {}), **getattr(self.upstream, 'arch_settings', {})}
+        shape = {**keyword_defaults(self.upstream.__init__), **options}
+        arch = shape.get('arch')
+        if isinstance(arch, str):
+            if arch.lower() not in known:
+                raise bad_value('arch', arch, f'{self.family} has the archs {", ".join(map(repr, known))}, or a dict of its own')
+            if 'arch' in options:
+                options['arch'] = arch.lower()
+            arch = known[arch.lower()]
+        if 'out_indices' in options:
+            shape = arch if isinstance(arch, Mapping) else shape
+            depths = shape.get('depths', shape.get('num_layers'))
+            count = len(depths) if isinstance(depths, Sequence) else depths
+            options['out_indices'] = self._checked_out_indices(options['out_indices'], count)
+        init_cfg, pretrained = options.get('init_cfg'), options.get('pretrained')
+        allowed = 'the pre-trained trunk is given by base_checkpoint, which checks that every weight fits'
+        if pretrained is not None:
+            raise bad_value('pretrained', pretrained, allowed, f'Use base_checkpoint={pretrained!r}.')
         for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
             if isinstance(cfg, Mapping) and 'Pretrained' in str(cfg.get('type')):
-                raise bad_value('init_cfg', dict(cfg), 'the pre-trained trunk is given by base_checkpoint, which checks '
-                                'that every weight fits', f'Use base_checkpoint={cfg.get("checkpoint")!r}.')
+                raise bad_value('init_cfg', dict(cfg), allowed, f'Use base_checkpoint={cfg.get("checkpoint")!r}.')
         frozen = options.get('frozen_stages', self.no_frozen_stages)
         if adapter is not None and frozen != self.no_frozen_stages:
             raise bad_value('frozen_stages', frozen, 'a backbone with an adapter is frozen as a whole, and upstream would '
                             'freeze the adapters of these stages too', 'Remove frozen_stages.')
+        return options
+
+    def _checked_out_indices(self, given: Any, count: Optional[int]) -> Any:
+        """Return ascending indices from 0 for whatever of the sort was given (upstream ignores those that do not exist)."""
+        indices = given if isinstance(given, Sequence) else [given]
+        if not count or any(isinstance(index, bool) or not isinstance(index, int) for index in indices):
+            return given  # upstream says what it wants
+        positive = tuple(index + count if index < 0 else index for index in indices)
+        if not positive or any(not 0 <= index < count for index in positive) or sorted(set(positive)) != list(positive):
+            raise bad_value('out_indices', given, f'this {self.family} has the outputs 0 to {count - 1}, each once and in '
+                            'ascending order')
+        return positive
 
     def _insert(self) -> None:
         """Swap every block and fill the sites that the method takes."""
@@ -111,7 +154,7 @@ class AdaptedBackbone:
                 self.block_class.swap(block)
             if self.method is None:
                 continue
-            sites = self.method.select_sites(self.block_class.offered_sites(), self.block_class.branches, self.family)
+            sites = self.method.select_sites(blocks[0].offered_sites(), self.block_class.branches, self.family)
             centers = self.method.build_centers(infos)
             if centers:
                 self.expert_centers.append(nn.ModuleList(center for center, _ in centers))
@@ -154,7 +197,12 @@ class AdaptedBackbone:
             FileNotFoundError: if there is no such file and it cannot be fetched.
             ValueError: if the file is unreadable, or keys are missing, unexpected or of another shape.
         """
-        weights = type(self).base_layout(read_weights(fetch(self.base_checkpoint)))
+        given = read_weights(fetch(self.base_checkpoint))
+        others = families_of(given)
+        if others and self.family not in others:
+            raise bad_value('base_checkpoint', self.base_checkpoint, f'{type(self).__name__} needs weights of a {self.family}, '
+                            f'and these are of a {" or ".join(others)}')
+        weights = self.fit_base(type(self).base_layout(given))
         copy_base(self._base(), weights, self.base_checkpoint, type(self).__name__)
         self.base_source = 'file'
 
@@ -216,6 +264,10 @@ class AdaptedBackbone:
     def forward(self, x: Tensor) -> tuple:
         """Features of images (B, 3, H, W): one (B, C_i, H_i, W_i) for each of ``out_indices``."""
         self.check_base()
+        least = self.smallest_side()
+        if min(x.shape[-2:]) < least:
+            raise bad_value('image size', tuple(x.shape[-2:]), f'this {self.family} needs at least {least}x{least} pixels',
+                            'Enlarge the images (Resize), or pad them (pad_size_divisor or size of the data_preprocessor).')
         return super().forward(x)
 
     def check_base(self) -> None:
@@ -251,6 +303,17 @@ class AdaRouteOptions:
     @classmethod
     def known_options(cls) -> List[str]:
         return keyword_names(AdaRoute.__init__) + [name for name in super().known_options() if name != 'adapter']
+
+
+def families_of(weights: Mapping[str, Any]) -> List[str]:
+    """The families whose signature is among the keys of a base file."""
+    pending, found = AdaptedBackbone.__subclasses__(), {}
+    while pending:
+        cls = pending.pop()
+        pending += cls.__subclasses__()
+        if 'signature' in vars(cls) and any(re.search(cls.signature, name) for name in weights):
+            found[cls.family] = True
+    return sorted(found)
 
 
 def adapted_backbones(model: nn.Module) -> List[Tuple[str, AdaptedBackbone]]:

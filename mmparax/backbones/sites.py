@@ -67,16 +67,20 @@ class AdaptedBlock(AdapterHost):
         branches: 2 for a token mixer and a channel mixer, 1 for a single residual branch.
         stream_sites: the residual-stream sites.
         linear_paths: role -> (path of the linear layer, third of its output or None for all of it).
+        takes_prompts: whether the block's attention takes extra tokens.
     """
     upstream: ClassVar[type]
     forward_names: ClassVar[Tuple[str, ...]]
     branches: ClassVar[int]
     stream_sites: ClassVar[Tuple[str, ...]]
-    linear_paths: ClassVar[Dict[str, Tuple[str, Optional[int]]]]
+    linear_paths: ClassVar[Dict[str, Tuple[str, Optional[int]]]] = {}
+    takes_prompts: ClassVar[bool] = False
 
-    @classmethod
-    def offered_sites(cls) -> Tuple[str, ...]:
-        return cls.stream_sites + tuple(cls.linear_paths)
+    def offered_sites(self) -> Tuple[str, ...]:
+        """The sites of this block: a variant of it may have another layer where a linear one is adapted."""
+        layers = dict(self.named_modules())
+        linear = tuple(site for site, (path, _) in self.linear_paths.items() if isinstance(layers.get(path), nn.Linear))
+        return self.stream_sites + linear + ((PROMPT_SITE, ) if self.takes_prompts else ())
 
     @classmethod
     def swap(cls, block: nn.Module) -> None:
@@ -86,7 +90,8 @@ class AdaptedBlock(AdapterHost):
 
     def fill(self, method: Method, sites: Sequence[str], info: BlockInfo, center: Optional[nn.Module]) -> None:
         """Build the method's modules for ``sites`` and put them where the block's forward finds them."""
-        for site in sorted(sites, key=self.offered_sites().index):
+        order = self.offered_sites()
+        for site in sorted(sites, key=order.index):
             module = method.build(site, info, center)
             if site in STREAM_SITES:
                 self.adapters[site] = module
@@ -109,7 +114,8 @@ class AdaptedBlock(AdapterHost):
         linear.slices = dict(sorted({**linear.slices, name: (start, start + width)}.items(), key=lambda item: item[1]))
 
     def fill_prompts(self, module: nn.Module) -> None:
-        raise NotImplementedError(f'{type(self).__name__} does not offer the site {PROMPT_SITE!r}')
+        """Put the module of the prompts where the block's forward finds it."""
+        self.adapters[PROMPT_SITE] = module
 
     def at(self, site: str, x: Tensor, hw: Tuple[int, int]) -> Tensor:
         """Pass ``x`` through the module at a stream site, or return it as it is."""

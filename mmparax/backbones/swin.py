@@ -57,10 +57,7 @@ class AdaptedSwinBlock(AdaptedBlock, SwinBlock):
         'linear:fc1': ('ffn.layers.0.0', None),
         'linear:fc2': ('ffn.layers.1', None),
     }
-
-    @classmethod
-    def offered_sites(cls) -> Tuple[str, ...]:
-        return super().offered_sites() + (PROMPT_SITE, )
+    takes_prompts = True
 
     def fill_prompts(self, module: nn.Module) -> None:
         attention = self.attn.w_msa
@@ -101,6 +98,7 @@ class AdaptedSwin(AdaptedBackbone, SwinTransformer):
     upstream = SwinTransformer
     block_class = AdaptedSwinBlock
     base_layout = staticmethod(swin_layout)
+    signature = r'relative_position_bias_table$'
 
     @classmethod
     def upstream_defaults(cls, options: Mapping[str, Any]) -> Dict[str, Any]:
@@ -116,6 +114,14 @@ class AdaptedSwin(AdaptedBackbone, SwinTransformer):
 
     def output_norms(self) -> List[str]:
         return [f'norm{i}' for i in self.out_indices]
+
+    def output_channels(self) -> List[int]:
+        return [self.num_features[i] for i in self.out_indices]
+
+    def smallest_side(self) -> int:
+        attention = self.stages[0].blocks[0].attn
+        stride = self.patch_embed.projection.stride[0] * 2**(len(self.depths) - 1)
+        return 1 if attention.pad_small_map else (attention.window_size - 1) * stride + 1
 
 
 @MODELS.register_module()

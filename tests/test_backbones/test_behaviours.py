@@ -5,12 +5,12 @@ import pickle
 
 import pytest
 import torch
-from cases import BACKBONES, METHODS, build, images
+from cases import BACKBONES, CELLS, METHODS, build, images
 
 from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones.sites import adapter_modules
 
-pytestmark = [pytest.mark.parametrize('method', METHODS), pytest.mark.parametrize('backbone', BACKBONES)]
+pytestmark = pytest.mark.parametrize('method, backbone', CELLS)
 
 
 def perturb(model, seed=0):
@@ -22,18 +22,23 @@ def perturb(model, seed=0):
     return model
 
 
+def backward(loss):
+    if loss.requires_grad:  # a frozen ViT has no norm on its outputs: nothing in it trains
+        loss.backward()
+
+
 def grads(model, x):
     model.zero_grad()
-    sum(out.square().mean() for out in model(x)).backward()
+    backward(sum(out.square().mean() for out in model(x)))
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
 def test_gradients_exactly_on_what_trains(method, backbone):
     model = perturb(build(method, backbone))
-    roles = model.parameter_roles()
+    roles, parameters = model.parameter_roles(), dict(model.named_parameters())
     for name, grad in grads(model, images(backbone)).items():
         trains = roles[name] != 'base'
-        assert dict(model.named_parameters())[name].requires_grad == trains, name
+        assert parameters[name].requires_grad == trains, name
         assert (grad is not None) == trains, name
         if trains:
             assert grad.isfinite().all() and grad.abs().max() > 0, name
@@ -45,9 +50,13 @@ def test_equals_upstream_at_the_start_where_promised(method, backbone):
     upstream = cls.upstream(**{**cls.upstream_defaults(options), **options})
     missing, unexpected = upstream.load_state_dict(model.state_dict(), strict=False)
     assert not missing  # base keys are upstream's
-    upstream.eval()
-    same = all(torch.equal(a, b) for a, b in zip(upstream(images(backbone)), model(images(backbone))))
-    assert same == METHODS[method][1]
+    upstream.eval().requires_grad_(False)  # torch has other convolution kernels for what is frozen
+    pairs, promise = list(zip(upstream(images(backbone)), model(images(backbone)))), METHODS[method][1]
+    if promise == 'rounding':  # the stream lies channels-last in memory from the first adapter on
+        for expected, out in pairs:
+            torch.testing.assert_close(out, expected)
+    else:
+        assert all(torch.equal(a, b) for a, b in pairs) == promise
 
 
 def test_with_cp_changes_nothing(method, backbone):
@@ -65,8 +74,9 @@ def test_with_cp_recomputes_every_block(method, backbone):
     model = build(method, backbone, with_cp=True).train()
     calls = []
     blocks = [block for stage in model.stage_blocks() for block in stage]
-    for block in blocks:
-        block.norm2.register_forward_hook(lambda *_, block=block: calls.append(block))
+    for block in blocks:  # a norm that runs once in every block, whatever the method
+        norm = next(getattr(block, name) for name in ('norm2', 'ln2', 'norm') if hasattr(block, name))
+        norm.register_forward_hook(lambda *_, block=block: calls.append(block))
     grads(model, images(backbone))
     # Under Frozen the first stage's norm is all that trains so far down: its blocks have nothing to recompute.
     if method != 'frozen':
@@ -120,7 +130,7 @@ def test_init_weights_keeps_the_adapter_s_own_start(method, backbone):
     model = build(method, backbone, init_cfg=loud)
     roles, start = model.parameter_roles(), copy.deepcopy(model.state_dict())
     model.init_weights()
-    assert next(p for name, p in model.named_parameters() if 'norm1.weight' in name and roles[name] == 'base').eq(3.).all()
+    assert any(p.eq(3.).all() for name, p in model.named_parameters() if name.endswith('.weight') and roles[name] == 'base')
     for name, parameter in model.named_parameters():
         if roles[name] in ('adapter', 'center'):
             if start[name].std(unbiased=False) < 1e-7:  # a constant start
@@ -138,7 +148,7 @@ def test_autocast_is_finite(method, backbone, dtype):
     with torch.autocast('cpu', dtype=dtype):
         outs = model(images(backbone))
         loss = sum(out.float().square().mean() for out in outs)
-    loss.backward()
+    backward(loss)
     assert loss.isfinite()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -1,13 +1,13 @@
 """Every method on every backbone compiles into one graph; tracing takes seconds each, so most run in `make test-full`."""
 import pytest
 import torch
-from cases import BACKBONES, METHODS, build, images
+from cases import CELLS, build, images
 
-QUICK = ('adaroute', 'toy-branch', 'toy-linear', 'toy-prompts')
+QUICK = [('adaroute', 'swin'), ('adaroute', 'convnext'), ('adaroute', 'vit'), ('toy-linear', 'vit'), ('toy-branch', 'mit')]
 
 
-@pytest.mark.parametrize('backbone', BACKBONES)
-@pytest.mark.parametrize('method', [pytest.param(name, marks=[] if name in QUICK else pytest.mark.full) for name in METHODS])
+@pytest.mark.parametrize('method, backbone', [pytest.param(*cell, marks=[] if cell in QUICK else pytest.mark.full)
+                                              for cell in CELLS])
 def test_compiles_in_one_graph(method, backbone):
     torch._dynamo.reset()
     model = build(method, backbone).eval()

@@ -1,0 +1,98 @@
+"""ConvNeXt (Liu et al., CVPR 2022) and ConvNeXt V2 (Woo et al., CVPR 2023) with sites, over mmpretrain's implementation."""
+from typing import Any, Dict, List, Mapping, Optional
+
+from mmpretrain.models.backbones.convnext import ConvNeXt, ConvNeXtBlock
+from torch import Tensor, nn
+
+from mmparax.adapters.base import BlockInfo
+from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
+from mmparax.backbones.sites import AdaptedBlock
+from mmparax.checkpoint.layouts import convnext_layout
+from mmparax.ops.depthwise import map_to_tokens, tokens_to_map
+from mmparax.registry import MODELS
+
+
+class AdaptedConvNeXtBlock(AdaptedBlock, ConvNeXtBlock):
+    """mmpretrain's ConvNeXtBlock with sites; the stream is a map (B, C, H, W), what a site gets are its tokens."""
+    upstream = ConvNeXtBlock
+    forward_names = ('x', )
+    branches = 1
+    stream_sites = ('block_parallel', 'after_block')
+    linear_paths = {'linear:fc1': ('pointwise_conv1', None), 'linear:fc2': ('pointwise_conv2', None)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.adapted_forward, x)
+
+    def adapted_forward(self, x: Tensor) -> Tensor:
+        y = x + self.drop_path(self.branch(x))
+        if 'block_parallel' in self.adapters:
+            y = y + self.at_map('block_parallel', x)
+        return self.at_map('after_block', y)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """The residual branch of a map (B, C, H, W), as upstream computes it."""
+        x = self.depthwise_conv(x)
+        layout = 'channel_last' if self.linear_pw_conv else 'channel_first'
+        if self.linear_pw_conv:
+            x = x.permute(0, 2, 3, 1)
+        x = self.act(self.pointwise_conv1(self.norm(x, data_format=layout)))
+        if self.grn is not None:
+            x = self.grn(x, data_format=layout)
+        x = self.pointwise_conv2(x)
+        if self.linear_pw_conv:
+            x = x.permute(0, 3, 1, 2)
+        return x if self.gamma is None else x.mul(self.gamma.view(1, -1, 1, 1))
+
+    def at_map(self, site: str, x: Tensor) -> Tensor:
+        """As :meth:`at`, for a map. What comes out lies channels-last in memory, and so does the stream from there on."""
+        if site not in self.adapters:
+            return x
+        hw = x.shape[-2:]
+        return tokens_to_map(self.at(site, map_to_tokens(x), hw), hw)
+
+
+@MODELS.register_module()
+class AdaptedConvNeXt(AdaptedBackbone, ConvNeXt):
+    """ConvNeXt with a frozen trunk and adapters; every other argument is that of mmpretrain's ``ConvNeXt``.
+
+    ``gap_before_final_norm`` defaults to False when there is more than one output: dense tasks need maps.
+
+    Args:
+        adapter: config of a method such as ``dict(type='mmparax.AdaRoute')``; ``dict(type='mmparax.Frozen')`` for a
+            frozen trunk; None for full fine-tuning.
+        base_checkpoint: path or URL of the pre-trained weights (Meta's, OpenMMLab's or a safetensors file).
+        allow_random_base: permit a trunk without pre-trained weights.
+    """
+    family = 'ConvNeXt'
+    upstream = ConvNeXt
+    block_class = AdaptedConvNeXtBlock
+    base_layout = staticmethod(convnext_layout)
+    signature = r'^downsample_layers\.\d'
+    no_frozen_stages = 0
+
+    @classmethod
+    def upstream_defaults(cls, options: Mapping[str, Any]) -> Dict[str, Any]:
+        return dict(gap_before_final_norm=len(options.get('out_indices', (-1, ))) == 1)
+
+    def stage_blocks(self) -> List[List[nn.Module]]:
+        return [list(stage) for stage in self.stages]
+
+    def block_info(self, block: nn.Module, stage: int, index: int) -> BlockInfo:
+        return BlockInfo(dim=self.channels[stage], depth=self.depths[stage], index=index, stage=stage, family=self.family,
+                         ffn_dim=block.pointwise_conv1.weight.shape[0], embed_dim=self.channels[0],
+                         patch_size=self.downsample_layers[0][0].kernel_size[0], linear_init='trunc_normal')
+
+    def output_norms(self) -> List[str]:
+        return [f'norm{i}' for i in self.out_indices]
+
+    def output_channels(self) -> Optional[List[int]]:
+        return None if self.gap_before_final_norm else [self.channels[i] for i in self.out_indices]
+
+    def smallest_side(self) -> int:
+        # Neither the stem nor the downsampling layers pad.
+        return self.downsample_layers[0][0].kernel_size[0] * 2**(self.num_stages - 1)
+
+
+@MODELS.register_module()
+class AdaRouteConvNeXt(AdaRouteOptions, AdaptedConvNeXt):
+    """:class:`AdaptedConvNeXt` with AdaRoute; the options of :class:`mmparax.adapters.AdaRoute` are its own."""

@@ -1,0 +1,168 @@
+"""Vision Transformer (Dosovitskiy et al., ICLR 2021) with sites, over mmpretrain's implementation."""
+import logging
+import math
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from mmcv.cnn.bricks.transformer import PatchEmbed
+from mmengine.logging import print_log
+from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer, VisionTransformer
+from mmpretrain.models.utils import resize_pos_embed
+from torch import Tensor, nn
+
+from mmparax.adapters.base import PROMPT_SITE, BlockInfo
+from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
+from mmparax.backbones.sites import AdaptedBlock, swap_class
+from mmparax.checkpoint.layouts import vit_layout
+from mmparax.errors import bad_value
+from mmparax.registry import MODELS
+
+
+class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
+    """mmpretrain's TransformerEncoderLayer with sites.
+
+    Sites of the stream get the patch tokens alone; the extra tokens before them (class, registers) pass by. Prompts
+    stand between the two, see and are seen by all, and are dropped after the attention (VPT-deep, Jia et al., ECCV 2022).
+
+    Attributes:
+        extra_tokens: how many tokens stand before the patches.
+        hw: (H, W) of the patches, told by :class:`GridPatchEmbed` for each input.
+    """
+    upstream = TransformerEncoderLayer
+    forward_names = ('x', )
+    branches = 2
+    stream_sites = ('token_mixer_branch', 'after_token_mixer', 'channel_mixer_parallel', 'channel_mixer_branch',
+                    'after_channel_mixer')
+    linear_paths = {
+        'linear:q': ('attn.qkv', 0),
+        'linear:k': ('attn.qkv', 1),
+        'linear:v': ('attn.qkv', 2),
+        'linear:proj': ('attn.proj', None),
+        'linear:fc1': ('ffn.layers.0.0', None),
+        'linear:fc2': ('ffn.layers.1', None),
+    }
+    takes_prompts = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The size goes in as an argument: another input may come before this one is recomputed.
+        return self.run(self.adapted_forward, x, self.hw)
+
+    def adapted_forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+        x = x + self.at('token_mixer_branch', self.attend(x), hw)
+        x = self.at('after_token_mixer', x, hw)
+        if 'channel_mixer_branch' in self.adapters:
+            y = x + self.at('channel_mixer_branch', self.ffn(self.ln2(x), identity=0), hw)
+        else:
+            y = self.ffn(self.ln2(x), identity=x)
+        if 'channel_mixer_parallel' in self.adapters:
+            count = self.extra_tokens
+            y = y + F.pad(super().at('channel_mixer_parallel', x[:, count:], hw), (0, 0, count, 0))
+        return self.at('after_channel_mixer', y, hw)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The attention branch of all tokens (B, N, C), with the block's prompts if it has any."""
+        prompts = self.adapters[PROMPT_SITE]() if PROMPT_SITE in self.adapters else x[0, :0]
+        if len(prompts) == 0:
+            return self.attn(self.ln1(x))
+        count, end = self.extra_tokens, self.extra_tokens + len(prompts)
+        prompts = prompts.to(x.dtype).expand(len(x), -1, -1)
+        y = self.attn(self.ln1(torch.cat([x[:, :count], prompts, x[:, count:]], dim=1)))
+        return torch.cat([y[:, :count], y[:, end:]], dim=1)
+
+    def at(self, site: str, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+        if site not in self.adapters:
+            return x
+        count = self.extra_tokens
+        return torch.cat([x[:, :count], super().at(site, x[:, count:], hw)], dim=1)
+
+
+class GridPatchEmbed(PatchEmbed):
+    """mmcv's PatchEmbed that tells the blocks how many rows and columns of patches an input has."""
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+        x, hw = super().forward(x)
+        for block in self._blocks[0]:
+            block.hw = hw
+        return x, hw
+
+
+@MODELS.register_module()
+class AdaptedViT(AdaptedBackbone, VisionTransformer):
+    """A plain ViT with a frozen trunk and adapters; every other argument is that of mmpretrain's ``VisionTransformer``.
+
+    The final norm is a part of the base and frozen. Inputs may have any size: the position table is interpolated.
+
+    Args:
+        adapter: config of a method such as ``dict(type='mmparax.AdaRoute')``; ``dict(type='mmparax.Frozen')`` for a
+            frozen trunk; None for full fine-tuning.
+        base_checkpoint: path or URL of the pre-trained weights (MAE's, timm's, DINOv2's, OpenMMLab's or a safetensors
+            file). A position table of another size is interpolated.
+        allow_random_base: permit a trunk without pre-trained weights.
+        with_cp: recompute the activations of a block in the backward pass instead of keeping them.
+    """
+    family = 'ViT'
+    upstream = VisionTransformer
+    block_class = AdaptedEncoderLayer
+    base_layout = staticmethod(vit_layout)
+    signature = r'^pos_embed$'
+
+    def __init__(self, *args: Any, with_cp: bool = False, **options: Any):
+        super().__init__(*args, **options)
+        swap_class(self.patch_embed, [PatchEmbed], GridPatchEmbed, ['x'])
+        self.patch_embed._blocks = (self.layers, )  # a tuple: the blocks stay registered once
+        for block in self.layers:
+            block.with_cp, block.extra_tokens, block.hw = with_cp, self.num_extra_tokens, self.patch_resolution
+            for module in block.modules():
+                if isinstance(module, DropPath):  # a NumPy number there breaks a compiled graph
+                    module.drop_prob = float(module.drop_prob)
+
+    @classmethod
+    def known_options(cls) -> List[str]:
+        return super().known_options() + ['with_cp']
+
+    def stage_blocks(self) -> List[List[nn.Module]]:
+        return [list(self.layers)]
+
+    def block_info(self, block: nn.Module, stage: int, index: int) -> BlockInfo:
+        return BlockInfo(dim=self.embed_dims, depth=self.num_layers, index=index, stage=stage, family=self.family,
+                         ffn_dim=self.arch_settings['feedforward_channels'], embed_dim=self.embed_dims,
+                         patch_size=self.patch_embed.projection.kernel_size[0])
+
+    def output_norms(self) -> List[str]:
+        return ['ln2'] if self.out_type == 'avg_featmap' else []
+
+    def output_channels(self) -> Optional[List[int]]:
+        return [self.embed_dims] * len(self.out_indices) if self.out_type == 'featmap' else None
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages > 0:
+            super()._freeze_stages()
+
+    def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Bring the position table (1, tokens, C) of a base to this model's number of patches."""
+        table, own = weights.get('pos_embed'), self.pos_embed
+        if table is None or table.shape == own.shape or table.ndim != 3 or table.shape[-1] != own.shape[-1]:
+            return weights
+        extra = table.shape[1] - math.isqrt(table.shape[1])**2  # a square of patches, or a class token before one
+        side = math.isqrt(table.shape[1] - extra)
+        if extra not in (0, 1) or extra < self.num_extra_tokens:
+            raise bad_value('base_checkpoint', self.base_checkpoint, f'its position table has {table.shape[1]} entries, which '
+                            f'are not {self.num_extra_tokens} extra token(s) and a square of patches', 'Give a file with one.')
+        table = table[:, extra - self.num_extra_tokens:]
+        grid = tuple(self.patch_resolution)
+        if (side, side) != grid:
+            print_log(f'{type(self).__name__}: the position table of {self.base_checkpoint!r} was interpolated from '
+                      f'{side}x{side} to {grid[0]}x{grid[1]} patches.', logger='current', level=logging.INFO)
+        table = resize_pos_embed(table, (side, side), grid, self.interpolate_mode, self.num_extra_tokens)
+        return {**weights, 'pos_embed': table}
+
+
+@MODELS.register_module()
+class AdaRouteViT(AdaRouteOptions, AdaptedViT):
+    """:class:`AdaptedViT` with AdaRoute; the options of :class:`mmparax.adapters.AdaRoute` are its own.
+
+    The defaults put two adapters into a block. Published counts of Table 4 are met by ``router_dim=24``; the public
+    code has one adapter a block: ``adapter=dict(type='mmparax.AdaRoute', sites='after_channel_mixer')``.
+    """

@@ -1,0 +1,184 @@
+"""AdaptedViT against upstream, its extra tokens, base files and the counts of the paper."""
+import logging
+
+import pytest
+import torch
+from base_files import vit as vit_file
+from cases import TINY_VIT, Toy, ToyStream, on_meta, toy
+from mmpretrain.models.backbones import VisionTransformer
+
+from mmparax.adapters.base import PROMPT_SITE
+from mmparax.analysis.parameters import count_parameters
+from mmparax.backbones import AdaptedViT, AdaRouteViT
+from mmparax.backbones.vit import AdaptedEncoderLayer
+
+FROZEN = dict(type='mmparax.Frozen')
+STREAM = ('token_mixer_branch', 'after_token_mixer', 'channel_mixer_parallel', 'channel_mixer_branch', 'after_channel_mixer')
+
+
+@pytest.mark.parametrize('options', [
+    dict(), dict(out_type='cls_token', out_indices=-1), dict(out_type='avg_featmap', out_indices=[3]), dict(out_type='raw'),
+    dict(with_cls_token=False), dict(patch_size=7, img_size=49), dict(final_norm=False), dict(drop_path_rate=0.5, drop_rate=0.1),
+    dict(layer_scale_init_value=1e-2), dict(pre_norm=True), dict(layer_cfgs=dict(ffn_type='swiglu_fused')),
+], ids=str)
+@pytest.mark.parametrize('adapter', [None, FROZEN], ids=['full', 'frozen'])
+@pytest.mark.parametrize('with_cp', [False, True], ids=['plain', 'cp'])
+def test_bit_equal_to_upstream(options, adapter, with_cp):
+    options = {**TINY_VIT, **options}
+    upstream = VisionTransformer(**options)
+    adapted = AdaptedViT(adapter=adapter, allow_random_base=True, with_cp=with_cp, **options)
+    torch.nn.init.normal_(upstream.pos_embed)
+    missing, unexpected = adapted.load_state_dict(upstream.state_dict())
+    assert not missing and not unexpected
+    x, outs = torch.randn(2, 3, 56, 40), []
+    for model in (upstream, adapted):
+        model.train()
+        torch.manual_seed(1)
+        outs.append(model(x))
+    for expected, out in zip(*outs):
+        assert torch.equal(expected, out)
+    if adapter is None and not with_cp:
+        for model_outs in outs:
+            sum(out.square().mean() for out in model_outs).backward()
+        expected = dict(upstream.named_parameters())
+        for name, parameter in adapted.named_parameters():
+            assert (parameter.grad is None) == (expected[name].grad is None), name
+            if parameter.grad is not None:
+                torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (48, 48), (41, 90), (8, 160)], ids=str)
+def test_any_input_size_is_a_map_of_its_own_shape(size):
+    seen = []
+
+    class Spy(Toy):
+
+        def build(self, site, block, center):
+            module = ToyStream(block.dim, residual=True)
+            module.register_forward_hook(lambda _, args, out: seen.append((args[0].shape[1], tuple(args[1]))))
+            return module
+
+    model = AdaptedViT(adapter=dict(type=Spy), allow_random_base=True, **TINY_VIT).eval()
+    outs = model(torch.randn(2, 3, *size))
+    grid = tuple(-(-side // 8) for side in size)
+    assert seen == [(grid[0] * grid[1], grid)] * 4
+    assert all(out.shape == (2, 16, *grid) and out.isfinite().all() for out in outs)
+
+
+def test_recomputation_knows_the_size_of_its_own_input():
+    model = AdaRouteViT(hidden_dim=4, allow_random_base=True, with_cp=True, **TINY_VIT)
+    first = sum(out.mean() for out in model(torch.randn(1, 3, 48, 32)))
+    second = sum(out.mean() for out in model(torch.randn(1, 3, 32, 64)))
+    (first + second).backward()
+
+
+@pytest.mark.parametrize('site', STREAM)
+@pytest.mark.parametrize('extra', [0, 1, 5], ids=['none', 'class', 'class-and-registers'])
+def test_extra_tokens_pass_by(site, extra):
+    model = AdaptedViT(adapter=toy(site), allow_random_base=True, **TINY_VIT).eval()
+    plain = AdaptedViT(adapter=FROZEN, allow_random_base=True, **TINY_VIT).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    block, upstream = model.layers[-1], plain.layers[-1]
+    block.extra_tokens, block.hw, upstream.hw = extra, (3, 4), (3, 4)
+    torch.nn.init.ones_(block.adapters[site].linear.bias)
+    x = torch.randn(2, extra + 12, 16)
+    out, expected = block(x), upstream(x)
+    if site in ('after_channel_mixer', 'channel_mixer_branch', 'channel_mixer_parallel'):
+        torch.testing.assert_close(out[:, extra:], expected[:, extra:] + 1)
+        torch.testing.assert_close(out[:, :extra], expected[:, :extra])
+    else:  # before the channel mixer, which sees each token alone
+        torch.testing.assert_close(out[:, :extra], expected[:, :extra])
+        assert (out[:, extra:] - expected[:, extra:]).abs().amax((0, 2)).min() > 0.1
+
+
+def test_prompts_stand_between_class_token_and_patches():
+    model = AdaptedViT(adapter=toy(PROMPT_SITE, prompts=3), allow_random_base=True, **TINY_VIT).eval()
+    block = model.layers[0]
+    x = torch.randn(2, 1 + 12, 16)
+    prompts = block.adapters[PROMPT_SITE].tokens.expand(2, -1, -1)
+    joint = torch.cat([x[:, :1], prompts, x[:, 1:]], 1)
+    attended = block.attn(block.ln1(joint))
+    stream = x + torch.cat([attended[:, :1], attended[:, 4:]], 1)
+    block.hw = (3, 4)
+    torch.testing.assert_close(block(x), block.ffn(block.ln2(stream), identity=stream))
+    none, frozen = (AdaptedViT(adapter=adapter, allow_random_base=True, **TINY_VIT).eval()
+                    for adapter in (toy(PROMPT_SITE, prompts=0), FROZEN))
+    frozen.load_state_dict(none.state_dict(), strict=False)
+    image = torch.randn(2, 3, 48, 48)
+    assert all(torch.equal(a, b) for a, b in zip(none(image), frozen(image)))
+
+
+def test_last_adapters_under_a_class_token_head_get_zeros_not_nothing():
+    model = AdaRouteViT(hidden_dim=4, allow_random_base=True, **{**TINY_VIT, 'out_type': 'cls_token', 'out_indices': -1})
+    model(torch.randn(2, 3, 48, 48))[0].square().mean().backward()
+    for index, block in enumerate(model.layers):
+        for name, parameter in block.adapters.named_parameters():
+            assert parameter.grad is not None, (index, name)
+            assert index < 3 or parameter.grad.eq(0).all(), (index, name)
+
+
+def test_parameter_counts_of_table_4():
+    options = dict(arch='base', img_size=224, patch_size=16, out_type='cls_token', allow_random_base=True)
+    with on_meta():
+        adaroute = count_parameters(AdaRouteViT(router_dim=24, **options))
+        full = count_parameters(AdaptedViT(**options))
+        frozen = count_parameters(AdaptedViT(adapter=FROZEN, **options))
+        one_site = AdaptedViT(adapter=dict(type='mmparax.AdaRoute', sites='after_channel_mixer'), **options)
+    assert round(adaroute.trained_in_backbone / 1e6, 3) == 3.869
+    assert round(full.trained_in_backbone / 1e6, 3) == 85.799
+    assert frozen.trained_in_backbone == 0
+    assert all(list(block.adapters) == ['after_channel_mixer'] for block in one_site.layers)
+    center, = one_site.expert_centers
+    assert len(center) == 1 and center[0].down.shape == (12, 128, 768)
+
+
+def test_the_final_norm_is_of_the_base_and_frozen():
+    model = AdaRouteViT(hidden_dim=4, allow_random_base=True, **TINY_VIT)
+    assert model.parameter_roles()['ln1.weight'] == 'base' and not model.ln1.weight.requires_grad
+    pooled = AdaRouteViT(hidden_dim=4, allow_random_base=True, **{**TINY_VIT, 'out_type': 'avg_featmap', 'out_indices': -1})
+    assert pooled.parameter_roles()['ln2.weight'] == 'output_norm' and pooled.ln2.weight.requires_grad
+
+
+@pytest.fixture
+def upstream():
+    model = VisionTransformer(**{**TINY_VIT, 'layer_scale_init_value': 0.1})
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model
+
+
+def build(path, **options):
+    return AdaptedViT(adapter=FROZEN, base_checkpoint=str(path), **{**TINY_VIT, 'layer_scale_init_value': 0.1, **options})
+
+
+@pytest.mark.parametrize('layout', ['mae', 'adaptformer', 'openmmlab'])
+def test_base_files_of_every_publisher(layout, upstream, tmp_path):
+    torch.save({'model': vit_file(upstream.state_dict(), layout)}, tmp_path / 'base.pth')
+    weights = dict(upstream.named_parameters())
+    for name, parameter in build(tmp_path / 'base.pth').named_parameters():
+        assert torch.equal(parameter, weights[name]), name
+
+
+def test_a_position_table_of_another_size_is_interpolated_and_said(upstream, tmp_path, caplog):
+    torch.save({'model': vit_file(upstream.state_dict(), 'mae')}, tmp_path / 'base.pth')
+    with caplog.at_level(logging.INFO):
+        larger = build(tmp_path / 'base.pth', img_size=(64, 80))
+    assert larger.pos_embed.shape == (1, 1 + 8 * 10, 16)
+    expected = torch.nn.functional.interpolate(upstream.pos_embed[:, 1:].reshape(1, 6, 6, 16).permute(0, 3, 1, 2), (8, 10),
+                                               mode='bicubic').flatten(2).transpose(1, 2)
+    torch.testing.assert_close(larger.pos_embed[:, 1:], expected)
+    assert torch.equal(larger.pos_embed[:, :1], upstream.pos_embed[:, :1])
+
+
+def test_a_position_table_that_is_no_square_is_refused(upstream, tmp_path):
+    weights = {**upstream.state_dict(), 'pos_embed': torch.zeros(1, 1 + 35, 16)}
+    torch.save({'model': vit_file(weights, 'mae')}, tmp_path / 'base.pth')
+    with pytest.raises(ValueError, match='base_checkpoint=.*its position table has 36 entries, which are not 1 extra'):
+        build(tmp_path / 'base.pth')
+
+
+def test_blocks_are_upstream_s():
+    model = AdaptedViT(adapter=None, allow_random_base=True, **TINY_VIT)
+    assert all(type(block) is AdaptedEncoderLayer for block in model.layers)
+    assert model.output_channels() == [16, 16]
+    assert AdaptedViT(adapter=None, allow_random_base=True, **{**TINY_VIT, 'out_type': 'cls_token'}).output_channels() is None
