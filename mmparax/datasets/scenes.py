@@ -1,19 +1,13 @@
 """Painted scenes: real handwritten digits (things) on textured surfaces (stuff), with exact ground truth."""
-import json
-import os
-import shutil
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 from sklearn.datasets import load_digits
-from tqdm import tqdm
 
 from mmparax.datasets.surfaces import contrasting_color, finish_photo, paint_layout, paint_surfaces
-from mmparax.errors import ParameterError, bad_value, check_choice, check_int
+from mmparax.errors import bad_value, check_choice, check_int
 
 THING_CLASSES = tuple(f'digit {digit}' for digit in range(10))
 STUFF_CLASSES = ('wood', 'brick', 'grass', 'water', 'sand')
@@ -23,10 +17,8 @@ PALETTE = ((230, 25, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 3
            (20, 110, 40), (0, 0, 128), (190, 175, 120))
 SPLITS = ('train', 'val')
 MIN_SIDE = 64
+MIN_CROP = 24  # side of the smallest crop in pixels
 
-_FORMAT = 'mmparax-scenes'
-_VERSION = 1
-_FOLDERS = dict(train='training', val='validation')
 _REFERENCE_SIDE = 128  # lengths below are in pixels of a canvas whose shorter side has this many
 _VAL_SHARE = 497 / 1797
 _MIN_FRAGMENT = 12  # pixels (reference canvas): smaller separate pieces of a digit are not allowed
@@ -34,6 +26,8 @@ _MIN_VISIBLE = 0.75  # share of a digit that later ones must leave
 _MAX_COVER = 0.15  # share of a digit that may lie on earlier ones
 _INK = 0.5  # ink level (0..1) of the digit's outline
 _CELL = 5  # the digits are kept enlarged by this factor
+_CROP_MARGIN = 0.15  # share of a digit's longer side that a crop shows on each side of it
+_MAX_SURFACE_CROP = 64  # pixels (reference canvas)
 
 
 @dataclass
@@ -94,6 +88,24 @@ class Scene:
             infos.append(dict(id=segment_id, category_id=category, isthing=isthing, area=int(mask.sum()),
                               bbox=[x1, y1, x2 - x1, y2 - y1]))
         return ids, infos
+
+    def crops(self):
+        """Square windows for classification: one on each digit, and one on each surface that has room for it.
+
+        The window of a digit has a margin around its visible part and lies inside the image. That of a surface is the
+        largest one on pixels of this surface only, at most half of the image's shorter side.
+
+        Returns:
+            list[tuple[int, tuple[int]]]: Index into ``CLASSES`` and (x1, y1, x2, y2) in pixels, x2 and y2 exclusive, of
+            at least ``MIN_CROP`` pixels a side; first the digits, in the order of ``instances``.
+        """
+        semantic = self.semantic()
+        windows = [(instance.label, _digit_window(instance.bbox, semantic.shape)) for instance in self.instances]
+        for index in np.unique(semantic[semantic >= len(THING_CLASSES)]).tolist():
+            window = _free_window(semantic == index)
+            if window is not None:
+                windows.append((index, window))
+        return windows
 
 
 class SceneGenerator:
@@ -231,6 +243,27 @@ def mask_to_bbox(mask):
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
+def _digit_window(bbox, size):
+    """Square around a box with a margin, moved into a canvas of ``size`` (H, W) where it would go over its border."""
+    x1, y1, x2, y2 = bbox
+    side = min(max(round((1 + 2 * _CROP_MARGIN) * max(x2 - x1, y2 - y1)), MIN_CROP), *size)
+    left = min(max((x1 + x2 - side) // 2, 0), size[1] - side)
+    top = min(max((y1 + y2 - side) // 2, 0), size[0] - side)
+    return left, top, left + side, top + side
+
+
+def _free_window(mask):
+    """Largest square (of odd side, up to a limit) that a mask (H, W) fills; None if it is below ``MIN_CROP``."""
+    # In the chessboard metric the distance to the nearest pixel outside is the radius of a square, the centre included.
+    distance = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_C, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(distance.argmax(), mask.shape)
+    side = min(2 * int(distance[y, x]) - 1, round(_MAX_SURFACE_CROP * min(mask.shape) / _REFERENCE_SIDE))
+    if side < MIN_CROP:
+        return None
+    left, top = int(x) - side // 2, int(y) - side // 2
+    return left, top, left + side, top + side
+
+
 def _checked_size(size):
     """``size`` as a tuple of two plain integers of at least ``MIN_SIDE``."""
     if not isinstance(size, (tuple, list)) or len(size) != 2:
@@ -238,80 +271,3 @@ def _checked_size(size):
     for side in size:
         check_int('size', side, MIN_SIDE)
     return int(size[0]), int(size[1])
-
-
-def write_ade20k(root, num_train, num_val, seed=0, size=(128, 128), progress=True, force=False):
-    """Write scenes in ADE20K's layout; label PNGs hold class index + 1 (0 is "other" and unused here).
-
-    The folder appears only when all is written; an interrupted call leaves nothing behind.
-
-    Args:
-        root (str | Path): Folder to create.
-        num_train, num_val (int): Number of scenes; at least 1 and 0.
-        seed (int): Seed of the scenes.
-        size (tuple[int]): Height and width in pixels, each at least 64.
-        progress (bool): Show a progress bar.
-        force (bool): Replace another data set of this kind in ``root``.
-
-    Returns:
-        bool: False if ``root`` held this very data set already, so that nothing was written.
-
-    Raises:
-        ValueError: An argument is out of range, or ``root`` holds something else.
-    """
-    check_int('num_train', num_train, 1)
-    check_int('num_val', num_val, 0)
-    generators = [SceneGenerator(split, seed, size) for split in SPLITS]
-    counts = dict(zip(SPLITS, (int(num_train), int(num_val))))
-    meta = dict(format=_FORMAT, version=_VERSION, classes=list(CLASSES), palette=[list(rgb) for rgb in PALETTE],
-                counts=counts, seed=int(seed), size=list(generators[0].size))
-    root = Path(root).resolve()
-    if _holds(root, meta, force):
-        print(f'{root} already holds these scenes: nothing to do.')
-        return False
-    root.parent.mkdir(parents=True, exist_ok=True)
-    draft = root.with_name(f'.{root.name}.{os.getpid()}.tmp')
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        with tqdm(total=sum(counts.values()), desc='scenes', unit='scene', disable=not progress) as bar:
-            for generator in generators:
-                _write_split(draft, generator, counts[generator.split], bar)
-        (draft / 'classes.json').write_text(json.dumps(meta, indent=1) + '\n', encoding='utf-8')
-        if force and root.exists():
-            shutil.rmtree(root)
-        draft.rename(root)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return True
-
-
-def _write_split(root, generator, count, bar):
-    """Write the images and label maps of one split below ``root``."""
-    images, labels = (root / kind / _FOLDERS[generator.split] for kind in ('images', 'annotations'))
-    images.mkdir(parents=True)
-    labels.mkdir(parents=True)
-    for index in range(count):
-        scene = generator.scene(index)
-        Image.fromarray(scene.image).save(images / f'scene_{index:05d}.jpg', quality=95)
-        Image.fromarray(scene.semantic() + np.uint8(1)).save(labels / f'scene_{index:05d}.png')
-        bar.update()
-
-
-def _holds(root, meta, force):
-    """Whether ``root`` holds the data set that ``meta`` describes; ValueError if it must not be written to."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    try:
-        found = json.loads((root / 'classes.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or found.get('format') != _FORMAT:
-        # Never deleted, not even when forced: it may be anything.
-        raise ParameterError(f'{root} holds something that is not a set of painted scenes: choose another folder.')
-    if found == meta and all(len(list((root / kind / _FOLDERS[split]).glob('scene_*'))) == count
-                             for split, count in meta['counts'].items() for kind in ('images', 'annotations')):
-        return True
-    if not force:
-        raise ParameterError(f'{root} holds other or incomplete scenes: choose another folder, or replace them with '
-                         '`make_scenes.py --force`.')
-    return False

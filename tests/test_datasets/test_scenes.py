@@ -1,34 +1,20 @@
-"""Tests of the painted scenes, of the files written from them and of the glyphs for pre-training."""
+"""Tests of the painted scenes and of the glyphs for pre-training."""
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mmparax.datasets.glyphs import GLYPH_CLASSES, GlyphGenerator
-from mmparax.datasets.scenes import (CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES, SceneGenerator, load_digits_once,
-                                     mask_to_bbox, split_samples, write_ade20k)
+from mmparax.datasets.scenes import (CLASSES, MIN_CROP, PALETTE, STUFF_CLASSES, THING_CLASSES, SceneGenerator,
+                                     load_digits_once, mask_to_bbox, split_samples)
 
 SIZE = (64, 96)
-NUM_TRAIN, NUM_VAL, SEED = 3, 2, 5
-FOLDERS = dict(train='training', val='validation')
 
 
 @pytest.fixture(scope='module')
 def scenes():
     generator = SceneGenerator('train', seed=3)
     return [generator.scene(index) for index in range(40)]
-
-
-@pytest.fixture(scope='module')
-def written(tmp_path_factory):
-    root = tmp_path_factory.mktemp('data') / 'deeper' / 'scenes'
-    assert write_ade20k(root, NUM_TRAIN, NUM_VAL, SEED, SIZE, progress=False)
-    return root
-
-
-def snapshot(root):
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob('*')}
 
 
 def assert_same(first, second):
@@ -133,87 +119,25 @@ def test_panoptic_map_agrees_with_masks_and_classes(scenes):
         json.dumps(infos)  # plain Python numbers only
 
 
-def test_layout_of_the_written_files(written):
-    files = {path.relative_to(written).as_posix() for path in written.rglob('*') if path.is_file()}
-    expected = {'classes.json'}
-    for split, count in (('train', NUM_TRAIN), ('val', NUM_VAL)):
-        for index in range(count):
-            expected |= {f'images/{FOLDERS[split]}/scene_{index:05d}.jpg',
-                         f'annotations/{FOLDERS[split]}/scene_{index:05d}.png'}
-    assert files == expected
-    meta = json.loads((written / 'classes.json').read_text())
-    assert meta['classes'] == list(CLASSES) and [tuple(rgb) for rgb in meta['palette']] == list(PALETTE)
-    assert meta['counts'] == dict(train=NUM_TRAIN, val=NUM_VAL)
-    assert meta['seed'] == SEED and meta['size'] == list(SIZE) and 'version' in meta
-
-
-@pytest.mark.parametrize('split', ['train', 'val'])
-def test_written_files_hold_the_scene(written, split):
-    scene = SceneGenerator(split, SEED, SIZE).scene(1)
-    labels = Image.open(written / 'annotations' / FOLDERS[split] / 'scene_00001.png')
-    assert labels.mode == 'L'
-    assert np.array_equal(np.asarray(labels), scene.semantic() + 1)
-    image = np.asarray(Image.open(written / 'images' / FOLDERS[split] / 'scene_00001.jpg'))
-    assert image.shape == (*SIZE, 3)
-    assert np.abs(image.astype(int) - scene.image).mean() < 10
-
-
-@pytest.mark.parametrize('failure', [RuntimeError, KeyboardInterrupt])
-def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch, failure):
-    paint = SceneGenerator.scene
-
-    def stop_at_two(self, index):
-        if index == 2:
-            raise failure('stopped')
-        return paint(self, index)
-
-    monkeypatch.setattr(SceneGenerator, 'scene', stop_at_two)
-    with pytest.raises(failure):
-        write_ade20k(tmp_path / 'scenes', 4, 1, 0, SIZE, progress=False)
-    assert not list(tmp_path.iterdir())
-
-
-def test_second_call_does_nothing(written, capsys):
-    before = snapshot(written)
-    assert not write_ade20k(written, NUM_TRAIN, NUM_VAL, SEED, SIZE, progress=False)
-    assert 'already holds' in capsys.readouterr().out
-    assert snapshot(written) == before
-
-
-def test_other_parameters_are_refused(written):
-    before = snapshot(written)
-    with pytest.raises(ValueError, match='--force') as caught:
-        write_ade20k(written, NUM_TRAIN + 1, NUM_VAL, SEED, SIZE, progress=False)
-    assert str(written) in str(caught.value)
-    assert snapshot(written) == before
-
-
-def test_missing_files_are_noticed_and_force_repairs(tmp_path):
-    root = tmp_path / 'scenes'
-    write_ade20k(root, 2, 0, 0, SIZE, progress=False)
-    image = root / 'images' / 'training' / 'scene_00001.jpg'
-    image.unlink()
-    with pytest.raises(ValueError, match='incomplete'):
-        write_ade20k(root, 2, 0, 0, SIZE, progress=False)
-    assert write_ade20k(root, 2, 0, 0, SIZE, progress=False, force=True)
-    assert image.exists() and list(tmp_path.iterdir()) == [root]
-
-
-@pytest.mark.parametrize('force', [False, True])
-def test_foreign_folder_is_never_touched(tmp_path, force):
-    (tmp_path / 'notes.txt').write_text('mine')
-    with pytest.raises(ValueError, match='choose another folder'):
-        write_ade20k(tmp_path, 1, 0, 0, SIZE, progress=False, force=force)
-    assert [path.name for path in tmp_path.iterdir()] == ['notes.txt']
-
-
-@pytest.mark.parametrize('name, arguments', [
-    ('num_train', dict(num_train=0)), ('num_train', dict(num_train=2.5)), ('num_val', dict(num_val=-1)),
-    ('seed', dict(seed=-1)), ('size', dict(size=(63, 128))), ('size', dict(size=(128, 63))), ('size', dict(size=128))])
-def test_bad_arguments_of_the_writer_are_named(tmp_path, name, arguments):
-    with pytest.raises(ValueError, match=f'^{name}='):
-        write_ade20k(tmp_path / 'scenes', **{**dict(num_train=1, num_val=0, progress=False), **arguments})
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize('size', [(128, 128), (64, 96), (150, 70)])
+def test_crops_show_their_class(size):
+    generator, found = SceneGenerator('train', 4, size), set()
+    for index in range(12):
+        scene = generator.scene(index)
+        semantic, crops = scene.semantic(), scene.crops()
+        assert [label for label, _ in crops[:len(scene.instances)]] == [instance.label for instance in scene.instances]
+        for number, (label, (x1, y1, x2, y2)) in enumerate(crops):
+            found.add(label)
+            assert 0 <= x1 and 0 <= y1 and x2 <= size[1] and y2 <= size[0]  # inside the image
+            assert x2 - x1 == y2 - y1 >= MIN_CROP
+            if label >= len(THING_CLASSES):
+                assert (semantic[y1:y2, x1:x2] == label).all()  # this surface and nothing else
+                continue
+            left, top, right, bottom = scene.instances[number].bbox
+            assert x1 <= left and y1 <= top and right <= x2 and bottom <= y2  # the whole digit
+            if min(x1, y1) > 0 and x2 < size[1] and y2 < size[0]:  # in the middle, unless the border is near
+                assert abs((x1 + x2) - (left + right)) <= 1 and abs((y1 + y2) - (top + bottom)) <= 1
+    assert len(found & set(range(10))) > 7 and len(found - set(range(10))) == 5
 
 
 def test_bad_arguments_of_the_generators_are_named():

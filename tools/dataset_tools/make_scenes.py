@@ -1,20 +1,25 @@
-"""Write the painted scenes in ADE20K's layout: ``python tools/dataset_tools/make_scenes.py --out data/scenes``."""
+"""Write painted scenes with ground truth for every task: ``python tools/dataset_tools/make_scenes.py --out data/scenes``."""
 import argparse
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
+from PIL import Image
+from pycocotools import mask as coco_masks
 
-from mmparax.datasets.scenes import CLASSES, MIN_SIDE, PALETTE, SceneGenerator, write_ade20k
+from mmparax.datasets.scene_files import FOLDERS, write_scenes
+from mmparax.datasets.scenes import CLASSES, MIN_SIDE, PALETTE
 
-MAX_PREVIEW = 64
-PAIRS_PER_ROW = 4
+MAX_PREVIEW = 24
+CROP_COLUMNS = 5  # two lines of crops a scene: it has at most 5 digits and 4 surfaces
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Write painted scenes (digits on textured surfaces) with label maps.')
+    parser = argparse.ArgumentParser(description='Write painted scenes (digits on textured surfaces) for semantic, instance '
+                                     'and panoptic segmentation, and crops of them for classification.')
     parser.add_argument('--out', default='data/scenes', help='folder to create (default: %(default)s)')
     parser.add_argument('--train', type=int, default=800, help='training scenes, at least 1 (default: %(default)s)')
     parser.add_argument('--val', type=int, default=200, help='validation scenes (default: %(default)s)')
@@ -23,7 +28,7 @@ def parse_args(argv=None):
                         help=f'height [width] in pixels, each at least {MIN_SIDE} (default: 128)')
     parser.add_argument('--force', action='store_true', help='replace other scenes in the folder')
     parser.add_argument('--preview', type=int, default=0, metavar='N',
-                        help=f'also write OUT/preview.png: N training scenes beside their ground truth, up to '
+                        help=f'also write OUT/preview.png: the first N training scenes with their ground truth, up to '
                         f'{MAX_PREVIEW} (default: none)')
     args = parser.parse_args(argv)
     if len(args.size) > 2:
@@ -33,41 +38,83 @@ def parse_args(argv=None):
     return args
 
 
-def write_preview(path, generator, count):
-    """Draw scenes and their class maps side by side, with a legend.
+def write_preview(root, count):
+    """Draw training scenes as their files tell: image, class map, instances, panoptic segments and crops, a scene a line.
 
     Args:
-        path (Path): PNG file to write.
-        generator (SceneGenerator): Source of the scenes.
+        root (Path): Folder of the scenes; preview.png is written to it.
         count (int): Number of scenes, at least 1.
     """
-    palette = np.array(PALETTE, np.uint8)
-    columns = min(count, PAIRS_PER_ROW)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(4 * columns, 2.2 * rows + 0.8))  # not pyplot: needs no display
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis('off')
-    for index, axis in zip(range(count), axes.flat):
-        scene = generator.scene(index)
-        axis.imshow(np.concatenate([scene.image, palette[scene.semantic()]], 1))
-        axis.set_title(f'scene {index}', fontsize=8, pad=2)
+    folder = FOLDERS['train']
+    annotations = json.loads((root / 'annotations' / f'instances_{folder}.json').read_text(encoding='utf-8'))
+    images = annotations['images'][:count]
+    figure = Figure(figsize=(15, 2.3 * len(images) + 0.9))  # not pyplot: needs no display
+    height = figure.get_figheight()
+    lines = figure.add_gridspec(len(images), 5, width_ratios=[1, 1, 1, 1, 2.4], left=0.01, right=0.99, wspace=0.04,
+                                hspace=0.12, top=1 - 0.25 / height, bottom=0.65 / height)
+    for line, info in enumerate(images):
+        name = Path(info['file_name']).stem
+        image = _read(root / 'images' / folder / info['file_name'])
+        panels = [(name, image),
+                  ('classes', np.array(PALETTE, np.uint8)[_read(root / 'annotations' / folder / f'{name}.png') - 1]),
+                  ('instances', image // 3),
+                  ('panoptic segments', _outlined(_read(root / 'annotations' / f'panoptic_{folder}' / f'{name}.png')))]
+        axes = [figure.add_subplot(lines[line, column]) for column in range(len(panels))]
+        for axis, (title, picture) in zip(axes, panels):
+            _show(axis, picture, title if line == 0 or axis is axes[0] else '')
+        _draw_instances(axes[2], [each for each in annotations['annotations'] if each['image_id'] == info['id']])
+        crops = lines[line, 4].subgridspec(2, CROP_COLUMNS, wspace=0.05, hspace=0.3)
+        paths = sorted((root / 'crops' / folder).glob(f'*/{name}_*'), key=lambda path: int(path.stem.split('_')[-1]))
+        for number, path in enumerate(paths):
+            crop = _read(path)
+            axis = figure.add_subplot(crops[divmod(number, CROP_COLUMNS)])
+            _show(axis, crop, f'{path.parent.name}: {len(crop)}²')
     patches = [Patch(facecolor=np.array(color) / 255, edgecolor='black', linewidth=0.5) for color in PALETTE]
-    figure.tight_layout(rect=(0, 0.8 / figure.get_figheight(), 1, 1), h_pad=1.5)
-    figure.legend(patches, CLASSES, loc='lower center', ncol=4 if columns == 1 else 8, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.legend(patches, CLASSES, loc='lower center', ncol=8, fontsize=9, frameon=False)
+    figure.savefig(root / 'preview.png', dpi=100)
+
+
+def _read(path):
+    return np.asarray(Image.open(path))
+
+
+def _show(axis, picture, title):
+    axis.imshow(picture, interpolation='nearest')
+    axis.set_title(title, fontsize=8, pad=2)
+    axis.axis('off')
+
+
+def _outlined(segments):
+    """A panoptic map (H, W, 3) with black lines between its segments, three times as large."""
+    segments = segments.repeat(3, 0).repeat(3, 1)
+    edges = np.zeros(segments.shape[:2], bool)
+    edges[1:] |= (segments[1:] != segments[:-1]).any(-1)
+    edges[:, 1:] |= (segments[:, 1:] != segments[:, :-1]).any(-1)
+    return np.where(edges[..., None], np.uint8(0), segments)
+
+
+def _draw_instances(axis, annotations):
+    """Draw the masks, boxes and class names of one image."""
+    for annotation in annotations:
+        index = annotation['category_id'] - 1
+        color = np.array(PALETTE[index]) / 255
+        mask = coco_masks.decode(annotation['segmentation'])
+        axis.imshow(mask[..., None] * np.array([*color, 1]), interpolation='nearest')
+        x, y, width, height = annotation['bbox']
+        axis.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=color))
+        axis.text(x, y, CLASSES[index].split()[-1], color='white', fontsize=8, va='top',
+                  bbox=dict(facecolor='black', edgecolor=color, pad=1))
 
 
 def main(argv=None):
     args = parse_args(argv)
     size = (args.size[0], args.size[-1])
     try:
-        if write_ade20k(args.out, args.train, args.val, args.seed, size, force=args.force):
+        if write_scenes(args.out, args.train, args.val, args.seed, size, force=args.force):
             print(f'Wrote {args.train} training and {args.val} validation scenes to {args.out}.')
         if args.preview:
-            path = Path(args.out) / 'preview.png'
-            write_preview(path, SceneGenerator('train', args.seed, size), args.preview)
-            print(f'Wrote {path}.')
+            write_preview(Path(args.out), args.preview)
+            print(f'Wrote {Path(args.out) / "preview.png"}.')
     except ValueError as error:
         print(f'make_scenes: {error}', file=sys.stderr)
         return 2
