@@ -5,8 +5,8 @@ from mmparax.toolboxes import require
 from mmparax.version import __version__
 
 require('mmengine')
-# What mmengine resolves as ``package::config``.
-import_module('mmengine.config.utils').MODULE2PACKAGE.setdefault('mmparax', 'mmparax')
+# mmengine resolves ``mmparax::config``.
+import_module('mmparax.inheritance').install()
 
 # From here on no checkpoint that any toolbox loads can run code.
 import_module('mmparax.checkpoint.loader').install()

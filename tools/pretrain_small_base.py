@@ -9,6 +9,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import List
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from mmparax.backbones import AdaptedSwin
+from mmparax.backbones import AdaptedConvNeXt, AdaptedSwin, AdaptedViT
 from mmparax.datasets.glyphs import GLYPH_CLASSES, GlyphGenerator
 from mmparax.version import __version__
 
@@ -25,15 +26,19 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 BACKBONES = {
     'swin_mini': (AdaptedSwin, dict(arch=dict(embed_dims=24, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]), window_size=4,
                                     pad_small_map=True, drop_path_rate=0., out_indices=(3, ))),
+    'convnext_mini': (AdaptedConvNeXt, dict(arch=dict(depths=[2, 2, 4, 2], channels=[24, 48, 96, 192]), drop_path_rate=0.,
+                                            out_indices=(3, ), gap_before_final_norm=False, layer_scale_init_value=0.1)),
+    'vit_mini': (AdaptedViT, dict(arch=dict(embed_dims=96, num_layers=4, num_heads=4, feedforward_channels=384), img_size=32,
+                                  patch_size=4, drop_path_rate=0., out_type='raw')),
 }
-VALIDATION_SEED, VALIDATION_IMAGES = 1, 1000
+VALIDATION_SEED, VALIDATION_IMAGES, SIZE = 1, 1000, 64
 
 
 class Glyphs(IterableDataset):
     """An endless stream of images (3, H, W) uint8 with labels, divided among the workers."""
 
-    def __init__(self, seed: int, start: int):
-        self.generator, self.start = GlyphGenerator(seed=seed), start
+    def __init__(self, seed: int, start: int, size: int):
+        self.generator, self.start = GlyphGenerator(seed=seed, size=size), start
 
     def __iter__(self):
         worker = get_worker_info()
@@ -45,21 +50,33 @@ class Glyphs(IterableDataset):
 
 
 class Classifier(nn.Module):
-    """A backbone, the maximum over its last map (a glyph fills only a part of it), and a linear map to the classes."""
+    """A backbone and linear maps to the classes.
+
+    What is classified is the maximum over the last map, of which a glyph fills only a part; of a ViT the class token, too.
+    """
 
     def __init__(self, name: str):
         super().__init__()
         cls, options = BACKBONES[name]
         self.backbone = cls(allow_random_base=True, **options)
+        if hasattr(self.backbone, 'pos_embed'):
+            nn.init.trunc_normal_(self.backbone.pos_embed, std=0.02)  # zero when it is built
         with torch.no_grad():
-            width = self.backbone(torch.zeros(1, 3, 64, 64))[-1].shape[1]
-        self.fc = nn.Linear(width, len(GLYPH_CLASSES))
+            views = self.views(torch.zeros(1, 3, SIZE, SIZE))
+        self.fc = nn.ModuleList(nn.Linear(view.shape[1], len(GLYPH_CLASSES)) for view in views)
         self.register_buffer('mean', torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(STD).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.backbone((images.float() - self.mean) / self.std)
-        return self.fc(features[-1].amax((2, 3)))
+    def views(self, images: torch.Tensor) -> List[torch.Tensor]:
+        features = self.backbone(images)[-1]
+        if features.ndim == 4:
+            return [features.amax((2, 3))]
+        return [features[:, 0], features[:, 1:].amax(1)]
+
+    def forward(self, images: torch.Tensor) -> List[torch.Tensor]:
+        """Scores (B, classes) by each view of images (B, 3, H, W) uint8."""
+        views = self.views((images.float() - self.mean) / self.std)
+        return [fc(view) for fc, view in zip(self.fc, views)]
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
@@ -71,7 +88,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
 @torch.no_grad()
 def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
     model.eval()
-    hits = sum((model(part).argmax(1) == target).sum().item()
+    hits = sum((model(part)[0].argmax(1) == target).sum().item()
                for part, target in zip(images.split(200), labels.split(200)))
     model.train()
     return hits / len(labels)
@@ -103,17 +120,18 @@ def main() -> None:
     model = Classifier(args.name).train()
     trunk = sum(parameter.numel() for parameter in model.backbone.parameters())
     log(f'{args.name}: {trunk:,} parameters, {len(GLYPH_CLASSES)} classes, chance {1 / len(GLYPH_CLASSES):.1%}')
-    held_out = [GlyphGenerator(seed=VALIDATION_SEED).sample(index) for index in range(VALIDATION_IMAGES)]
+    size = BACKBONES[args.name][1].get('img_size', SIZE)
+    held_out = [GlyphGenerator(seed=VALIDATION_SEED, size=size).sample(index) for index in range(VALIDATION_IMAGES)]
     images = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _ in held_out])
     labels = torch.tensor([label for _, label in held_out])
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
-    stream = iter(DataLoader(Glyphs(args.seed * 1000 + 2, 0), args.batch, num_workers=1, prefetch_factor=8))
+    stream = iter(DataLoader(Glyphs(args.seed * 1000 + 2, 0, size), args.batch, num_workers=1, prefetch_factor=8))
     start, running = time.time(), None
     for step in tqdm(range(args.steps), unit='step', mininterval=5):
         batch, target = next(stream)
         for group in optimizer.param_groups:
             group['lr'] = learning_rate(step, args.steps, args.lr)
-        loss = F.cross_entropy(model(batch), target)
+        loss = torch.stack([F.cross_entropy(scores, target) for scores in model(batch)]).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.)

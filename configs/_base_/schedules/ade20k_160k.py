@@ -1,6 +1,7 @@
 # The recipe of the paper's Table 1: 160k iterations at batch 16, AdamW, linear warm-up, then linear decay to 0.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
+    constructor='mmparax.OptimWrapperConstructor',
     loss_scale='dynamic',
     optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01))
 param_scheduler = [

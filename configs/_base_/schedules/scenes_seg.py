@@ -1,6 +1,8 @@
 # A few minutes on two CPU cores: AdamW, linear warm-up, then linear decay to 0.
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=4e-3, fused=True, betas=(0.9, 0.999), weight_decay=0.01))
+    type='OptimWrapper',
+    constructor='mmparax.OptimWrapperConstructor',
+    optimizer=dict(type='AdamW', lr=4e-3, fused=True, betas=(0.9, 0.999), weight_decay=0.01))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=50),
     dict(type='PolyLR', eta_min=0.0, power=1.0, begin=50, end=500, by_epoch=False),

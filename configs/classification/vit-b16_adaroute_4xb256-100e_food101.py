@@ -1,0 +1,12 @@
+# tools/dist_train.sh configs/classification/vit-b16_adaroute_4xb256-100e_food101.py 4
+_base_ = [
+    '../_base_/models/vit-b16.py',
+    '../_base_/datasets/food101_224.py',
+    '../_base_/schedules/classification_100e.py',
+    '../_base_/default_runtime_cls.py',
+    '../_base_/adapters/adaroute.py',
+]
+model = dict(
+    data_preprocessor=dict(to_rgb=True),
+    backbone=dict(adapter=dict(**_base_.adapter, router_dim=24), drop_path_rate=0.05),
+    head=dict(num_classes=101))

@@ -1,0 +1,9 @@
+# tools/dist_train.sh configs/instance_segmentation/mask-rcnn_convnext-l_adaroute_4xb4-1x_coco.py 4
+_base_ = [
+    '../_base_/models/mask-rcnn_convnext-l.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/coco_1x_best-bbox.py',
+    '../_base_/default_runtime_det.py',
+    '../_base_/adapters/adaroute.py',
+]
+model = dict(backbone=dict(adapter=_base_.adapter))

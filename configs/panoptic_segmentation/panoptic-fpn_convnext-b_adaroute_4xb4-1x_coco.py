@@ -1,0 +1,9 @@
+# tools/dist_train.sh configs/panoptic_segmentation/panoptic-fpn_convnext-b_adaroute_4xb4-1x_coco.py 4
+_base_ = [
+    '../_base_/models/panoptic-fpn_convnext-b.py',
+    '../_base_/datasets/coco_panoptic.py',
+    '../_base_/schedules/coco_1x.py',
+    '../_base_/default_runtime_det.py',
+    '../_base_/adapters/adaroute.py',
+]
+model = dict(backbone=dict(adapter=_base_.adapter))

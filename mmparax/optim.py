@@ -1,0 +1,62 @@
+"""An optimizer that holds what trains and nothing else."""
+import logging
+from collections import Counter
+from contextlib import contextmanager
+from typing import Iterator
+
+from mmengine.logging import MMLogger, print_log
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from torch import nn
+
+from mmparax.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's default constructor over the parameters that train.
+
+    mmengine's own puts every parameter into the optimizer when there is no ``paramwise_cfg``, the frozen ones too, and
+    otherwise logs one line for each that is frozen and two for each that trains. Groups, learning rates, weight decay,
+    ``custom_keys`` and ``bypass_duplicate`` are the same; the log has one line.
+    """
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer wrapper of a model, which may be wrapped for several processes."""
+        model = model.module if hasattr(model, 'module') else model
+        with frozen_left_out(model), without_lines('paramwise_options'):
+            wrapper = super().__call__(model)
+        counts = Counter((group['lr'], group.get('weight_decay', 0.)) for group in wrapper.optimizer.param_groups
+                         for _ in group['params'])
+        print_log(f'{type(wrapper.optimizer).__name__} over {sum(counts.values())} tensors that train: ' + ', '.join(
+            f'{count} with lr={rate:g} weight_decay={decay:g}' for (rate, decay), count in sorted(counts.items())) + '.',
+            logger='current')
+        return wrapper
+
+
+@contextmanager
+def frozen_left_out(model: nn.Module) -> Iterator[None]:
+    """Hide the frozen parameters of a model from whoever lists its parameters."""
+    complete = [(module, module._parameters) for module in model.modules()]
+    try:
+        for module, parameters in complete:
+            module._parameters = {name: parameter for name, parameter in parameters.items()
+                                  if parameter is not None and parameter.requires_grad}
+        yield
+    finally:
+        for module, parameters in complete:
+            module._parameters = parameters
+
+
+@contextmanager
+def without_lines(start: str) -> Iterator[None]:
+    """Keep lines that begin with ``start`` out of the log."""
+    logger = MMLogger.get_current_instance()
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(start)
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)

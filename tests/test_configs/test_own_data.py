@@ -1,0 +1,87 @@
+"""The configs in docs/own_data.md, on small folders in the layouts that it shows."""
+import json
+import re
+
+import numpy as np
+import pytest
+from config_files import CONFIGS, build
+from mmengine.config import Config
+from mmengine.registry import DATASETS, METRICS, init_default_scope
+from PIL import Image
+
+from mmparax.analysis.data import check_datasets
+from mmparax.datasets.own_config import config_text
+from mmparax.datasets.own_masks import MaskSet
+from mmparax.hooks.structure import check_class_counts, check_features
+
+PAGE = (CONFIGS.parent / 'docs' / 'own_data.md').read_text()
+BLOCKS = {re.search(r'configs/(\w+).py', block).group(1): block for block in re.findall(r'```python\n(# .*?)```', PAGE, re.S)}
+LONGER = re.search(r'```python\n(train_cfg = .*?)```', PAGE, re.S).group(1)
+LOADERS = ['train_dataloader', 'val_dataloader', 'test_dataloader']
+
+
+def written(name, more=''):
+    with open(f'{name}.py', 'w', encoding='utf-8') as file:
+        file.write(BLOCKS[name] + more)
+    cfg = Config.fromfile(f'{name}.py')
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(path)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_page_has_a_config_of_each_kind_and_the_first_is_what_the_tool_writes():
+    assert set(BLOCKS) == {'my_try', 'my_objects', 'my_classes'}
+    found = MaskSet({}, ['wood', 'brick', 'grass', 'water', 'sand'], list(range(11, 16)), list(range(11)), '.jpg', 0)
+    assert config_text(found, 'data/mine', 'configs/my_try.py', 'swin-mini', 150) == BLOCKS['my_try']
+
+
+def test_boxes_and_masks(here):
+    for number, folder in enumerate(('training', 'validation')):
+        image(here / f'data/fruit/images/{folder}/one.jpg')
+        content = dict(
+            images=[dict(id=1, file_name='one.jpg', height=64, width=64)],
+            categories=[dict(id=7, name='apple'), dict(id=9, name='pear')],
+            annotations=[dict(id=1, image_id=1, category_id=7 + 2 * number, iscrowd=0, area=400, bbox=[10, 10, 20, 20],
+                              segmentation=[[10, 10, 30, 10, 30, 30, 10, 30]])])
+        (here / 'data/fruit/annotations').mkdir(exist_ok=True)
+        (here / f'data/fruit/annotations/{folder}.json').write_text(json.dumps(content))
+    cfg = written('my_objects', LONGER)
+    check_datasets(cfg, LOADERS)
+    model = build(cfg)
+    check_features(model)
+    for number, loader in enumerate(LOADERS):
+        dataset = DATASETS.build(cfg[loader].dataset)
+        check_class_counts(model, dataset.metainfo, loader)
+        assert dataset.metainfo['classes'] == ('apple', 'pear')
+        assert dataset[0]['data_samples'].gt_instances.labels.tolist() == [min(number, 1)]
+    assert model.roi_head.bbox_head.num_classes == model.roi_head.mask_head.num_classes == 2
+    METRICS.build(cfg.test_evaluator)
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == 36 and cfg.param_scheduler[1].milestones == [24, 33]
+    assert cfg.param_scheduler[0].type == 'LinearLR' and cfg.param_scheduler[1].gamma == 0.1
+
+
+def test_a_class_for_each_image(here):
+    for folder in ('training', 'validation'):
+        for name in ('birch', 'ash', 'oak'):
+            image(here / f'data/leaves/{folder}/{name}/one.jpg')
+    cfg = written('my_classes')
+    check_datasets(cfg, LOADERS)
+    model = build(cfg)
+    for loader in LOADERS:
+        dataset = DATASETS.build(cfg[loader].dataset)
+        check_class_counts(model, dataset.metainfo, loader)
+        assert dataset.metainfo['classes'] == ('ash', 'birch', 'oak') and len(dataset) == 3
+        assert [sample['data_samples'].gt_label.item() for sample in dataset] == [0, 1, 2]
+        assert dataset[0]['inputs'].shape == (3, 224, 224) and cfg[loader].batch_size == 32
+    assert cfg.model.data_preprocessor.to_rgb
+    METRICS.build(cfg.test_evaluator)
