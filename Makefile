@@ -1,6 +1,7 @@
 # Everything runs in .venv, which `make setup` fills; it is called by every target and takes seconds when nothing is to do.
 PYTHON ?= python3
 RUN = .venv/bin/python
+TASK ?= segmentation
 # An interpreter that was asked for by name replaces the environment's; the default one does not.
 SETUP_FLAGS := $(if $(filter file,$(origin PYTHON)),,--this-python)
 
@@ -8,6 +9,7 @@ SETUP_FLAGS := $(if $(filter file,$(origin PYTHON)),,--this-python)
 
 help:
 	@echo 'make quickstart   set up, train AdaRoute on small scenes, evaluate, draw a picture (minutes on 2 cores)'
+	@echo '                  TASK=segmentation (default), detection, panoptic or classification'
 	@echo 'make compare      the same for Frozen, AdaRoute and full fine-tuning, three seeds each'
 	@echo 'make test         set up and run the tests (under 10 minutes on 2 cores)'
 	@echo 'make test-full    the tests that take longer, too'
@@ -18,10 +20,10 @@ setup:
 	@$(PYTHON) tools/setup_env.py $(SETUP_FLAGS)
 
 quickstart: setup
-	@$(RUN) tools/quickstart.py
+	@$(RUN) tools/quickstart.py --task $(TASK)
 
 compare: setup
-	@$(RUN) tools/quickstart.py --compare
+	@$(RUN) tools/quickstart.py --task $(TASK) --compare
 
 test: setup
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -12,11 +12,11 @@ exec((ROOT / 'mmparax' / 'version.py').read_text(), version)
 
 
 class BuildWithConfigs(build_py):
-    """Copy configs and tools into ``mmparax/.mim``, where OpenMMLab looks for those of a package."""
+    """Copy configs, tools and demo into ``mmparax/.mim``, where OpenMMLab looks for those of a package."""
 
     def run(self):
         super().run()
-        for folder in ('configs', 'tools'):
+        for folder in ('configs', 'tools', 'demo'):
             target = Path(self.build_lib) / 'mmparax' / '.mim' / folder
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns('__pycache__'))

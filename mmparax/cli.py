@@ -6,12 +6,14 @@ import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, Optional
 
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mmparax.errors import MissingFileError, ParameterError, RandomBaseError, UserError, bad_value
+from mmparax.analysis.data import datasets_of, registered
+from mmparax.errors import MissingFileError, ParameterError, RandomBaseError, UserError, bad_value, keyword_names
 from mmparax.launch import is_first_process
 
 # Tests set it to see where an error comes from; so may a user.
@@ -104,50 +106,6 @@ def check_checkpoint(path: str) -> None:
         raise MissingFileError(f'the checkpoint {path!r} does not exist.')
 
 
-def datasets_of(loader: Optional[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Yield the data set configs of a dataloader, those inside wrappers too."""
-    pending = [loader.get('dataset')] if loader else []
-    while pending:
-        dataset = pending.pop()
-        if isinstance(dataset, Mapping):
-            inner = dataset.get('dataset') or dataset.get('datasets')
-            if inner:
-                pending += inner if isinstance(inner, Sequence) else [inner]
-            else:
-                yield dataset
-
-
-def check_datasets(cfg: Config, loaders: Sequence[str]) -> None:
-    """Check that the folders and annotation files of the data sets exist, before anything is built.
-
-    Raises:
-        MissingFileError: naming the first one that is absent.
-    """
-    for loader in loaders:
-        for dataset in datasets_of(cfg.get(loader)):
-            for parameter, path in dataset_paths(dataset):
-                if '://' not in path and not os.path.exists(path):
-                    raise MissingFileError(
-                        f'{loader}.dataset.{parameter}={path!r} does not exist (looked in {os.getcwd()!r}). Put the data '
-                        f'there or set {loader}.dataset.data_root; docs/datasets.md shows the layouts.')
-
-
-def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[Tuple[str, str]]:
-    """Yield (parameter, path) of every file and folder that a data set config names."""
-    root = dataset.get('data_root')
-    root = root if isinstance(root, str) else ''
-    if root:
-        yield 'data_root', root
-    prefixes = dataset.get('data_prefix') or {}
-    prefixes = prefixes if isinstance(prefixes, Mapping) else {'': prefixes}
-    for name, path in prefixes.items():
-        if isinstance(path, str) and path:
-            yield f'data_prefix.{name}'.rstrip('.'), os.path.join(root, path)
-    annotations = dataset.get('ann_file')
-    if isinstance(annotations, str) and annotations:
-        yield 'ann_file', os.path.join(root, annotations)
-
-
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that a config asks for; a model of mmparax always has the checks of PEFTHook."""
     backbone = (cfg.get('model') or {}).get('backbone') or {}
@@ -170,9 +128,17 @@ def draw_predictions(cfg: Config, show: bool, show_dir: Optional[str], wait_time
     if hook is None:
         raise ParameterError("--show and --show-dir need the visualization hook: add visualization=dict(type="
                              "'SegVisualizationHook') or that of the config's toolbox to default_hooks.")
-    hook.draw = True
+    for dataset in datasets_of(cfg.get('test_dataloader')):
+        palette = (dataset.get('metainfo') or {}).get('palette')
+        if palette:
+            dataset.metainfo.palette = [tuple(color) for color in palette]  # mmdetection draws in no others
     if show:
         hook.update(show=True, wait_time=wait_time)
+    cls = registered(HOOKS, hook, cfg)
+    if cls is not None and 'out_dir' in keyword_names(cls.__init__):  # mmpretrain's
+        hook.update(enable=True, interval=1, **(dict(out_dir=show_dir) if show_dir else {}))
+        return
+    hook.draw = True
     if show_dir:
         cfg.visualizer.save_dir = show_dir
         if not any('Local' in backend['type'] for backend in cfg.visualizer.get('vis_backends') or []):

@@ -109,3 +109,19 @@ def use_amp(cfg: Config, precision: Any) -> None:
                   level=logging.WARNING)
     elif wrapper.get('dtype') == 'bfloat16' and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         raise ParameterError('bf16 needs a GPU that has it (NVIDIA: Ampere or newer); use --amp fp16.')
+
+
+def evaluate_without_amp(cfg: Config) -> None:
+    """Turn mixed precision in evaluation (``fp16=True``) off, saying so, on a machine without a GPU.
+
+    Args:
+        cfg: changed in place: ``val_cfg`` and ``test_cfg``.
+    """
+    if get_device() != 'cpu':
+        return
+    loops = [cfg[name] for name in ('val_cfg', 'test_cfg') if (cfg.get(name) or {}).get('fp16')]
+    for loop in loops:
+        loop.fp16 = False
+    if loops:
+        print_log('Evaluation in mixed precision needs a GPU and there is none: evaluating in single precision.',
+                  logger='current', level=logging.WARNING)

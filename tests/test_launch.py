@@ -9,10 +9,12 @@ import torch
 from mmengine.config import Config
 from processes import free_port, run
 
-from mmparax.launch import amp_with_value, is_first_process, prepare_processes, replace_sync_bn, use_amp
+from mmparax.launch import (amp_with_value, evaluate_without_amp, is_first_process, prepare_processes, replace_sync_bn,
+                            use_amp)
 
 ROOT = Path(__file__).parents[1]
-CHECKS = ['gradients_are_those_of_one_process', 'a_resumed_run_is_the_undisturbed_one', 'one_process_of_a_machine_downloads']
+CHECKS = ['gradients_are_those_of_one_process', 'a_resumed_run_is_the_undisturbed_one', 'one_process_of_a_machine_downloads',
+          'every_task_trains_and_evaluates']
 
 
 @pytest.fixture(scope='module')
@@ -69,6 +71,19 @@ def test_mixed_precision(case, monkeypatch):
 def test_mixed_precision_needs_a_wrapper_that_can():
     with pytest.raises(ValueError, match="--amp='OptimWrapperDict' is not allowed"):
         use_amp(Config(dict(optim_wrapper=dict(type='OptimWrapperDict'))), 'bf16')
+
+
+def test_evaluation_in_mixed_precision_needs_a_gpu(monkeypatch):
+    lines = []
+    monkeypatch.setattr('mmparax.launch.print_log', lambda text, **_: lines.append(text))
+    for device, expected, count in (('cuda', True, 0), ('cpu', False, 1)):
+        monkeypatch.setattr('mmparax.launch.get_device', lambda device=device: device)
+        cfg = Config(dict(val_cfg=dict(type='ValLoop', fp16=True), test_cfg=dict(fp16=True)))
+        evaluate_without_amp(cfg)
+        assert cfg.val_cfg.fp16 == cfg.test_cfg.fp16 == expected and len(lines) == count
+    for other in (dict(), dict(val_cfg=None, test_cfg=dict()), dict(val_cfg=dict(fp16=False))):
+        evaluate_without_amp(Config(other))
+    assert len(lines) == 1
 
 
 def test_bf16_needs_no_loss_scale():

@@ -8,11 +8,16 @@ from pathlib import Path
 import runs
 import torch
 from cases import build as build_backbone
-from mmengine.dist import all_gather_object, get_rank
+from mmengine.dist import all_gather_object, barrier, get_rank
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from tasks import config as task_config
+from test_tasks import CELLS, COLUMNS, trunk
 
+from mmparax.analysis.results import paper_columns
 from mmparax.checkpoint.storage import unlock_folder
+from mmparax.datasets.scene_files import write_scenes
 from mmparax.launch import prepare_processes
 
 
@@ -96,10 +101,33 @@ def one_process_of_a_machine_downloads(folder):
     assert all_gather_object(len(downloads)) == [1, 0]
 
 
+def every_task_trains_and_evaluates(folder):
+    """With recomputed activations; the processes end with the same weights and the metrics of all images."""
+    if get_rank() == 0:
+        write_scenes(folder / 'scenes', 8, 3, size=(96, 96), progress=False)
+    barrier()
+    for task, backbone in CELLS:
+        cfg = start(task_config(task, folder / 'scenes', folder / task, trunk(task, backbone, with_cp=True), iterations=2))
+        if task == 'detection':  # so early nothing would be found
+            cfg.model.test_cfg.rcnn.score_thr = 0.
+        init_default_scope(cfg.default_scope)
+        runner = Runner.from_cfg(cfg)
+        assert isinstance(runner.model, MMDistributedDataParallel) and not runner.model.find_unused_parameters
+        runner.train()
+        unlock_folder(folder / task)
+        weights = all_gather_object({name: value.detach() for name, value in runner.model.module.named_parameters()})
+        assert not runs.same(*weights)
+        metrics = {name[len('val/'):]: scalar.current() for name, scalar in runner.message_hub.log_scalars.items()
+                   if name.startswith('val/') and not name.endswith('time')}
+        columns = all_gather_object(paper_columns(metrics))
+        assert columns[0] == columns[1] and None not in columns[0].values() and list(columns[0]) == COLUMNS[task]
+
+
 def main(folder):
     torch.set_num_threads(1)
     init_default_scope('mmseg')
-    for check in (gradients_are_those_of_one_process, a_resumed_run_is_the_undisturbed_one, one_process_of_a_machine_downloads):
+    for check in (gradients_are_those_of_one_process, a_resumed_run_is_the_undisturbed_one, one_process_of_a_machine_downloads,
+                  every_task_trains_and_evaluates):
         text = 'ok'
         try:
             check(folder / check.__name__)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""The main job on real input: ``make quickstart``.
+"""The main job on real input: ``make quickstart [TASK=segmentation|detection|panoptic|classification]``.
 
-Makes the scenes, freezes the small pre-trained Swin, trains AdaRoute and an UperNet head through tools/train.py,
-evaluates through tools/test.py, and ends with what was trained, the mIoU, the time and a picture. With --compare it
-does so for AdaRoute, the frozen trunk and full fine-tuning with several seeds, and writes a table.
+Makes the scenes, freezes a small pre-trained backbone, trains AdaRoute and a head through tools/train.py, evaluates through
+tools/test.py, and ends with what was trained, the metric, the time and a picture. With --compare it does so for AdaRoute,
+the frozen trunk and full fine-tuning with several seeds, and writes a table.
 """
 import argparse
 import hashlib
@@ -15,22 +15,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List
 
-import numpy as np
 from mmengine.config import Config
-from PIL import Image
 from tqdm import tqdm
 
 import mmparax
-from mmparax.analysis.pictures import prediction_sheet
+from mmparax.analysis.results import paper_columns
+from mmparax.analysis.scene_pictures import draw_scene_predictions
 from mmparax.checkpoint.base import locate
 from mmparax.cli import tool
-from mmparax.datasets.scenes import CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES, write_ade20k
+from mmparax.datasets.scene_files import write_scenes
+from mmparax.datasets.scenes import STUFF_CLASSES, THING_CLASSES
 from mmparax.errors import UserError, check_int
 
 TOOLS = Path(__file__).resolve().parent
-CONFIG = str(TOOLS.parent / 'configs' / 'examples' / 'upernet_swin-mini_{}_1xb8-500_scenes-128x128.py')
+EXAMPLES = TOOLS.parent / 'configs' / 'examples'
+CONFIGS = dict(
+    segmentation='upernet_swin-mini_{}_1xb8-500_scenes-128x128.py',
+    detection='mask-rcnn_convnext-mini_{}_1xb8-400_scenes-128x128.py',
+    panoptic='panoptic-fpn_swin-mini_{}_1xb8-400_scenes-128x128.py',
+    classification='vit-mini_{}_1xb32-1000_scenes-32x32.py')
 METHODS = dict(frozen='Frozen (head only)', adaroute='AdaRoute', full='full fine-tuning')
 
 
@@ -40,6 +45,7 @@ class StepFailed(UserError):
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--task', choices=list(CONFIGS), default='segmentation', help='what to train for (default: %(default)s)')
     parser.add_argument('--method', choices=sorted(METHODS), default='adaroute', help='what to train (default: adaroute)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the training (default: 0)')
     parser.add_argument('--compare', action='store_true', help='train every method with every seed and write a table')
@@ -70,14 +76,15 @@ def call(script: str, log: Path, total: int, label: str, *arguments: str) -> str
             file.write(line)
             text.append(line)
             step = re.search(r'Iter\((?:train|val|test)\) +\[ *(\d+)/(\d+)\]', line)
-            if step and int(step.group(2)) == total:
+            if step:
+                bar.total = int(step.group(2))
                 bar.update(int(step.group(1)) - bar.n)
                 loss = re.search(r'  loss: ([\d.]+)', line)
                 if loss:
                     bar.set_postfix_str(f'loss {float(loss.group(1)):.3f}')
         process.wait()
         if process.returncode == 0:
-            bar.update(total - bar.n)
+            bar.update(bar.total - bar.n)
     if process.returncode:
         raise StepFailed(f'{label} failed; the end of {log}:\n{"".join(text[-25:])}')
     return ''.join(text)
@@ -97,40 +104,48 @@ def package_source() -> bytes:
     return b''.join(file.read_bytes() for file in files)
 
 
+def data_options(cfg: Config, data: str) -> List[str]:
+    """Options that let a config look for its data in another folder: the evaluators of COCO's tasks, too."""
+    options = [f'{loader}.dataset.data_root={data}' for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')]
+    for evaluator in ('val_evaluator', 'test_evaluator'):
+        options += [f'{evaluator}.{name}={data}{cfg[evaluator][name][len(cfg.data_root):]}'
+                    for name in ('ann_file', 'seg_prefix') if name in cfg[evaluator]]
+    return options
+
+
 def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     """Train and evaluate one method with one seed; a finished run is not repeated."""
-    config = CONFIG.format(method)
+    config = str(EXAMPLES / CONFIGS[args.task].format(method))
     cfg = Config.fromfile(config)
     iterations = args.iterations or cfg.train_cfg.max_iters
-    work_dir = Path(args.work_dir) / f'{method}_seed{seed}'
-    summary = work_dir / 'summary.json'
-    predictions = work_dir / 'predictions'
+    work_dir = Path(args.work_dir) / args.task / f'{method}_seed{seed}'
+    summary, picture = work_dir / 'summary.json', work_dir / 'prediction.png'
     scenes = json.loads((Path(args.data) / 'classes.json').read_text(encoding='utf-8'))
     settings = dict(config=Path(config).name, seed=seed, iterations=iterations, scenes=scenes['counts'],
                     fingerprint=fingerprint(cfg.pretty_text.encode(), json.dumps(scenes).encode(),
                                             locate(cfg.model.backbone.base_checkpoint).read_bytes(), package_source()))
-    if summary.is_file() and predictions.is_dir():
+    if summary.is_file() and picture.is_file():
         found = json.loads(summary.read_text(encoding='utf-8'))
         if found['settings'] == settings:
             print(f'{METHODS[method]}, seed {seed}: done before, kept in {work_dir}.')
             return found
-    options = ['--cfg-options', f'randomness.seed={seed}', *(f'{loader}.dataset.data_root={args.data}'
-                for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'))]
+    options = ['--cfg-options', f'randomness.seed={seed}', *data_options(cfg, args.data)]
     training = list(options)
     if args.iterations:
         warmup = -(-iterations // 8)
         training += [f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}',
                      f'param_scheduler.0.end={warmup}', f'param_scheduler.1.begin={warmup}',
                      f'param_scheduler.1.end={iterations}', f'default_hooks.checkpoint.interval={iterations}']
-    start = time.time()
-    log = call('train.py', work_dir / 'train.txt', iterations, f'{METHODS[method]}, seed {seed}: training', config,
-               '--no-validate', '--work-dir', str(work_dir), *training)
+    start, label, checkpoint = time.time(), f'{METHODS[method]}, seed {seed}', str(work_dir / f'iter_{iterations}.pth')
+    log = call('train.py', work_dir / 'train.txt', iterations, f'{label}: training', config, '--no-validate', '--work-dir',
+               str(work_dir), *training)
     trained = time.time() - start
-    tested = call('test.py', work_dir / 'test.txt', -(-args.val_scenes // cfg.test_dataloader.batch_size),
-                  f'{METHODS[method]}, seed {seed}: evaluating', config, str(work_dir / f'iter_{iterations}.pth'),
-                  '--work-dir', str(work_dir), '--out', str(predictions), *options)
+    tested = call('test.py', work_dir / 'test.txt', 1, f'{label}: evaluating', config, checkpoint, '--work-dir', str(work_dir),
+                  *options)
+    metrics = json.loads(max(work_dir.glob('*/*.json'), key=os.path.getmtime).read_text(encoding='utf-8'))
+    draw_scene_predictions(cfg, checkpoint, args.data, picture, f'{METHODS[method]} on painted scenes it has not seen')
     table = re.search(r'( +Parameters *\n.*?┘)', log, re.S)
-    result = dict(settings=settings, miou=float(re.findall(r'mIoU: +([\d.]+)', tested)[-1]),
+    result = dict(settings=settings, metrics=paper_columns(metrics),
                   classes={name: None if value == 'nan' else float(value) for name, value in
                            re.findall(r'\| +([\w ]+?) +\| +([\d.]+|nan) *\| +[\d.nan]+ *\|', tested)},
                   seconds_training=round(trained, 1), seconds=round(time.time() - start, 1), table=table.group(1))
@@ -138,45 +153,34 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     return result
 
 
-def draw(method: str, seed: int, args: argparse.Namespace, count: int = 6) -> Path:
-    """Draw input, ground truth and prediction of some validation scenes."""
-    data, work_dir = Path(args.data), Path(args.work_dir) / f'{method}_seed{seed}'
-    rows = []
-    for index in range(min(count, args.val_scenes)):
-        name = f'scene_{index:05d}'
-        truth = np.asarray(Image.open(data / 'annotations' / 'validation' / f'{name}.png')).astype(int) - 1
-        # mmsegmentation adds the 1 of reduce_zero_label back to what it writes
-        prediction = np.asarray(Image.open(work_dir / 'predictions' / f'{name}.png')).astype(int) - 1
-        rows.append((np.asarray(Image.open(data / 'images' / 'validation' / f'{name}.jpg')), truth, prediction))
-    path = work_dir / 'prediction.png'
-    prediction_sheet(path, rows, CLASSES, PALETTE, f'{METHODS[method]} on painted scenes it has not seen')
-    return path
-
-
 def mean_and_spread(values: List[float]) -> str:
     """Mean and sample standard deviation of some runs."""
     return f'{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0.:.1f}'
 
 
-def mean_iou(result: Dict[str, Any], names: Sequence[str]) -> float:
-    """Mean IoU of some classes, without those that do not occur in the scenes."""
-    values = [result['classes'][name] for name in names if result['classes'][name] is not None]
-    return statistics.mean(values) if values else float('nan')
+def scores(result: Dict[str, Any]) -> Dict[str, float]:
+    """The metrics of a run, and of a segmentation the mean IoU of surfaces and digits (those that occur in the scenes)."""
+    columns = dict(result['metrics'])
+    for label, names in (('surfaces', STUFF_CLASSES), ('digits', THING_CLASSES)):
+        values = [result['classes'][name] for name in names if result['classes'].get(name) is not None]
+        if values:
+            columns[label] = statistics.mean(values)
+    return {name: float('nan') if value is None else value for name, value in columns.items()}
 
 
 def compare(args: argparse.Namespace) -> None:
     """Run every method with every seed and write the table as Markdown and JSON."""
     results: Dict[str, List[Dict[str, Any]]] = {method: [run(method, seed, args) for seed in args.seeds]
                                                for method in METHODS}
-    lines = ['| method | mIoU, mean ± std | ' + ' | '.join(f'seed {seed}' for seed in args.seeds)
-             + ' | mean IoU of the surfaces | of the digits | training |', '|---|---|' + '---|' * (len(args.seeds) + 3)]
+    names = list(scores(results['adaroute'][0]))
+    lines = ['| method | ' + ' | '.join(names) + f' | {names[0]} of seeds {", ".join(map(str, args.seeds))} | training |',
+             '|---|' + '---|' * (len(names) + 2)]
     for method, runs in results.items():
-        scores = [result['miou'] for result in runs]
+        columns = [[scores(result)[name] for result in runs] for name in names]
         seconds = statistics.mean(result['seconds_training'] for result in runs)
-        parts = [[mean_iou(result, names) for result in runs] for names in (STUFF_CLASSES, THING_CLASSES)]
-        lines.append(f'| {METHODS[method]} | {mean_and_spread(scores)} | ' + ' | '.join(f'{score:.1f}' for score in scores)
-                     + f' | {mean_and_spread(parts[0])} | {mean_and_spread(parts[1])} | {seconds:.0f} s |')
-    folder = Path(args.work_dir)
+        lines.append(f'| {METHODS[method]} | ' + ' | '.join(map(mean_and_spread, columns)) + ' | '
+                     + ', '.join(f'{score:.1f}' for score in columns[0]) + f' | {seconds:.0f} s |')
+    folder = Path(args.work_dir) / args.task
     (folder / 'comparison.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     (folder / 'comparison.json').write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
     print('\n' + '\n'.join(lines) + f'\n\nWritten to {folder / "comparison.md"} and {folder / "comparison.json"}.')
@@ -188,13 +192,15 @@ def main() -> None:
     if args.iterations is not None:
         check_int('--iterations', args.iterations, 2)
     start = time.time()
-    write_ade20k(args.data, args.train_scenes, args.val_scenes)
+    write_scenes(args.data, args.train_scenes, args.val_scenes)
     if args.compare:
         compare(args)
         return
     result = run(args.method, args.seed, args)
-    picture = draw(args.method, args.seed, args)
-    print(f'\n{result["table"]}\n\n{METHODS[args.method]}: mIoU {result["miou"]:.1f} on {args.val_scenes} scenes, '
+    picture = Path(args.work_dir) / args.task / f'{args.method}_seed{args.seed}' / 'prediction.png'
+    metrics = ', '.join(f'{name} {value:.1f}' for name, value in result['metrics'].items() if value is not None)
+    metrics = metrics or 'nothing was found'
+    print(f'\n{result["table"]}\n\n{METHODS[args.method]}: {metrics} on {args.val_scenes} scenes not seen in training (percent), '
           f'{result["seconds_training"]:.0f} s of training, {time.time() - start:.0f} s in all.\n'
           f'Picture (input, ground truth, prediction): {picture.resolve()}')
 

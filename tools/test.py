@@ -2,14 +2,17 @@
 """Evaluate a model: ``python tools/test.py CONFIG CHECKPOINT``."""
 import argparse
 
-from mmparax.cli import (add_common_arguments, build_runner, check_checkpoint, check_datasets, config_kept,
-                         draw_predictions, load_config, tool)
+from mmparax.analysis.data import check_datasets
+from mmparax.analysis.results import results_table, write_predictions
+from mmparax.cli import (add_common_arguments, build_runner, check_checkpoint, config_kept, draw_predictions, load_config,
+                         tool)
 from mmparax.errors import ParameterError
-from mmparax.launch import prepare_processes
+from mmparax.launch import evaluate_without_amp, is_first_process, prepare_processes
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Evaluate a checkpoint on the test set of a config.')
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint on the test set of a config; ends with the metrics in '
+                                     "the columns of the paper's tables.")
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     add_common_arguments(parser)
@@ -37,11 +40,13 @@ def main() -> None:
         cfg.tta_model.module = cfg.model
         cfg.model = cfg.tta_model
     if args.out is not None:
-        cfg.test_evaluator.output_dir = args.out
-        cfg.test_evaluator.keep_results = True
+        write_predictions(cfg, args.out)
+    evaluate_without_amp(cfg)
     prepare_processes(cfg)
     with config_kept(cfg, always=True):
-        build_runner(cfg).test()
+        table = results_table(build_runner(cfg).test())
+    if table and is_first_process():
+        print(table, flush=True)
 
 
 if __name__ == '__main__':

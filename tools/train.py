@@ -5,10 +5,11 @@ import sys
 
 from mmengine.runner import find_latest_checkpoint
 
+from mmparax.analysis.data import check_datasets
 from mmparax.checkpoint.storage import lock_folder
-from mmparax.cli import add_common_arguments, build_runner, check_checkpoint, check_datasets, config_kept, load_config, tool
+from mmparax.cli import add_common_arguments, build_runner, check_checkpoint, config_kept, load_config, tool
 from mmparax.errors import ParameterError
-from mmparax.launch import PRECISIONS, amp_with_value, is_first_process, prepare_processes, use_amp
+from mmparax.launch import PRECISIONS, amp_with_value, evaluate_without_amp, is_first_process, prepare_processes, use_amp
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,6 +38,7 @@ def main() -> None:
         if checkpoint is not None:
             checkpoint.pop('save_best', None)  # there will be no metric to choose by
     use_amp(cfg, args.amp)
+    evaluate_without_amp(cfg)
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ParameterError(f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config!r}: the '

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
@@ -18,13 +17,15 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
+from mmparax.analysis.batches import random_batch
+from mmparax.analysis.data import check_datasets, datasets_of, metainfo_of, to_be_downloaded
 from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.checkpoint.fingerprint import fingerprint
 from mmparax.checkpoint.loader import check_fit
-from mmparax.cli import TRACEBACK, check_datasets
+from mmparax.cli import TRACEBACK
 from mmparax.errors import TrainingError, UserError
-from mmparax.hooks import checks
+from mmparax.hooks import checks, structure
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.launch import use_amp
 
@@ -55,13 +56,14 @@ class Doctor:
         self.cfg, self.batch_size, self.world, self.report = cfg, batch_size, world, report
         self.findings: List[Finding] = []
         self.model: Optional[nn.Module] = None
-        self.data_at_hand = False
+        self.data_at_hand, self.fits = False, False
 
     def examine(self) -> List[Finding]:
         """Run every check and return the findings."""
         init_default_scope(self.cfg.get('default_scope', 'mmengine'))
         for name, check in (('packages', self.packages), ('config', self.config), ('checkpoints', self.checkpoints),
-                            ('data', self.data), ('model', self.build), ('base', self.base), ('load_from', self.load_from),
+                            ('data', self.data), ('model', self.build), ('features', self.features),
+                            ('classes', self.classes), ('base', self.base), ('load_from', self.load_from),
                             ('frozen', self.frozen), ('batch and rate', self.schedule), ('one step', self.step)):
             with self._guarded(name):
                 status, text = check()
@@ -108,16 +110,21 @@ class Doctor:
 
     def data(self) -> Tuple[str, str]:
         check_datasets(self.cfg, ['train_dataloader', 'val_dataloader'])
+        fetched = to_be_downloaded(self.cfg, ['train_dataloader', 'val_dataloader', 'test_dataloader'])
+        if fetched:
+            return OK, f'will be downloaded into {", ".join(map(repr, fetched))} at the start of the run'
         self.data_at_hand = True
         try:
             check_datasets(self.cfg, ['test_dataloader'])
         except UserError as error:
             return WARNING, f'training has its data, tools/test.py has not: {error}'
-        return OK, 'the folders and files of all data sets exist'
+        return OK, 'the folders and files of all data sets exist, and have the classes of the config'
 
     def build(self) -> Tuple[str, str]:
         # A base that does not fit is a finding of its own: the model is built without one, which is loaded next.
         cfg, bases = copy.deepcopy(self.cfg.model), {}
+        if self.cfg.get('data_preprocessor') is not None:  # the runner does so, too
+            cfg.setdefault('data_preprocessor', self.cfg.data_preprocessor)
         for path, part in sub_configs(cfg):
             if part.get('base_checkpoint') is not None:
                 bases[path] = part['base_checkpoint']
@@ -132,6 +139,25 @@ class Doctor:
         return OK, (f'{type(self.model).__name__} with {methods}: {count.trained_in_backbone / 1e6:.3f} M of '
                     f'{count.backbone / 1e6:.3f} M parameters of the backbone train, and '
                     f'{count.head.parameters / 1e6:.3f} M of the head')
+
+    def features(self) -> Tuple[str, str]:
+        if self.model is None:
+            return SKIPPED, 'there is no model'
+        structure.check_features(self.model)
+        self.fits = True
+        return OK, 'the neck and the heads take what the backbone gives'
+
+    def classes(self) -> Tuple[str, str]:
+        if self.model is None:
+            return SKIPPED, 'there is no model'
+        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            for dataset in datasets_of(self.cfg.get(loader)):
+                try:
+                    structure.check_class_counts(self.model, metainfo_of(self.cfg, dataset), f'{loader}.dataset')
+                except UserError:
+                    self.fits = False
+                    raise
+        return OK, 'the heads are for the classes of the data'
 
     def base(self) -> Tuple[str, str]:
         if self.model is None:
@@ -186,6 +212,8 @@ class Doctor:
     def step(self) -> Tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
+        if not self.fits:
+            return SKIPPED, 'the parts of the model do not fit'
         batch, origin = self._batch()
         if batch is None:
             return SKIPPED, f'no data, and no random images for a {type(self.model).__name__}'
@@ -242,21 +270,6 @@ def sub_configs(config: Any, path: str = '') -> Iterator[Tuple[str, Dict[str, An
     items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, (list, tuple)) else ()
     for name, value in items:
         yield from sub_configs(value, f'{path}.{name}' if path else str(name))
-
-
-def random_batch(model: nn.Module, count: int) -> Optional[Dict[str, Any]]:
-    """Random images and labels in the form that a segmentor trains on, or None for other models."""
-    if not hasattr(model, 'decode_head'):
-        return None
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-    size = getattr(model.data_preprocessor, 'size', None) or (128, 128)
-    samples = []
-    for _ in range(count):
-        sample = SegDataSample(gt_sem_seg=PixelData(data=torch.randint(model.decode_head.num_classes, (1, *size))))
-        sample.set_metainfo(dict(img_shape=tuple(size), ori_shape=tuple(size), pad_shape=tuple(size)))
-        samples.append(sample)
-    return dict(inputs=[torch.randint(256, (3, *size), dtype=torch.uint8) for _ in range(count)], data_samples=samples)
 
 
 def verdict(findings: List[Finding]) -> Tuple[bool, str]:

@@ -3,14 +3,14 @@ from typing import Any, Dict, Optional
 
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmparax.analysis.parameters import count_parameters
 from mmparax.checkpoint.fingerprint import stamp
 from mmparax.checkpoint.loader import unwrapped
 from mmparax.errors import bad_value
-from mmparax.hooks import checks
+from mmparax.hooks import checks, structure
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.registry import HOOKS
 
@@ -19,8 +19,9 @@ from mmparax.registry import HOOKS
 class PEFTHook(Hook):
     """Logs what trains, writes it into every checkpoint, and checks the run.
 
-    Before training: ``adapter`` of the config is the model's; the checkpoint of ``load_from`` or a resumed run has this
-    method and base; synchronised batch norm has its GPUs; what trains is in the optimizer. It warns when the checkpoint
+    Before training: ``adapter`` of the config is the model's; the backbone gives the maps that neck and heads take; the
+    heads are for the classes of the data; the checkpoint of ``load_from`` or a resumed run has this method and base;
+    synchronised batch norm has its GPUs; what trains is in the optimizer. It warns when the checkpoint
     hook is not mmparax's and when the batch is not the recipe's. At the first optimizer step that is taken (with mixed
     precision: the first that the loss scaler accepts): every parameter that trains has a finite gradient. Before every
     validation and save and after every epoch, by version counters, and at the end, byte by byte: the frozen trunk is
@@ -42,6 +43,13 @@ class PEFTHook(Hook):
         if runner.cfg.get('activation_checkpointing'):
             raise bad_value('activation_checkpointing', runner.cfg.activation_checkpointing, "mmengine's recomputation loses "
                             'the gradients of adapters behind a frozen stem', 'Use model.backbone.with_cp=True.')
+        model = unwrapped(runner.model)
+        structure.check_features(model)
+        for name in ('train', 'val', 'test'):
+            loop = getattr(runner, f'_{name}_loop')
+            if isinstance(loop, BaseLoop):  # those of this run; the others are configs
+                metainfo = getattr(loop.dataloader.dataset, 'metainfo', None) or {}
+                structure.check_class_counts(model, metainfo, f'{name}_dataloader.dataset')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         source = str(runner._load_from or runner.cfg.get('load_from') or 'the latest checkpoint')

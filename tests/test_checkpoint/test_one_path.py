@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 import mmparax
-from mmparax.datasets.scenes import write_ade20k
+from mmparax.datasets.scene_files import write_scenes
 
 TRUNK = runs.SHALLOW['swin']
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp('one_path')
-    write_ade20k(path / 'scenes', 4, 2, size=(64, 64), progress=False)
+    write_scenes(path / 'scenes', 4, 2, size=(64, 64), progress=False)
     torch.manual_seed(1)
     torch.save(build('frozen', **TRUNK).state_dict(), path / 'base.pth')
     return path

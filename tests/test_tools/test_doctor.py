@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmparax.analysis.doctor import Doctor, verdict
-from mmparax.datasets.scenes import write_ade20k
+from mmparax.datasets.scene_files import write_scenes
 
 ROOT = Path(__file__).parents[2]
 CONFIG = next((ROOT / 'configs' / 'examples').glob('upernet_swin-mini_adaroute*'))
@@ -19,7 +19,7 @@ CONFIG = next((ROOT / 'configs' / 'examples').glob('upernet_swin-mini_adaroute*'
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp('doctor')
-    write_ade20k(path / 'data' / 'scenes', 4, 2, size=(64, 64), progress=False)
+    write_scenes(path / 'data' / 'scenes', 4, 2, size=(64, 64), progress=False)
     return path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmparax.datasets.scenes import write_ade20k
+from mmparax.datasets.scene_files import write_scenes
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,28 +20,37 @@ def quickstart(folder, *arguments):
                           stderr=subprocess.STDOUT, timeout=400, env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 
-def test_quickstart_ends_with_table_metric_and_picture(tmp_path):
-    done = quickstart(tmp_path)
+COLUMNS = {'segmentation': {'mIoU'}, 'detection': {'AP^b', 'AP^b_50', 'AP^b_75', 'AP^m', 'AP^m_50', 'AP^m_75'},
+           'panoptic': {'PQ', 'SQ', 'RQ'}, 'classification': {'top-1'}}
+
+
+@pytest.mark.parametrize('task', [pytest.param(task, marks=[] if task == 'segmentation' else pytest.mark.full)
+                                  for task in COLUMNS])
+def test_quickstart_ends_with_table_metric_and_picture(task, tmp_path):
+    done = quickstart(tmp_path, '--task', task)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert 'expert centers' in done.stdout and 'AdaRoute: mIoU' in done.stdout
+    assert 'expert centers' in done.stdout and '\nAdaRoute: ' in done.stdout
     picture = Path(done.stdout.strip().splitlines()[-1].split(': ', 1)[1])
-    assert picture == tmp_path / 'work_dirs' / 'quickstart' / 'adaroute_seed0' / 'prediction.png'
+    assert picture == tmp_path / 'work_dirs' / 'quickstart' / task / 'adaroute_seed0' / 'prediction.png'
     width, height = Image.open(picture).size
     assert width > 1000 and height > 300
     summary = json.loads((picture.parent / 'summary.json').read_text())
-    assert 0 <= summary['miou'] <= 100 and summary['settings']['iterations'] == 2 and len(summary['classes']) == 15
-    again = quickstart(tmp_path)
+    metrics = summary['metrics']  # after two iterations a detector may find nothing
+    assert set(metrics) == COLUMNS[task] or (task == 'detection' and not metrics)
+    assert all(0 <= value <= 100 for value in metrics.values()) and summary['settings']['iterations'] == 2
+    assert len(summary['classes']) == (15 if task == 'segmentation' else 0)
+    again = quickstart(tmp_path, '--task', task)
     assert again.returncode == 0 and 'done before' in again.stdout
 
 
 def test_a_failing_step_is_shown_with_the_end_of_its_log(tmp_path):
     scenes = tmp_path / 'data' / 'scenes'
-    write_ade20k(scenes, 8, 3, progress=False)
+    write_scenes(scenes, 8, 3, progress=False)
     for image in (scenes / 'images' / 'training').iterdir():
         image.write_bytes(b'no image')
     done = quickstart(tmp_path)
     assert done.returncode == 1 and 'AdaRoute, seed 0: training failed; the end of' in done.stdout
-    assert 'scene_0000' in done.stdout and not (tmp_path / 'work_dirs/quickstart/adaroute_seed0/summary.json').exists()
+    assert 'scene_0000' in done.stdout and not (tmp_path / 'work_dirs/quickstart/segmentation/adaroute_seed0/summary.json').exists()
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
@@ -57,7 +66,9 @@ def test_wheel_holds_configs_tools_and_the_small_base(tmp_path):
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', str(tmp_path),
                     str(ROOT)], check=True)
     names = zipfile.ZipFile(next(tmp_path.glob('mmparax-*.whl'))).namelist()
-    for name in ('mmparax/.mim/configs/_base_/adapters/adaroute.py', 'mmparax/.mim/tools/train.py', 'mmparax/backbones/swin.py',
-                 'mmparax/zoo/swin_mini_glyphs.safetensors', 'mmparax/zoo/swin_mini_glyphs.log'):
+    for name in ('mmparax/.mim/configs/_base_/adapters/adaroute.py', 'mmparax/.mim/tools/train.py',
+                 'mmparax/.mim/demo/image_demo.py', 'mmparax/backbones/swin.py',
+                 *(f'mmparax/zoo/{base}_glyphs.{kind}' for base in ('swin_mini', 'convnext_mini', 'vit_mini')
+                   for kind in ('safetensors', 'log'))):
         assert name in names
     assert not any(name.startswith(('tests/', 'configs/')) for name in names)

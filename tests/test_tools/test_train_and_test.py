@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from processes import free_port, run
 
-from mmparax.datasets.scenes import write_ade20k
+from mmparax.datasets.scene_files import write_scenes
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs' / 'examples' / 'upernet_swin-mini_adaroute_1xb8-500_scenes-128x128.py')
@@ -33,7 +33,7 @@ def call(script, *arguments, cwd, **environment):
 def folder(tmp_path_factory):
     """A working folder with scenes where the configs look for them."""
     path = tmp_path_factory.mktemp('work')
-    write_ade20k(path / 'data' / 'scenes', 8, 3, size=(64, 64), progress=False)
+    write_scenes(path / 'data' / 'scenes', 8, 3, size=(64, 64), progress=False)
     return path
 
 
@@ -163,8 +163,11 @@ REFUSED = {
     'other arch': (('test.py', 'GOOD', '--cfg-options', 'model.backbone.arch.depths=[2,2,2,2]',
                     'model.backbone.base_checkpoint=None', 'model.backbone.allow_random_base=True'),
                    'does not fit AdaptedSwin'),
+    'other head': (('test.py', 'GOOD', '--cfg-options', 'model.decode_head.channels=16'),
+                   'does not fit the head of EncoderDecoder: '),
     'other classes': (('test.py', 'GOOD', '--cfg-options', 'model.decode_head.num_classes=9',
-                       'model.decode_head.loss_decode.class_weight=None'), 'does not fit the head of EncoderDecoder: 2'),
+                       'model.decode_head.loss_decode.class_weight=None'),
+                      'model.decode_head.num_classes=9 is not allowed: test_dataloader.dataset has 15 such classes'),
     'missing keys': (('test.py', 'no_head.pth'), 'decode_head.conv_seg.bias'),
     'a web page': (('test.py', 'page.pth'), "'page.pth' is a web page"),
 }

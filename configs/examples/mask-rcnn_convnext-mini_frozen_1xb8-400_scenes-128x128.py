@@ -1,4 +1,4 @@
-# python tools/train.py configs/examples/mask-rcnn_convnext-mini_frozen_1xb8-500_scenes-128x128.py
+# python tools/train.py configs/examples/mask-rcnn_convnext-mini_frozen_1xb8-400_scenes-128x128.py
 _base_ = [
     '../_base_/models/mask-rcnn_convnext-mini.py',
     '../_base_/datasets/scenes_coco_instance_128x128.py',

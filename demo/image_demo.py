@@ -1,0 +1,58 @@
+#!/usr/bin/env python
+"""Show what a model says about an image: ``python demo/image_demo.py IMAGE CONFIG CHECKPOINT --out-file PICTURE``."""
+import argparse
+import logging
+import os
+import warnings
+
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.table import Table
+
+from mmparax.analysis.predictions import draw, load_model, predict, read_image, table_of
+from mmparax.cli import add_config_options, check_checkpoint, load_config, tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Segment an image, find its objects or classify it, as the config says: prints what is there and draws '
+        'it into a picture.')
+    parser.add_argument('image', help='image file')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out-file', default='prediction.png', metavar='PICTURE',
+                        help='picture to write (default: %(default)s)')
+    parser.add_argument('--device', default=get_device(), help='such as cpu or cuda:0 (default here: %(default)s)')
+    parser.add_argument('--score-thr', type=float, default=0.3, metavar='SCORE',
+                        help='leave out objects with a lower score (default: %(default)s)')
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    warnings.simplefilter('ignore')
+    cfg = load_config(args)
+    check_checkpoint(args.checkpoint)
+    image = read_image(args.image)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = load_model(cfg, args.checkpoint, args.device)
+    sample = predict(model, cfg, args.image, image)
+    draw(model, cfg, image, sample, args.out_file, args.score_thr)
+    headings, rows = table_of(sample, model.dataset_meta['classes'], args.score_thr)
+    table = Table(title=f'{args.image}, {image.shape[1]}x{image.shape[0]}')
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify='right' if number else 'left')
+    for row in rows:
+        table.add_row(*row)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table if rows else f'{args.image}: no object with a score of {args.score_thr} or more.')
+    console.print(f'Picture: {os.path.abspath(args.out_file)}', markup=False)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,104 @@
+"""Whether the parts of a model fit each other and the classes of the data, seen from its structure before anything runs."""
+from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from torch import nn
+
+from mmparax.backbones.adapted import AdaptedBackbone
+from mmparax.errors import ParameterError, bad_value
+
+DETECTION_HEADS = ('rpn_head', 'bbox_head', 'mask_head', 'roi_head', 'semantic_head', 'panoptic_head')
+SEGMENTATION_HEADS = ('decode_head', 'auxiliary_head')
+CLASS_HEADS = (*SEGMENTATION_HEADS, 'head', 'bbox_head', 'mask_head', 'roi_head.bbox_head', 'roi_head.mask_head')
+# Options that make a backbone give vectors, and the value with which it gives maps.
+MAPS = {'gap_before_final_norm': False, 'out_type': 'featmap'}
+
+
+def is_dense(model: nn.Module) -> bool:
+    """Whether a model segments or detects, and so needs feature maps."""
+    return any(getattr(model, name, None) is not None for name in DETECTION_HEADS + SEGMENTATION_HEADS)
+
+
+def parts(model: nn.Module, paths: Sequence[str]) -> Iterator[Tuple[str, nn.Module]]:
+    """(name, module) of those of ``paths`` that a model has; each module of a list by itself."""
+    for path in paths:
+        part: Any = model
+        for name in path.split('.'):
+            part = getattr(part, name, None)
+        if isinstance(part, nn.ModuleList):
+            yield from ((f'{path}.{number}', entry) for number, entry in enumerate(part))
+        elif isinstance(part, nn.Module):
+            yield path, part
+
+
+def check_features(model: nn.Module) -> None:
+    """Check that the backbone of a segmentor or detector gives the maps that its neck or heads take.
+
+    Raises:
+        ParameterError: if it gives vectors, or another number of maps or other channels.
+    """
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, AdaptedBackbone) or not is_dense(model):
+        return
+    channels = backbone.output_channels()
+    if channels is None:
+        option = next((name for name in MAPS if hasattr(backbone, name)), 'type')
+        raise bad_value(f'model.backbone.{option}', getattr(backbone, option, type(backbone).__name__),
+                        f'{type(model).__name__} needs feature maps, and this backbone gives vectors or tokens',
+                        f'Use model.backbone.{option}={MAPS[option]!r}.' if option in MAPS else '')
+    given = f'the backbone gives {len(channels)} map(s), of {channels} channels (out_indices={list(backbone.out_indices)})'
+    neck = getattr(model, 'neck', None)
+    if neck is not None:
+        wanted = getattr(neck, 'in_channels', None)
+        if isinstance(wanted, (list, tuple)) and list(wanted) != channels:
+            raise bad_value('model.neck.in_channels', list(wanted), given, 'Set one to what the other says.')
+        return
+    for name, head in parts(model, SEGMENTATION_HEADS):
+        if hasattr(head, 'in_index') and hasattr(head, 'in_channels'):
+            _check_inputs(f'model.{name}', head, channels, given)
+
+
+def _check_inputs(name: str, head: nn.Module, channels: List[int], given: str) -> None:
+    several = isinstance(head.in_index, (list, tuple))
+    indices = list(head.in_index) if several else [head.in_index]
+    if any(not -len(channels) <= index < len(channels) for index in indices):
+        raise bad_value(f'{name}.in_index', head.in_index, given, 'Change in_index, or model.backbone.out_indices.')
+    widths: Any = [channels[index] for index in indices]
+    if not several or getattr(head, 'input_transform', None) == 'resize_concat':
+        widths = sum(widths)
+    wanted = list(head.in_channels) if isinstance(head.in_channels, (list, tuple)) else head.in_channels
+    if wanted != widths:
+        raise bad_value(f'{name}.in_channels', wanted, given, f'With in_index={head.in_index} it must be {widths}.')
+
+
+def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str) -> None:
+    """Check that the heads of a model are for as many classes as the data have.
+
+    Args:
+        model: a segmentor, detector or classifier.
+        metainfo: that of the data set; without ``classes`` nothing is known.
+        place: where the data set is in the config, for the errors.
+
+    Raises:
+        ParameterError: naming both numbers.
+    """
+    classes = metainfo.get('classes')
+    if not classes or 'Depth' in type(model).__name__:  # depth has none; its data sets name those of their rooms
+        return
+    things, stuff = metainfo.get('thing_classes'), metainfo.get('stuff_classes')
+    panoptic = getattr(model, 'panoptic_fusion_head', None) is not None and things is not None and stuff is not None
+    if panoptic:
+        if list(classes) != [*things, *stuff]:
+            raise ParameterError(f'{place}.metainfo.classes must be thing_classes, then stuff_classes, in their order: '
+                                 f'{type(model).__name__} tells the two apart by their numbers.')
+        for name, head in parts(model, ('panoptic_fusion_head', 'semantic_head')):
+            for option, kind in (('num_things_classes', things), ('num_stuff_classes', stuff)):
+                _check_count(f'model.{name}.{option}', getattr(head, option, None), kind, place)
+    for name, head in parts(model, CLASS_HEADS):
+        _check_count(f'model.{name}.num_classes', getattr(head, 'num_classes', None), things if panoptic else classes, place)
+
+
+def _check_count(parameter: str, count: Optional[int], classes: Sequence[str], place: str) -> None:
+    if isinstance(count, int) and count != len(classes):
+        names = ', '.join(map(str, classes[:3])) + (', ...' if len(classes) > 3 else '')
+        raise bad_value(parameter, count, f'{place} has {len(classes)} such classes ({names})',
+                        f'Set it to {len(classes)}, or {place}.metainfo=dict(classes=...) to the classes of the model.')
