@@ -200,9 +200,10 @@ def main() -> None:
     picture = Path(args.work_dir) / args.task / f'{args.method}_seed{args.seed}' / 'prediction.png'
     metrics = ', '.join(f'{name} {value:.1f}' for name, value in result['metrics'].items() if value is not None)
     metrics = metrics or 'nothing was found'
-    print(f'\n{result["table"]}\n\n{METHODS[args.method]}: {metrics} on {args.val_scenes} scenes not seen in training (percent), '
-          f'{result["seconds_training"]:.0f} s of training, {time.time() - start:.0f} s in all.\n'
-          f'Picture (input, ground truth, prediction): {picture.resolve()}')
+    crops = args.task == 'classification'
+    print(f'\n{result["table"]}\n\n{METHODS[args.method]}: {metrics} on {"crops of " if crops else ""}{args.val_scenes} scenes not '
+          f'seen in training (percent), {result["seconds_training"]:.0f} s of training, {time.time() - start:.0f} s in all.\n'
+          f'Picture ({"crops with their predictions" if crops else "input, ground truth, prediction"}): {picture.resolve()}')
 
 
 if __name__ == '__main__':

@@ -34,7 +34,9 @@ def draw_scene_predictions(cfg: Config, checkpoint: str, data: str, path: Path, 
         _draw_crops(model, cfg, Path(data), path, title)
     else:
         rows = [tuple(_pictures(model, cfg, Path(data), number)) for number in range(_count(Path(data)))]
-        prediction_sheet(path, rows, CLASSES, PALETTE, title)
+        empty = hasattr(model, 'panoptic_fusion_head')  # some pixels may belong to no segment
+        prediction_sheet(path, rows, [*CLASSES, 'no segment'] if empty else CLASSES,
+                         [*PALETTE, (0, 0, 0)] if empty else PALETTE, title)
 
 
 def _meta(data: Path) -> Any:

@@ -88,6 +88,12 @@ class AdaptedConvNeXt(AdaptedBackbone, ConvNeXt):
     def output_channels(self) -> Optional[List[int]]:
         return None if self.gap_before_final_norm else [self.channels[i] for i in self.out_indices]
 
+    def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Give pointwise convolutions the shape that they have here: linear maps or convolutions of one pixel."""
+        own = dict(self.named_parameters())
+        return {name: value.reshape(own[name].shape) if '.pointwise_conv' in name and name in own
+                and value.numel() == own[name].numel() else value for name, value in weights.items()}
+
     def smallest_side(self) -> int:
         # Neither the stem nor the downsampling layers pad.
         return self.downsample_layers[0][0].kernel_size[0] * 2**(self.num_stages - 1)

@@ -1,7 +1,7 @@
 """Vision Transformer (Dosovitskiy et al., ICLR 2021) with sites, over mmpretrain's implementation."""
 import logging
 import math
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -141,22 +141,43 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
             super()._freeze_stages()
 
     def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """Bring the position table (1, tokens, C) of a base to this model's number of patches."""
-        table, own = weights.get('pos_embed'), self.pos_embed
-        if table is None or table.shape == own.shape or table.ndim != 3 or table.shape[-1] != own.shape[-1]:
+        """Leave out what this model has no place for, and bring the position table (1, tokens, C) to its patches."""
+        if 'register_tokens' in weights:
+            raise bad_value('base_checkpoint', self.base_checkpoint, "its model has register tokens, and mmpretrain's "
+                            'VisionTransformer has none', 'Give the file of the model without registers.')
+        weights = {name: value for name, value in weights.items() if (name != 'cls_token' or self.cls_token is not None)
+                   and (self.final_norm or not name.startswith('ln1.'))}
+        table = weights.get('pos_embed')
+        if table is None or table.ndim != 3 or table.shape[-1] != self.embed_dims:
             return weights
         extra = table.shape[1] - math.isqrt(table.shape[1])**2  # a square of patches, or a class token before one
-        side = math.isqrt(table.shape[1] - extra)
-        if extra not in (0, 1) or extra < self.num_extra_tokens:
+        side, grid = math.isqrt(table.shape[1] - extra), tuple(self.patch_resolution)
+        square = extra in (0, 1) and extra >= self.num_extra_tokens
+        if table.shape == self.pos_embed.shape and not square:
+            return weights  # of a model of this very grid
+        if not square:
             raise bad_value('base_checkpoint', self.base_checkpoint, f'its position table has {table.shape[1]} entries, which '
                             f'are not {self.num_extra_tokens} extra token(s) and a square of patches', 'Give a file with one.')
         table = table[:, extra - self.num_extra_tokens:]
-        grid = tuple(self.patch_resolution)
         if (side, side) != grid:
             print_log(f'{type(self).__name__}: the position table of {self.base_checkpoint!r} was interpolated from '
                       f'{side}x{side} to {grid[0]}x{grid[1]} patches.', logger='current', level=logging.INFO)
         table = resize_pos_embed(table, (side, side), grid, self.interpolate_mode, self.num_extra_tokens)
         return {**weights, 'pos_embed': table}
+
+    def check_state(self, given: Mapping[str, Any]) -> None:
+        self._check_table(given.get('pos_embed'))
+        super().check_state(given)
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        self._check_table(state_dict.get(prefix + 'pos_embed'))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _check_table(self, table: Optional[Tensor]) -> None:
+        if table is not None and table.shape != self.pos_embed.shape:
+            raise bad_value('img_size', tuple(self.img_size), f'the checkpoint has a position table of {table.shape[1]} entries '
+                            f'and this model one of {self.pos_embed.shape[1]}', 'Set model.backbone.img_size to that of the '
+                            'checkpoint: inputs of other sizes are welcome all the same, the table is interpolated for each.')
 
 
 @MODELS.register_module()

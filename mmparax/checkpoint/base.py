@@ -17,7 +17,7 @@ from mmparax.errors import MissingFileError, ParameterError
 
 # Parts of published files that a trunk has no use for: classifiers, the final norm (output norms start fresh), buffers
 # that are computed again, and what only pre-training needs.
-IGNORED_PREFIXES = ('head.', 'norm.', 'fc_norm.', 'decoder_')
+IGNORED_PREFIXES = ('head.', 'head_dist.', 'norm.', 'fc_norm.', 'decoder_', 'neck.')
 IGNORED_NAMES = ('attn_mask', 'relative_position_index', 'mask_token')
 
 SHIPPED = 'mmparax://'  # a file in the package's own folder of small bases

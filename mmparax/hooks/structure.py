@@ -49,7 +49,8 @@ def check_features(model: nn.Module) -> None:
     neck = getattr(model, 'neck', None)
     if neck is not None:
         wanted = getattr(neck, 'in_channels', None)
-        if isinstance(wanted, (list, tuple)) and list(wanted) != channels:
+        # Some necks list their inputs from the smallest map on.
+        if isinstance(wanted, (list, tuple)) and list(wanted) not in (channels, channels[::-1]):
             raise bad_value('model.neck.in_channels', list(wanted), given, 'Set one to what the other says.')
         return
     for name, head in parts(model, SEGMENTATION_HEADS):
@@ -83,6 +84,8 @@ def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str
     """
     classes = metainfo.get('classes')
     if not classes or 'Depth' in type(model).__name__:  # depth has none; its data sets name those of their rooms
+        return
+    if getattr(model, 'language_model', None) is not None:  # its heads compare with words
         return
     things, stuff = metainfo.get('thing_classes'), metainfo.get('stuff_classes')
     panoptic = getattr(model, 'panoptic_fusion_head', None) is not None and things is not None and stuff is not None

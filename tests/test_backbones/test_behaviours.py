@@ -10,7 +10,12 @@ from cases import BACKBONES, CELLS, METHODS, build, images
 from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones.sites import adapter_modules
 
-pytestmark = pytest.mark.parametrize('method, backbone', CELLS)
+# The options of AdaRoute meet every family in `make test-full`; here one family stands for all.
+OPTIONS = ('adaroute-no-kernels', 'adaroute-single', 'adaroute-parallel', 'adaroute-no-residual', 'adaroute-no-sa',
+           'adaroute-sigmoid', 'adaroute-groups')
+pytestmark = pytest.mark.parametrize('method, backbone', [
+    pytest.param(method, backbone, marks=[pytest.mark.full] if method in OPTIONS and backbone != 'swin' else [])
+    for method, backbone in CELLS])
 
 
 def perturb(model, seed=0):

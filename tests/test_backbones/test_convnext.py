@@ -104,9 +104,10 @@ def test_base_files_of_both_publishers(layout, version, tmp_path):
     content = {'model': meta_convnext(weights)} if layout == 'meta' else {
         'state_dict': {f'backbone.{name}': value for name, value in weights.items()} | {'head.fc.weight': torch.ones(1)}}
     torch.save(content, tmp_path / 'base.pth')
-    model = AdaptedConvNeXt(adapter=FROZEN, base_checkpoint=str(tmp_path / 'base.pth'), **options)
-    for name, parameter in model.named_parameters():
-        if name.startswith('norm'):  # output norms start fresh
-            assert parameter.eq(1.).all() or parameter.eq(0.).all()
-        else:
-            assert torch.equal(parameter, weights[name])
+    for linear in (True, False):
+        model = AdaptedConvNeXt(adapter=FROZEN, base_checkpoint=str(tmp_path / 'base.pth'), linear_pw_conv=linear, **options)
+        for name, parameter in model.named_parameters():
+            if name.startswith('norm'):  # output norms start fresh
+                assert parameter.eq(1.).all() or parameter.eq(0.).all()
+            else:
+                assert torch.equal(parameter, weights[name].reshape(parameter.shape))

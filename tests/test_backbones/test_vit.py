@@ -170,6 +170,34 @@ def test_a_position_table_of_another_size_is_interpolated_and_said(upstream, tmp
     assert torch.equal(larger.pos_embed[:, :1], upstream.pos_embed[:, :1])
 
 
+@pytest.mark.parametrize('img_size', [(16, 144), (24, 96)], ids=str)  # as many patches as the base, and as a square has
+def test_another_shape_with_a_square_s_number_of_patches_is_interpolated(img_size, upstream, tmp_path):
+    torch.save({'model': vit_file(upstream.state_dict(), 'mae')}, tmp_path / 'base.pth')
+    model, grid = build(tmp_path / 'base.pth', img_size=img_size), (img_size[0] // 8, img_size[1] // 8)
+    assert grid[0] * grid[1] == 36
+    square = build(tmp_path / 'base.pth')
+    image = torch.randn(1, 3, *img_size)
+    assert all(torch.equal(a, b) for a, b in zip(model.eval()(image), square.eval()(image)))
+
+
+def test_what_a_model_has_no_place_for_is_left_out_of_its_base(upstream, tmp_path):
+    torch.save({'model': vit_file(upstream.state_dict(), 'mae')}, tmp_path / 'base.pth')
+    bare = build(tmp_path / 'base.pth', with_cls_token=False, final_norm=False)
+    assert torch.equal(bare.pos_embed, upstream.pos_embed[:, 1:]) and bare.cls_token is None
+    weights = {**upstream.state_dict(), 'register_tokens': torch.zeros(1, 4, 16)}
+    torch.save({'model': vit_file(weights, 'mae')}, tmp_path / 'registers.pth')
+    with pytest.raises(ValueError, match='base_checkpoint=.* its model has register tokens'):
+        build(tmp_path / 'registers.pth')
+
+
+def test_a_checkpoint_of_another_img_size_is_named(upstream, tmp_path):
+    torch.save({'model': vit_file(upstream.state_dict(), 'mae')}, tmp_path / 'base.pth')
+    model, other = build(tmp_path / 'base.pth'), build(tmp_path / 'base.pth', img_size=64)
+    for load in (other.load_state_dict, other.check_state):
+        with pytest.raises(ValueError, match=r'img_size=\(64, 64\) is not allowed: the checkpoint has .* 37 entries .* of 65'):
+            load(model.state_dict())
+
+
 def test_a_position_table_that_is_no_square_is_refused(upstream, tmp_path):
     weights = {**upstream.state_dict(), 'pos_embed': torch.zeros(1, 1 + 35, 16)}
     torch.save({'model': vit_file(weights, 'mae')}, tmp_path / 'base.pth')

@@ -1,6 +1,7 @@
 """The recipes of the paper's tables, written from the method text and independently of the configs."""
 import fnmatch
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,19 @@ def groups(cfg, model):
     return {name: (lr, decay) for name, lr, decay in found}
 
 
+def check_statistics(preprocessor):
+    """Those of ImageNet, for images in RGB order."""
+    assert list(preprocessor['mean']) == [123.675, 116.28, 103.53] and list(preprocessor.std) == [58.395, 57.12, 57.375]
+
+
+def check_evaluator(cfg):
+    """The evaluator reads the files of the data set that it scores."""
+    dataset, evaluator = cfg.test_dataloader.dataset, cfg.test_evaluator
+    assert os.path.join(dataset.data_root, dataset.ann_file) == evaluator.ann_file
+    if 'seg' in dataset.data_prefix:
+        assert os.path.join(dataset.data_root, dataset.data_prefix.seg) == evaluator.seg_prefix
+
+
 def steps(loader):
     return {step.type: step for step in loader.dataset.pipeline}
 
@@ -93,6 +107,8 @@ def test_dense_recipe(head, backbone, method):
     assert model.backbone.output_channels() == WIDTHS[backbone]
     assert (cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
     assert cfg.train_dataloader.batch_size == 4 and cfg.auto_scale_lr.base_batch_size == 16 and not cfg.auto_scale_lr.enable
+    check_statistics(cfg.model.data_preprocessor)
+    assert cfg.model.data_preprocessor.bgr_to_rgb
     (check_ade20k if head == 'upernet' else check_coco)(cfg, model, head, backbone, method)
 
 
@@ -129,12 +145,15 @@ def check_coco(cfg, model, head, backbone, method):
     train, test = steps(cfg.train_dataloader), steps(cfg.test_dataloader)
     assert train['Resize'].scale == test['Resize'].scale == (1333, 800) and train['Resize'].keep_ratio
     assert train['RandomFlip'].prob == 0.5
+    check_evaluator(cfg)
+    assert cfg.model.data_preprocessor.pad_size_divisor == 32
     assert model.roi_head.bbox_head.num_classes == 80 and model.neck.in_channels == WIDTHS[backbone]
     if head == 'mask-rcnn':
         assert cfg.default_hooks.checkpoint.save_best == 'coco/bbox_mAP' and set(cfg.test_evaluator.metric) == {'bbox', 'segm'}
         return
     assert 'save_best' not in cfg.default_hooks.checkpoint and cfg.test_evaluator.type == 'CocoPanopticMetric'
     semantic = cfg.model.semantic_head
+    assert cfg.model.data_preprocessor.seg_pad_value == semantic.loss_seg.ignore_index == 255
     assert semantic.norm_cfg.type == 'GN' and semantic.loss_seg.loss_weight == 0.5
     assert (model.semantic_head.num_things_classes, model.semantic_head.num_stuff_classes) == (80, 53)
     assert model.semantic_head.seg_rescale_factor == 1 / 4
@@ -180,7 +199,10 @@ def test_classification_recipe(method, data):
     assert train['RandomFlip'].prob == 0.5
     assert (test['ResizeEdge'].scale, test['CenterCrop'].crop_size) == (256, 224)
     assert model.neck.bn.eps == 1e-6 and not model.neck.bn.affine
-    assert cfg.model.head.init_cfg == dict(type='TruncNormal', layer='Linear', std=0.01) or cfg.model.head.init_cfg.std == 0.01
+    assert cfg.model.head.init_cfg == dict(type='TruncNormal', layer='Linear', std=0.01)
+    assert warmup.start_factor == 1e-6 and warmup.convert_to_iter_based and decay.convert_to_iter_based
+    assert test['ResizeEdge'].edge == 'short' and test['ResizeEdge'].interpolation == 'bicubic'
+    check_statistics(cfg.model.data_preprocessor)
     assert model.head.num_classes == classes and cfg.train_dataloader.dataset.type == kind
     # Arrays of CIFAR and SVHN are RGB; files are read as BGR.
     assert cfg.model.data_preprocessor.to_rgb == (data == 'food101')
@@ -199,6 +221,6 @@ def test_the_readme_s_table_has_every_config_and_the_published_numbers():
     for path in LEAVES:
         assert f'configs/{path}' in text, path
     for name, cells in published.items():
-        line = next(line for line in text.splitlines() if line.startswith('|') and f'{name}_' in line)
+        line = next(line for line in text.splitlines() if line.startswith('|') and f'/{name}' in line)
         for value in cells:
             assert f' {value} ' in line, (name, value)
