@@ -1,4 +1,4 @@
-# python tools/train.py configs/examples/vit-mini_frozen_1xb32-1000_scenes-32x32.py
+# python tools/train.py configs/examples/vit-mini_frozen_1xb32-800_scenes-32x32.py
 _base_ = [
     '../_base_/models/vit-mini.py',
     '../_base_/datasets/scenes_crops_32x32.py',
