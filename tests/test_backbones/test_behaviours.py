@@ -55,7 +55,8 @@ def test_equals_upstream_at_the_start_where_promised(method, backbone):
     upstream = cls.upstream(**{**cls.upstream_defaults(options), **options})
     missing, unexpected = upstream.load_state_dict(model.state_dict(), strict=False)
     assert not missing  # base keys are upstream's
-    upstream.eval().requires_grad_(False)  # torch has other convolution kernels for what is frozen
+    upstream.requires_grad_(False)  # torch has other convolution kernels for what is frozen
+    upstream.eval()
     pairs, promise = list(zip(upstream(images(backbone)), model(images(backbone)))), METHODS[method][1]
     if promise == 'rounding':  # the stream lies channels-last in memory from the first adapter on
         for expected, out in pairs:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from cases import CELLS, build, images
 
-QUICK = [('adaroute', 'swin'), ('adaroute', 'convnext'), ('adaroute', 'vit'), ('toy-linear', 'vit'), ('toy-branch', 'mit')]
+QUICK = [('adaroute', 'vit'), ('toy-prompts', 'swin'), ('toy-block', 'convnext'), ('toy-branch', 'mit')]
 
 
 @pytest.mark.parametrize('method, backbone', [pytest.param(*cell, marks=[] if cell in QUICK else pytest.mark.full)
