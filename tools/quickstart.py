@@ -34,7 +34,7 @@ EXAMPLES = TOOLS.parent / 'configs' / 'examples'
 CONFIGS = dict(
     segmentation='upernet_swin-mini_{}_1xb8-500_scenes-128x128.py',
     detection='mask-rcnn_convnext-mini_{}_1xb8-400_scenes-128x128.py',
-    panoptic='panoptic-fpn_swin-mini_{}_1xb8-400_scenes-128x128.py',
+    panoptic='panoptic-fpn_swin-mini_{}_1xb8-300_scenes-128x128.py',
     classification='vit-mini_{}_1xb32-800_scenes-32x32.py')
 METHODS = dict(frozen='Frozen (head only)', adaroute='AdaRoute', full='full fine-tuning')
 

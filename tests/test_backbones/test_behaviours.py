@@ -12,7 +12,7 @@ from mmparax.backbones.sites import adapter_modules
 
 # The options of AdaRoute meet every family in `make test-full`; here one family stands for all.
 OPTIONS = ('adaroute-no-kernels', 'adaroute-single', 'adaroute-parallel', 'adaroute-no-residual', 'adaroute-no-sa',
-           'adaroute-sigmoid', 'adaroute-groups')
+           'adaroute-sigmoid', 'adaroute-groups', 'adaroute-detection', 'adaroute-one-site')
 pytestmark = pytest.mark.parametrize('method, backbone', [
     pytest.param(method, backbone, marks=[pytest.mark.full] if method in OPTIONS and backbone != 'swin' else [])
     for method, backbone in CELLS])

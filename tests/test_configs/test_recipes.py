@@ -8,6 +8,7 @@ import pytest
 from config_files import CONFIGS, LEAVES, build, load, optimizer_of
 
 from mmparax.analysis.parameters import count_parameters
+from mmparax.hooks.structure import check_features
 
 BACKBONES = ('swin-b', 'swin-l', 'convnext-b', 'convnext-l')
 METHODS = ('adaroute', 'frozen', 'full')
@@ -49,6 +50,8 @@ def classification(method, data):
 
 def check_count(model, backbone, method, exact=None):
     count = count_parameters(model)
+    assert count.head.parameters > 0 and count.head_frozen.parameters == 0
+    check_features(model)
     found = count.trained_in_backbone
     if method == 'frozen':
         assert found == 2 * sum(WIDTHS.get(backbone, []))  # the output norms; ViT has none
