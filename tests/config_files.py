@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
+from mmparax.analysis.data import model_config
 from mmparax.registry import MODELS
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -23,7 +24,7 @@ def load(path):
 def build(cfg):
     """The model of a config on the meta device."""
     with on_meta():
-        return MODELS.build({**cfg.model, 'data_preprocessor': cfg.model.get('data_preprocessor', cfg.get('data_preprocessor'))})
+        return MODELS.build(model_config(cfg))
 
 
 def optimizer_of(cfg, model):

@@ -1,4 +1,5 @@
 """Checks what a config says about its data against what is there, before anything is built."""
+import copy
 import json
 import mmap
 import os
@@ -40,6 +41,14 @@ def check_datasets(cfg: Config, loaders: Sequence[str]) -> None:
                     _check_exists(path, f'{name}.{parameter}', f'{name}.{parameter}')
                     if parameter == 'ann_file' and datasets:
                         check_class_names(cfg, place, {**datasets[0], 'data_root': '', 'ann_file': path})
+
+
+def model_config(cfg: Config) -> Dict[str, Any]:
+    """A copy of the model's config, with the data preprocessor of the config's top level, as mmengine's runner builds it."""
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return model
 
 
 def _check_exists(path: str, parameter: str, remedy: str) -> None:

@@ -18,7 +18,7 @@ from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
 from mmparax.analysis.batches import random_batch
-from mmparax.analysis.data import check_datasets, datasets_of, metainfo_of, to_be_downloaded
+from mmparax.analysis.data import check_datasets, datasets_of, metainfo_of, model_config, to_be_downloaded
 from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.checkpoint.fingerprint import fingerprint
@@ -122,9 +122,7 @@ class Doctor:
 
     def build(self) -> Tuple[str, str]:
         # A base that does not fit is a finding of its own: the model is built without one, which is loaded next.
-        cfg, bases = copy.deepcopy(self.cfg.model), {}
-        if self.cfg.get('data_preprocessor') is not None:  # the runner does so, too
-            cfg.setdefault('data_preprocessor', self.cfg.data_preprocessor)
+        cfg, bases = model_config(self.cfg), {}
         for path, part in sub_configs(cfg):
             if part.get('base_checkpoint') is not None:
                 bases[path] = part['base_checkpoint']

@@ -12,7 +12,7 @@ from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
-from mmparax.analysis.data import datasets_of, metainfo_of
+from mmparax.analysis.data import datasets_of, metainfo_of, model_config
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.errors import MissingFileError, ParameterError
 from mmparax.hooks.checks import check_origin
@@ -37,10 +37,7 @@ def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
     Raises:
         ParameterError: if the checkpoint does not fit.
     """
-    model_cfg = dict(cfg.model)
-    if cfg.get('data_preprocessor') is not None:  # mmengine's runner does so, too
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    model = revert_sync_batchnorm(MODELS.build(model_config(cfg)))
     content = load_checkpoint(model, checkpoint, map_location='cpu')
     if adapted_backbones(model):
         check_origin(model, content, checkpoint, training=False)

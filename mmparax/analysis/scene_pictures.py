@@ -1,7 +1,7 @@
 """What a trained model says about painted scenes, drawn beside the truth."""
 import json
 from pathlib import Path
-from typing import Any, Iterator, Sequence, Tuple
+from typing import Iterator, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
@@ -13,6 +13,7 @@ from mmparax.analysis.pictures import colorize, draw_objects, label_sheet, outli
 from mmparax.analysis.predictions import INSTANCE_OFFSET, load_model, predict, read_image
 from mmparax.datasets.scene_files import FOLDERS
 from mmparax.datasets.scenes import CLASSES, PALETTE, THING_CLASSES, Scene, SceneGenerator
+from mmparax.hooks.structure import is_dense
 
 SCORE_THR = 0.15  # after a few minutes of training few objects are surer
 SCENES, CROPS = 6, 24
@@ -31,27 +32,21 @@ def draw_scene_predictions(cfg: Config, checkpoint: str, data: str, path: Path, 
     # A name of its own: another task of this process may have set another scope.
     DefaultScope.get_instance(f'scenes-{path}', scope_name=cfg.default_scope)
     model = load_model(cfg, checkpoint)
-    if hasattr(model, 'backbone') and hasattr(model, 'head') and not hasattr(model, 'decode_head'):
+    if not is_dense(model):
         _draw_crops(model, cfg, Path(data), path, title)
     else:
-        rows = [tuple(_pictures(model, cfg, Path(data), number)) for number in range(_count(Path(data)))]
+        meta = json.loads((Path(data) / 'classes.json').read_text(encoding='utf-8'))
+        generator = SceneGenerator('val', meta['seed'], tuple(meta['size']))
+        count = min(SCENES, meta['counts']['val'])
+        rows = [tuple(_pictures(model, cfg, Path(data), generator, number)) for number in range(count)]
         empty = hasattr(model, 'panoptic_fusion_head')  # some pixels may belong to no segment
         prediction_sheet(path, rows, [*CLASSES, 'no segment'] if empty else CLASSES,
                          [*PALETTE, (0, 0, 0)] if empty else PALETTE, title)
 
 
-def _meta(data: Path) -> Any:
-    return json.loads((data / 'classes.json').read_text(encoding='utf-8'))
-
-
-def _count(data: Path) -> int:
-    return min(SCENES, _meta(data)['counts']['val'])
-
-
-def _pictures(model: nn.Module, cfg: Config, data: Path, number: int) -> Iterator[np.ndarray]:
+def _pictures(model: nn.Module, cfg: Config, data: Path, generator: SceneGenerator, number: int) -> Iterator[np.ndarray]:
     """Input, truth and prediction of a validation scene."""
-    meta = _meta(data)
-    scene = SceneGenerator('val', meta['seed'], tuple(meta['size'])).scene(number)
+    scene = generator.scene(number)
     file = str(data / 'images' / FOLDERS['val'] / f'scene_{number:05d}.jpg')
     image = read_image(file)
     sample = predict(model, cfg, file, image)
@@ -88,7 +83,8 @@ def _draw_crops(model: nn.Module, cfg: Config, data: Path, path: Path, title: st
     images = [read_image(str(file)) for file in files]
     samples = [predict(model, cfg, str(file), image) for file, image in zip(files, images)]
     classes: Sequence[str] = model.dataset_meta['classes']
-    best: Sequence[Tuple[float, int]] = [(sample.pred_score.max().item(), int(sample.pred_score.argmax())) for sample in samples]
+    best: Sequence[Tuple[float, int]] = [(score.item(), int(label)) for score, label in
+                                         (sample.pred_score.max(0) for sample in samples)]
     label_sheet(path, images, [file.parent.name for file in files], [classes[label] for _, label in best],
                 [score for score, _ in best], title)
 

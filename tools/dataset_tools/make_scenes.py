@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from PIL import Image
 from pycocotools import mask as coco_masks
 
+from mmparax.analysis.pictures import draw_objects, outline
 from mmparax.datasets.scene_files import FOLDERS, write_scenes
 from mmparax.datasets.scenes import CLASSES, MIN_SIDE, PALETTE
 
@@ -55,14 +56,15 @@ def write_preview(root, count):
     for line, info in enumerate(images):
         name = Path(info['file_name']).stem
         image = _read(root / 'images' / folder / info['file_name'])
+        objects = [each for each in annotations['annotations'] if each['image_id'] == info['id']]
+        segments = _read(root / 'annotations' / f'panoptic_{folder}' / f'{name}.png')
         panels = [(name, image),
                   ('classes', np.array(PALETTE, np.uint8)[_read(root / 'annotations' / folder / f'{name}.png') - 1]),
-                  ('instances', image // 3),
-                  ('panoptic segments', _outlined(_read(root / 'annotations' / f'panoptic_{folder}' / f'{name}.png')))]
+                  ('instances', _objects(image, objects)),
+                  ('panoptic segments', outline(segments, segments @ (1, 256, 256**2)))]
         axes = [figure.add_subplot(lines[line, column]) for column in range(len(panels))]
         for axis, (title, picture) in zip(axes, panels):
             _show(axis, picture, title if line == 0 or axis is axes[0] else '')
-        _draw_instances(axes[2], [each for each in annotations['annotations'] if each['image_id'] == info['id']])
         crops = lines[line, 4].subgridspec(2, CROP_COLUMNS, wspace=0.05, hspace=0.3)
         paths = sorted((root / 'crops' / folder).glob(f'*/{name}_*'), key=lambda path: int(path.stem.split('_')[-1]))
         for number, path in enumerate(paths):
@@ -84,26 +86,13 @@ def _show(axis, picture, title):
     axis.axis('off')
 
 
-def _outlined(segments):
-    """A panoptic map (H, W, 3) with black lines between its segments, three times as large."""
-    segments = segments.repeat(3, 0).repeat(3, 1)
-    edges = np.zeros(segments.shape[:2], bool)
-    edges[1:] |= (segments[1:] != segments[:-1]).any(-1)
-    edges[:, 1:] |= (segments[:, 1:] != segments[:, :-1]).any(-1)
-    return np.where(edges[..., None], np.uint8(0), segments)
-
-
-def _draw_instances(axis, annotations):
-    """Draw the masks, boxes and class names of one image."""
-    for annotation in annotations:
-        index = annotation['category_id'] - 1
-        color = np.array(PALETTE[index]) / 255
-        mask = coco_masks.decode(annotation['segmentation'])
-        axis.imshow(mask[..., None] * np.array([*color, 1]), interpolation='nearest')
-        x, y, width, height = annotation['bbox']
-        axis.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=color))
-        axis.text(x, y, CLASSES[index].split()[-1], color='white', fontsize=8, va='top',
-                  bbox=dict(facecolor='black', edgecolor=color, pad=1))
+def _objects(image, annotations):
+    """The masks, boxes and class names of one image, drawn on it."""
+    labels = [annotation['category_id'] - 1 for annotation in annotations]
+    x, y, width, height = np.array([annotation['bbox'] for annotation in annotations]).reshape(-1, 4).T
+    return draw_objects(image, [coco_masks.decode(annotation['segmentation']).astype(bool) for annotation in annotations],
+                        np.stack([x, y, x + width, y + height], 1), [PALETTE[label] for label in labels],
+                        [CLASSES[label].split()[-1] for label in labels])
 
 
 def main(argv=None):

@@ -1,34 +1,10 @@
-# Food-101 at 224x224; layout and download: docs/datasets.md.
-# Image files are read in BGR order: the model needs data_preprocessor=dict(to_rgb=True).
+# Food-101 at 224x224, in the pipelines of CIFAR-100; layout and download: docs/datasets.md.
+# Its images are files, which are read in BGR order: the model needs data_preprocessor=dict(to_rgb=True).
+_base_ = './cifar100_224.py'
 dataset_type = 'Food101'
 data_root = 'data/food-101'
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
-]
-train_dataloader = dict(
-    batch_size=256,
-    num_workers=8,
-    persistent_workers=True,
-    # A last batch of one image would stop batch norm.
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type=dataset_type, data_root=data_root, split='train', pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=256,
-    num_workers=8,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type=dataset_type, data_root=data_root, split='test', pipeline=test_pipeline))
+train_pipeline = [dict(type='LoadImageFromFile'), *_base_.train_pipeline]
+test_pipeline = [dict(type='LoadImageFromFile'), *_base_.test_pipeline]
+train_dataloader = dict(dataset=dict(type=dataset_type, data_root=data_root, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(type=dataset_type, data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1, ))
-test_evaluator = val_evaluator
