@@ -1,6 +1,7 @@
 """Settings for every test."""
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 # Tiny models are faster on one thread, and several processes on few cores do not get in each other's way.
 torch.set_num_threads(1)
@@ -17,3 +18,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def scope_of_no_other_module():
+    """The default scope is global: names are looked up as in a fresh process, whatever modules ran before in this one."""
+    DefaultScope._instance_dict.clear()

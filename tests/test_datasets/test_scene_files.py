@@ -160,7 +160,7 @@ def test_mmseg_reads_the_class_maps(written, scenes):
     dataset = BaseSegDataset(
         data_root=str(written), metainfo=dict(classes=CLASSES, palette=[list(color) for color in PALETTE]),
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'), reduce_zero_label=True,
-        pipeline=[dict(type='mmseg.LoadImageFromFile'), dict(type='mmseg.LoadAnnotations', reduce_zero_label=True)])
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations', reduce_zero_label=True)])
     assert len(dataset) == NUM_TRAIN
     for scene, sample in zip(scenes, dataset):
         assert sample['img'].shape == (*SIZE, 3)
@@ -169,7 +169,7 @@ def test_mmseg_reads_the_class_maps(written, scenes):
 
 def test_mmpretrain_reads_the_crops(written, scenes):
     dataset = CustomDataset(data_root=str(written), data_prefix='crops/training', metainfo=dict(classes=CROP_CLASSES),
-                            pipeline=[dict(type='mmpretrain.LoadImageFromFile')])
+                            pipeline=[dict(type='LoadImageFromFile')])
     samples = {Path(sample['img_path']).stem: sample for sample in dataset}
     assert len(samples) == sum(len(scene.crops()) for scene in scenes)
     for index, scene in enumerate(scenes):
