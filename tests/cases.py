@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, Method
+from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, Method, build_method
 from mmparax.backbones import AdaptedConvNeXt, AdaptedMiT, AdaptedSwin, AdaptedViT
 
 TINY_SWIN = dict(arch=dict(embed_dims=8, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]), out_indices=(0, 1, 2, 3),
@@ -100,6 +100,14 @@ METHODS = {
     'adaroute-detection': (dict(type='mmparax.AdaRoute', hidden_dim=8, layer_scale_init=1e-5, shortcut_scale=False), False),
     'adaroute-groups': (dict(type='mmparax.AdaRoute', hidden_dim=8, layers_per_center=2), False),
     'adaroute-one-site': (dict(type='mmparax.AdaRoute', hidden_dim=8, sites=('after_channel_mixer', )), False),
+    'vpt': (dict(type='mmparax.VPT', num_prompts=3), False),
+    'lora': (dict(type='mmparax.LoRA', rank=4, dropout=0.1), True),
+    'lora-ffn': (dict(type='mmparax.LoRA', rank=4, alpha=8, sites=('linear:fc1', 'linear:fc2')), True),
+    'adaptformer': (dict(type='mmparax.AdaptFormer', hidden_dim=8), True),
+    'lorand': (dict(type='mmparax.LoRand', branches=2, rank=3), False),
+    'mona': (dict(type='mmparax.Mona', hidden_dim=8), False),
+    'bitfit': (dict(type='mmparax.BitFit'), True),
+    'norm-tuning': (dict(type='mmparax.NormTuning'), True),
     'toy-stream': (toy('after_token_mixer', 'after_channel_mixer'), True),
     'toy-branch': (toy('token_mixer_branch', 'channel_mixer_branch'), True),
     'toy-parallel': (toy('channel_mixer_parallel'), True),
@@ -122,7 +130,8 @@ def fits(method, backbone):
     """Whether the blocks of a backbone of the table have the sites of a method of the table."""
     block = BACKBONES[backbone][0].block_class
     offered = (*block.stream_sites, *block.linear_paths, *[PROMPT_SITE] * block.takes_prompts)
-    return set(METHODS[method][0].get('sites', ())) <= set(offered)
+    built = build_method(METHODS[method][0])
+    return set(built.sites or (built.two_branch_sites if block.branches == 2 else built.one_branch_sites)) <= set(offered)
 
 
 CELLS = [(method, backbone) for backbone in BACKBONES for method in METHODS if fits(method, backbone)]

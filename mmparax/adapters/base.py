@@ -17,12 +17,13 @@ site                                                 module
 
 Backbones know this table and no method; methods know it and no backbone.
 """
+import math
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from torch import nn
+from torch import Tensor, nn
 
-from mmparax.errors import ParameterError, bad_value, check_options, keyword_defaults, keyword_names
+from mmparax.errors import ParameterError, bad_value, check_number, check_options, keyword_defaults, keyword_names
 from mmparax.registry import MODELS
 
 STREAM_SITES = ('after_token_mixer', 'after_channel_mixer', 'after_block', 'token_mixer_branch', 'channel_mixer_branch',
@@ -60,6 +61,21 @@ class BlockInfo:
         """(input, output) features of a ``linear:`` site."""
         return {'linear:fc1': (self.dim, self.ffn_dim),
                 'linear:fc2': (self.ffn_dim, self.dim)}.get(site, (self.dim, self.dim))
+
+
+def init_linear(weight: Tensor, bias: Optional[Tensor] = None) -> None:
+    """PyTorch's own start of a linear map (or convolution): uniform within ±1/sqrt(fan-in), weight and bias."""
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+    if bias is not None:
+        bound = 1 / math.sqrt(weight[0].numel())
+        nn.init.uniform_(bias, -bound, bound)
+
+
+def check_dropout(value: Any) -> float:
+    """Return a share of activations to drop, at least 0 and below 1, else raise ParameterError."""
+    if not 0 <= check_number('dropout', value) < 1:
+        raise bad_value('dropout', value, 'it must be at least 0 and below 1')
+    return float(value)
 
 
 class Method:
@@ -103,6 +119,10 @@ class Method:
                 f'the site {missing[0]!r} does not exist in its blocks' if missing else 'it has no site in its blocks')
                 + f', which offer {", ".join(offered)}. Choose another method or give sites=(...).')
         return wanted
+
+    def tunes(self, module: nn.Module, name: str) -> bool:
+        """Whether the parameter ``name`` of ``module``, a part of the trunk, trains too, from its pre-trained value."""
+        return False
 
     def build_centers(self, blocks: Sequence[BlockInfo]) -> List[Tuple[nn.Module, int]]:
         """Build what the blocks of one stage share: (module, number of consecutive blocks that use it), in order."""

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mmparax.backbones.adapted import ADAPTER, BASE, CENTER, OUTPUT_NORM, adapted_backbones
+from mmparax.backbones.adapted import ADAPTER, BASE, CENTER, OUTPUT_NORM, TUNED, adapted_backbones
 from mmparax.errors import ParameterError
 
 
@@ -28,7 +28,7 @@ class ParameterCount:
 
     Attributes:
         backbone_frozen: trunk weights that do not train.
-        backbone_trained: trunk weights that train (full fine-tuning).
+        backbone_trained: trunk weights that train (full fine-tuning, BitFit, NormTuning).
         adapters: all that a method put at a site.
         centers: what the blocks of a stage share.
         output_norms: norms on the backbone's outputs; they train with every method.
@@ -104,7 +104,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     count = ParameterCount(*(Group() for _ in fields(ParameterCount)))
     roles = {f'{prefix}.{name}' if prefix else name: role
              for prefix, backbone in backbones for name, role in backbone.parameter_roles().items()}
-    groups = {ADAPTER: count.adapters, CENTER: count.centers, OUTPUT_NORM: count.output_norms}
+    groups = {ADAPTER: count.adapters, CENTER: count.centers, OUTPUT_NORM: count.output_norms, TUNED: count.backbone_trained}
     for name, parameter in model.named_parameters():
         role, trains = roles.get(name), parameter.requires_grad
         if role is None:

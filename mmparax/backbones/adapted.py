@@ -15,7 +15,7 @@ from mmparax.checkpoint.files import read_weights
 from mmparax.checkpoint.state import check_keys, check_same_base
 from mmparax.errors import RandomBaseError, bad_value, check_options, keyword_defaults, keyword_names
 
-BASE, ADAPTER, CENTER, OUTPUT_NORM = 'base', 'adapter', 'center', 'output_norm'
+BASE, TUNED, ADAPTER, CENTER, OUTPUT_NORM = 'base', 'tuned', 'adapter', 'center', 'output_norm'
 
 
 class AdaptedBackbone:
@@ -167,11 +167,18 @@ class AdaptedBackbone:
         """Name of each parameter and buffer -> what it is a part of."""
         owners = [(name + '.', ADAPTER) for name, _ in adapter_modules(self)]
         owners += [('expert_centers.', CENTER)] + [(name + '.', OUTPUT_NORM) for name in self.output_norms()]
-        return {name: next((role for prefix, role in owners if name.startswith(prefix)), BASE)
-                for name in self.state_dict()}
+        roles = {name: next((role for prefix, role in owners if name.startswith(prefix)), BASE)
+                 for name in self.state_dict()}
+        if self.method is not None:
+            for path, module in self.named_modules():
+                for name, _ in module.named_parameters(path, recurse=False):
+                    if roles[name] == BASE and self.method.tunes(module, name.rpartition('.')[2]):
+                        roles[name] = TUNED
+        return roles
 
     def parameter_roles(self) -> Dict[str, str]:
-        """Name of each parameter -> ``'base'``, ``'adapter'``, ``'center'`` or ``'output_norm'``."""
+        """Name of each parameter -> ``'base'``, ``'adapter'``, ``'center'``, ``'output_norm'``, or ``'tuned'``: a part of the
+        trunk that starts from the base and trains with the method."""
         return {name: self._roles[name] for name, _ in self.named_parameters()}
 
     # ---- base weights ----
@@ -203,7 +210,8 @@ class AdaptedBackbone:
             raise bad_value('base_checkpoint', self.base_checkpoint, f'{type(self).__name__} needs weights of a {self.family}, '
                             f'and these are of a {" or ".join(others)}')
         weights = self.fit_base(type(self).base_layout(given))
-        copy_base(self._base(), weights, self.base_checkpoint, type(self).__name__)
+        trunk = {name: parameter for name, parameter in self.named_parameters() if self._roles[name] in (BASE, TUNED)}
+        copy_base(trunk, weights, self.base_checkpoint, type(self).__name__)
         self.base_source = 'file'
 
     @torch.no_grad()
@@ -223,6 +231,7 @@ class AdaptedBackbone:
             center.reset_parameters()
 
     def _base(self) -> Dict[str, nn.Parameter]:
+        """The frozen trunk; under full fine-tuning all of it."""
         return {name: parameter for name, parameter in self.named_parameters() if self._roles[name] == BASE}
 
     def check_state(self, given: Mapping[str, Any]) -> None:

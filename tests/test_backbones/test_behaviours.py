@@ -34,6 +34,7 @@ def backward(loss):
 
 def grads(model, x):
     model.zero_grad()
+    torch.manual_seed(0)  # dropout
     backward(sum(out.square().mean() for out in model(x)))
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
@@ -136,13 +137,14 @@ def test_init_weights_keeps_the_adapter_s_own_start(method, backbone):
     model = build(method, backbone, init_cfg=loud)
     roles, start = model.parameter_roles(), copy.deepcopy(model.state_dict())
     model.init_weights()
-    assert any(p.eq(3.).all() for name, p in model.named_parameters() if name.endswith('.weight') and roles[name] == 'base')
+    assert any(p.eq(3.).all() for name, p in model.named_parameters()
+               if name.endswith('.weight') and roles[name] in ('base', 'tuned'))
     for name, parameter in model.named_parameters():
         if roles[name] in ('adapter', 'center'):
             if start[name].std(unbiased=False) < 1e-7:  # a constant start
                 assert torch.equal(parameter, start[name]), name
             else:
-                assert parameter.std() < 2 * start[name].std() + 1e-3, name
+                assert parameter.abs().max() < 3 * start[name].abs().max(), name
     again = copy.deepcopy(model.state_dict())
     model.init_weights()  # a second call changes nothing
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
