@@ -13,12 +13,18 @@ import_module('mmparax.checkpoint.loader').install()
 
 # Imported at first use: mmengine imports this package for its registries and hides errors that happen meanwhile.
 _LAZY = {
+    'AdapterBank': 'mmparax.deploy.bank',
     'ParameterCount': 'mmparax.analysis.parameters',
     'count_parameters': 'mmparax.analysis.parameters',
     'fingerprint': 'mmparax.checkpoint.fingerprint',
+    'load_adapter': 'mmparax.checkpoint.adapters',
+    'merge_adapter': 'mmparax.deploy.merging',
+    'save_adapter': 'mmparax.checkpoint.adapters',
+    'unmerge_adapter': 'mmparax.deploy.merging',
 }
 
-__all__ = ['ParameterCount', '__version__', 'count_parameters', 'fingerprint']
+__all__ = ['AdapterBank', 'ParameterCount', '__version__', 'count_parameters', 'fingerprint', 'load_adapter', 'merge_adapter',
+           'save_adapter', 'unmerge_adapter']
 
 
 def __getattr__(name: str):

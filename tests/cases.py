@@ -1,11 +1,8 @@
 """The one table of methods and backbones that the shared behaviour tests run over, and the toy method of each site."""
-from contextlib import contextmanager
-
-import pytest
 import torch
 from torch import nn
 
-from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, Method, build_method
+from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, BlockInfo, Method, build_method
 from mmparax.backbones import AdaptedConvNeXt, AdaptedMiT, AdaptedSwin, AdaptedViT
 
 TINY_SWIN = dict(arch=dict(embed_dims=8, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]), out_indices=(0, 1, 2, 3),
@@ -48,6 +45,9 @@ class ToyLinear(nn.Module):
 
     def forward(self, x, y):
         return y + nn.functional.linear(x, self.delta)
+
+    def weight_update(self):
+        return self.delta
 
 
 class ToyPrompts(nn.Module):
@@ -144,18 +144,20 @@ def build(method, backbone='swin', **options):
     return cls(adapter=adapter, **{'allow_random_base': True, **defaults, **options})
 
 
-@contextmanager
-def on_meta():
-    """Build models without memory; upstream reads numbers from these two functions meanwhile, which stay on the CPU."""
-    with pytest.MonkeyPatch.context() as patch, torch.device('meta'):
-        for name in ('linspace', 'arange'):
-            original = getattr(torch, name)
-            patch.setattr(torch, name, lambda *args, _original=original, **kwargs: _original(
-                *args, **{**kwargs, 'device': kwargs.get('device') or 'cpu'}))
-        patch.setattr(nn.init, 'trunc_normal_', lambda tensor, *_, **__: tensor)  # slow without being of use there
-        yield
-
-
 def images(backbone='swin', batch=2, dtype=torch.float32, seed=0):
     height, width = BACKBONES[backbone][2]
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def block_info(dim=12, depth=3, **options):
+    """What a method may know of a block of no family."""
+    return BlockInfo(**{**dict(dim=dim, depth=depth, index=0, stage=0, family='Test', ffn_dim=4 * dim, embed_dim=dim,
+                               patch_size=4), **options})
+
+
+def perturb(*modules, seed=0):
+    """Move every parameter away from its start, so that no term of a formula is neutral."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in (parameter for module in modules for parameter in module.parameters()):
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)

@@ -1,4 +1,6 @@
 """Settings for every test."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.registry import DefaultScope
@@ -24,3 +26,15 @@ def seeded():
 def scope_of_no_other_module():
     """The default scope is global: names are looked up as in a fresh process, whatever modules ran before in this one."""
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def runs_without_ornament():
+    """mmengine lays out the text of the config for every checkpoint, and collects garbage for every data set.
+
+    Both cost a small run half of its time and change nothing of what it does.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
+        patch.setattr('mmengine.dataset.base_dataset.gc', SimpleNamespace(collect=int))
+        yield

@@ -4,6 +4,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from cases import BACKBONES, METHODS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
@@ -14,6 +15,15 @@ THINGS, STUFF = 10, 5  # digits and surfaces of the painted scenes
 WIDTH = 16
 BOXES = dict(type='DeltaXYWHBBoxCoder')
 NMS = dict(type='nms', iou_threshold=0.5)
+
+
+def trunk(task, backbone, method='adaroute', **options):
+    """The config of a backbone of the table for a task."""
+    cls, defaults, _ = BACKBONES[backbone]
+    if backbone == 'vit' and task != 'segmentation':
+        own = dict(out_type='cls_token', out_indices=(3, )) if task == 'classification' else dict(out_indices=(0, 1, 2, 3))
+        options = {**own, **options}
+    return dict(type=f'mmparax.{cls.__name__}', adapter=METHODS[method][0], **{**defaults, **options})
 
 
 def outputs(backbone):
@@ -39,6 +49,10 @@ def segmentation(backbone, classes=THINGS + STUFF):
 def detection(backbone, classes=THINGS):
     """Mask R-CNN."""
     channels, strides = zip(*outputs(backbone))
+    neck = dict(type='FPN', in_channels=list(channels), out_channels=WIDTH, num_outs=len(channels) + 1)
+    if strides[0] == strides[-1]:  # a plain ViT: its four maps become a pyramid
+        strides = [strides[0] // 2, strides[0], 2 * strides[0], 4 * strides[0]]
+        neck = [dict(type='mmseg.Feature2Pyramid', embed_dim=channels[0], rescales=[2, 1, 0.5, 0.25]), neck]
 
     def regions(size):
         return dict(type='SingleRoIExtractor', roi_layer=dict(type='RoIAlign', output_size=size, sampling_ratio=0),
@@ -54,7 +68,7 @@ def detection(backbone, classes=THINGS):
     return ConfigDict(
         type='MaskRCNN', backbone=backbone,
         data_preprocessor=dict(type='DetDataPreprocessor', **STATISTICS, bgr_to_rgb=True, pad_mask=True, pad_size_divisor=32),
-        neck=dict(type='FPN', in_channels=list(channels), out_channels=WIDTH, num_outs=len(channels) + 1),
+        neck=neck,
         rpn_head=dict(
             type='RPNHead', in_channels=WIDTH, feat_channels=WIDTH, bbox_coder=BOXES,
             anchor_generator=dict(type='AnchorGenerator', scales=[4], ratios=[0.5, 1.0, 2.0],
@@ -76,8 +90,9 @@ def panoptic(backbone, things=THINGS, stuff=STUFF):
     model.update(
         type='PanopticFPN', panoptic_fusion_head=dict(type='HeuristicFusionHead', **count),
         semantic_head=dict(type='PanopticFPNHead', in_channels=WIDTH, inner_channels=WIDTH, start_level=0,
-                           end_level=len(model['neck']['in_channels']), norm_cfg=dict(type='GN', num_groups=4),
-                           loss_seg=dict(type='CrossEntropyLoss', ignore_index=255, loss_weight=0.5), **count))
+                           end_level=len(model['roi_head']['bbox_roi_extractor']['featmap_strides']),
+                           norm_cfg=dict(type='GN', num_groups=4), **count,
+                           loss_seg=dict(type='CrossEntropyLoss', ignore_index=255, loss_weight=0.5)))
     return model
 
 

@@ -13,8 +13,8 @@ from mmparax.launch import (amp_with_value, evaluate_without_amp, is_first_proce
                             use_amp)
 
 ROOT = Path(__file__).parents[1]
-CHECKS = ['gradients_are_those_of_one_process', 'a_resumed_run_is_the_undisturbed_one', 'one_process_of_a_machine_downloads',
-          'every_task_trains_and_evaluates']
+CHECKS = ['gradients_are_those_of_one_process', 'every_method_synchronises', 'a_resumed_run_is_the_undisturbed_one',
+          'one_process_of_a_machine_downloads', 'every_task_trains_and_evaluates']
 
 
 @pytest.fixture(scope='module')

@@ -1,11 +1,11 @@
 """Every task of the paper trains, evaluates and resumes on painted scenes, with activations kept or recomputed."""
 import numpy as np
 import pytest
-from cases import BACKBONES, METHODS
+from cases import BACKBONES
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from runs import same, saved
-from tasks import TASKS, config
+from tasks import TASKS, config, trunk
 
 from mmparax.analysis.results import paper_columns
 from mmparax.checkpoint.storage import unlock_folder
@@ -31,16 +31,10 @@ def scope_of_its_own():
     DefaultScope._instance_dict.clear()
 
 
-def trunk(task, backbone, **options):
-    cls, defaults, _ = BACKBONES[backbone]
-    pooled = dict(out_type='cls_token', out_indices=(3, )) if (task, backbone) == ('classification', 'vit') else {}
-    return dict(type=f'mmparax.{cls.__name__}', adapter=METHODS['adaroute'][0], allow_random_base=True,
-                **{**defaults, 'drop_path_rate': 0.2, **pooled, **options})
-
-
 def run(task, backbone, scenes, work_dir, iterations, resume=False, **options):
     """Train, evaluating at the end; return the losses and the metrics."""
-    cfg = config(task, scenes, work_dir, trunk(task, backbone, **options), iterations=iterations)
+    backbone = trunk(task, backbone, allow_random_base=True, drop_path_rate=0.2, **options)
+    cfg = config(task, scenes, work_dir, backbone, iterations=iterations)
     cfg.train_dataloader.batch_size = 4
     cfg.optim_wrapper.optimizer.lr = 5e-3
     if task == 'detection':  # so early nothing would be found

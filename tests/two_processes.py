@@ -7,6 +7,8 @@ from pathlib import Path
 
 import runs
 import torch
+from cases import CELLS as ADAPTED
+from cases import METHODS, images
 from cases import build as build_backbone
 from mmengine.dist import all_gather_object, barrier, get_rank
 from mmengine.model import MMDistributedDataParallel
@@ -62,6 +64,24 @@ def gradients_are_those_of_one_process(folder):
         results.append({name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad})
     for name, value in results[0].items():
         torch.testing.assert_close(value, results[1][name], rtol=1e-5, atol=1e-8, msg=name)
+
+
+def every_method_synchronises(folder):
+    """No method has a parameter that a step leaves without a gradient, or uses in a way that DDP cannot follow."""
+    start(runs.config(folder))
+    for method, backbone in ADAPTED:
+        if str(METHODS[method][0]['type']).startswith('mmparax.') and not method.startswith('adaroute-'):
+            torch.manual_seed(3)
+            model = build_backbone(method, backbone, with_cp=True)
+            if not any(parameter.requires_grad for parameter in model.parameters()):  # a frozen ViT
+                continue
+            wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
+            for step in range(2):
+                wrapped.zero_grad()
+                sum(out.square().mean() for out in wrapped(images(backbone, seed=get_rank()))).backward()
+            gradients = all_gather_object({name: parameter.grad for name, parameter in model.named_parameters()
+                                           if parameter.requires_grad})
+            assert not runs.same(*gradients), (method, backbone)
 
 
 def a_resumed_run_is_the_undisturbed_one(folder):
@@ -126,8 +146,8 @@ def every_task_trains_and_evaluates(folder):
 def main(folder):
     torch.set_num_threads(1)
     init_default_scope('mmseg')
-    for check in (gradients_are_those_of_one_process, a_resumed_run_is_the_undisturbed_one, one_process_of_a_machine_downloads,
-                  every_task_trains_and_evaluates):
+    for check in (gradients_are_those_of_one_process, every_method_synchronises, a_resumed_run_is_the_undisturbed_one,
+                  one_process_of_a_machine_downloads, every_task_trains_and_evaluates):
         text = 'ok'
         try:
             check(folder / check.__name__)

@@ -6,28 +6,26 @@ tools/test.py, and ends with what was trained, the metric, the time and a pictur
 the frozen trunk and full fine-tuning with several seeds, and writes a table.
 """
 import argparse
-import hashlib
 import json
 import os
 import re
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, List
 
 from mmengine.config import Config
-from tqdm import tqdm
 
-import mmparax
 from mmparax.analysis.results import paper_columns
 from mmparax.analysis.scene_pictures import draw_scene_predictions
 from mmparax.checkpoint.base import locate
 from mmparax.cli import tool
 from mmparax.datasets.scene_files import write_scenes
 from mmparax.datasets.scenes import STUFF_CLASSES, THING_CLASSES
-from mmparax.errors import UserError, check_int
+from mmparax.errors import check_int
+from mmparax.reproduce.process import run_script
+from mmparax.reproduce.settings import as_arguments, data_options, fingerprint, length_options, package_source
 
 TOOLS = Path(__file__).resolve().parent
 EXAMPLES = TOOLS.parent / 'configs' / 'examples'
@@ -37,10 +35,6 @@ CONFIGS = dict(
     panoptic='panoptic-fpn_swin-mini_{}_1xb8-300_scenes-128x128.py',
     classification='vit-mini_{}_1xb32-800_scenes-32x32.py')
 METHODS = dict(frozen='Frozen (head only)', adaroute='AdaRoute', full='full fine-tuning')
-
-
-class StepFailed(UserError):
-    """A script that the quickstart called ended with an error."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,58 +53,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def call(script: str, log: Path, total: int, label: str, *arguments: str) -> str:
-    """Run a script of tools/ with its output in a log file and a progress bar; return the output.
-
-    Raises:
-        StepFailed: if it fails, with the end of its output.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    text = []
-    with open(log, 'w', encoding='utf-8') as file, tqdm(total=total, desc=label, unit='it') as bar:
-        # One core is left to the process that loads the images; threads that share a core wait for each other.
-        threads = str(max(1, (os.cpu_count() or 2) - 1))
-        process = subprocess.Popen([sys.executable, str(TOOLS / script), *arguments], stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True, errors='replace',
-                                   env={'OMP_NUM_THREADS': threads, **os.environ})
-        for line in process.stdout:
-            file.write(line)
-            text.append(line)
-            step = re.search(r'Iter\((?:train|val|test)\) +\[ *(\d+)/(\d+)\]', line)
-            if step:
-                bar.total = int(step.group(2))
-                bar.update(int(step.group(1)) - bar.n)
-                loss = re.search(r'  loss: ([\d.]+)', line)
-                if loss:
-                    bar.set_postfix_str(f'loss {float(loss.group(1)):.3f}')
-        process.wait()
-        if process.returncode == 0:
-            bar.update(bar.total - bar.n)
-    if process.returncode:
-        raise StepFailed(f'{label} failed; the end of {log}:\n{"".join(text[-25:])}')
-    return ''.join(text)
-
-
-def fingerprint(*parts: bytes) -> str:
-    """A short digest of all that a result depends on."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()[:16]
-
-
-def package_source() -> bytes:
-    """The package's own code."""
-    files = sorted(Path(mmparax.__file__).parent.rglob('*.py'))
-    return b''.join(file.read_bytes() for file in files)
-
-
-def data_options(cfg: Config, data: str) -> List[str]:
-    """Options that let a config look for its data in another folder: the evaluators of COCO's tasks, too."""
-    options = [f'{loader}.dataset.data_root={data}' for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')]
-    for evaluator in ('val_evaluator', 'test_evaluator'):
-        options += [f'{evaluator}.{name}={data}{cfg[evaluator][name][len(cfg.data_root):]}'
-                    for name in ('ann_file', 'seg_prefix') if name in cfg[evaluator]]
-    return options
+    """Run a script of tools/ with its output in a log file and a progress bar; return the output."""
+    return run_script([sys.executable, str(TOOLS / script), *arguments], log, label, Path(script).stem, total)
 
 
 def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
@@ -129,13 +73,8 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
         if found['settings'] == settings:
             print(f'{METHODS[method]}, seed {seed}: done before, kept in {work_dir}.')
             return found
-    options = ['--cfg-options', f'randomness.seed={seed}', *data_options(cfg, args.data)]
-    training = list(options)
-    if args.iterations:
-        warmup = -(-iterations // 8)
-        training += [f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}',
-                     f'param_scheduler.0.end={warmup}', f'param_scheduler.1.begin={warmup}',
-                     f'param_scheduler.1.end={iterations}', f'default_hooks.checkpoint.interval={iterations}']
+    options = ['--cfg-options', f'randomness.seed={seed}', *as_arguments(data_options(cfg, args.data))]
+    training = options + (as_arguments(length_options(iterations)) if args.iterations else [])
     start, label, checkpoint = time.time(), f'{METHODS[method]}, seed {seed}', str(work_dir / f'iter_{iterations}.pth')
     log = call('train.py', work_dir / 'train.txt', iterations, f'{label}: training', config, '--no-validate', '--work-dir',
                str(work_dir), *training)

@@ -58,6 +58,7 @@ class AdaptFormer(Method):
     Raises:
         ValueError: for a wrong argument, naming it, its value and what is allowed.
     """
+    not_mergeable = 'it is a branch of its own beside the channel mixer, with a ReLU inside'
     two_branch_sites = ('channel_mixer_parallel', )
     one_branch_sites = ('block_parallel', )
     possible_sites = two_branch_sites + one_branch_sites

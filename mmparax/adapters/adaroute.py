@@ -201,6 +201,7 @@ class AdaRoute(Method):
     Raises:
         ValueError: for a wrong argument, naming it, its value and what is allowed.
     """
+    not_mergeable = 'its weights are mixed anew for each input, and it is not linear'
     two_branch_sites = ('after_token_mixer', 'after_channel_mixer')
     one_branch_sites = ('after_block', )
 

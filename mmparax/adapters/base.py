@@ -15,6 +15,9 @@ site                                                 module
 ``prompts``                                          ``() -> (n, C)``: extra tokens for the block's attention
 ===================================================  ==============================================================
 
+A module at a ``linear:`` site whose action is linear in x and the same for every input may have ``weight_update() ->
+(out, in)``, the matrix that it adds to the frozen weight: it can then be merged into it.
+
 Backbones know this table and no method; methods know it and no backbone.
 """
 import math
@@ -88,8 +91,10 @@ class Method:
     Attributes:
         config: type and every option of the method, defaults included, if it was built from a config.
 
-    Class attributes: ``possible_sites``, those whose signature the method's modules have; the two defaults above.
+    Class attributes: ``possible_sites``, those whose signature the method's modules have; the two defaults above;
+    ``not_mergeable``, why modules without ``weight_update`` cannot become a part of the frozen weights.
     """
+    not_mergeable: str = 'its modules are no linear maps beside frozen ones'
     possible_sites: Tuple[str, ...] = STREAM_SITES
     two_branch_sites: Tuple[str, ...] = ()
     one_branch_sites: Tuple[str, ...] = ()

@@ -73,6 +73,7 @@ class LoRand(Method):
     Raises:
         ValueError: for a wrong argument, naming it, its value and what is allowed.
     """
+    not_mergeable = 'it follows a whole layer, with a GELU inside'
     possible_sites = RESIDUAL_SITES
     two_branch_sites = ('token_mixer_branch', 'after_channel_mixer')
     one_branch_sites = ('after_block', )

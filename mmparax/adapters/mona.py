@@ -67,6 +67,7 @@ class Mona(Method):
     Raises:
         ValueError: for a wrong argument, naming it, its value and what is allowed.
     """
+    not_mergeable = 'it follows a whole layer, with a norm and a GELU inside'
     possible_sites = tuple(site for site in STREAM_SITES if not site.endswith('parallel'))
     two_branch_sites = ('after_token_mixer', 'after_channel_mixer')
     one_branch_sites = ('after_block', )

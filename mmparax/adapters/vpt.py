@@ -47,6 +47,7 @@ class VPT(Method):
     Raises:
         ValueError: for a wrong argument, or a backbone without attention.
     """
+    not_mergeable = 'it gives the attention more tokens, not other weights'
     possible_sites = (PROMPT_SITE, )
     two_branch_sites = (PROMPT_SITE, )
     one_branch_sites = (PROMPT_SITE, )

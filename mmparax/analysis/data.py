@@ -51,6 +51,15 @@ def model_config(cfg: Config) -> Dict[str, Any]:
     return model
 
 
+def sub_configs(config: Any, path: str = '') -> Iterator[Tuple[str, Dict[str, Any]]]:
+    """(path, config) of every dict in a model's config; the paths are those of the modules."""
+    if isinstance(config, dict):
+        yield path, config
+    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, (list, tuple)) else ()
+    for name, value in items:
+        yield from sub_configs(value, f'{path}.{name}' if path else str(name))
+
+
 def _check_exists(path: str, parameter: str, remedy: str) -> None:
     if '://' not in path and not os.path.exists(path):
         raise MissingFileError(f'{parameter}={path!r} does not exist (looked in {os.getcwd()!r}). Put the data there or set '

@@ -18,7 +18,7 @@ from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
 from mmparax.analysis.batches import random_batch
-from mmparax.analysis.data import check_datasets, datasets_of, metainfo_of, model_config, to_be_downloaded
+from mmparax.analysis.data import check_datasets, datasets_of, metainfo_of, model_config, sub_configs, to_be_downloaded
 from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.checkpoint.fingerprint import fingerprint
@@ -259,15 +259,6 @@ class Doctor:
             loader['dataset'] = self.cfg.train_dataloader.dataset
             return next(iter(Runner.build_dataloader(loader, seed=0))), f'{loader["batch_size"]} training images'
         return random_batch(self.model, self.batch_size), f'{self.batch_size} random images (the data are not there)'
-
-
-def sub_configs(config: Any, path: str = '') -> Iterator[Tuple[str, Dict[str, Any]]]:
-    """(path, config) of every dict in a model's config; the paths are those of the modules."""
-    if isinstance(config, dict):
-        yield path, config
-    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, (list, tuple)) else ()
-    for name, value in items:
-        yield from sub_configs(value, f'{path}.{name}' if path else str(name))
 
 
 def verdict(findings: List[Finding]) -> Tuple[bool, str]:

@@ -37,10 +37,7 @@ def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
     Raises:
         ParameterError: if the checkpoint does not fit.
     """
-    model = revert_sync_batchnorm(MODELS.build(model_config(cfg)))
-    content = load_checkpoint(model, checkpoint, map_location='cpu')
-    if adapted_backbones(model):
-        check_origin(model, content, checkpoint, training=False)
+    model, content = build_and_load(cfg, checkpoint)
     meta = dict((content.get('meta') or {}).get('dataset_meta') or _metainfo(cfg))
     classes = meta.get('classes') or [f'class {number}' for number in range(1000)]
     palette = meta.get('palette')
@@ -48,6 +45,19 @@ def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
         palette = np.random.RandomState(42).randint(256, size=(len(classes), 3)).tolist()
     model.dataset_meta = {**meta, 'classes': tuple(classes), 'palette': [tuple(color) for color in palette]}
     return model.to(device).eval()
+
+
+def build_and_load(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, Any]]:
+    """Build the model of a config on the CPU, load a checkpoint into it completely; return it and the checkpoint's content.
+
+    Raises:
+        ParameterError: if the checkpoint does not fit.
+    """
+    model = revert_sync_batchnorm(MODELS.build(model_config(cfg)))
+    content = load_checkpoint(model, checkpoint, map_location='cpu')
+    if adapted_backbones(model):
+        check_origin(model, content, checkpoint, training=False)
+    return model, content
 
 
 def _metainfo(cfg: Config) -> Dict[str, Any]:

@@ -13,7 +13,7 @@ from mmparax.backbones.sites import AdaptedBlock, adapter_modules
 from mmparax.checkpoint.base import copy_base, fetch, locate
 from mmparax.checkpoint.files import read_weights
 from mmparax.checkpoint.state import check_keys, check_same_base
-from mmparax.errors import RandomBaseError, bad_value, check_options, keyword_defaults, keyword_names
+from mmparax.errors import ParameterError, RandomBaseError, bad_value, check_options, keyword_defaults, keyword_names
 
 BASE, TUNED, ADAPTER, CENTER, OUTPUT_NORM = 'base', 'tuned', 'adapter', 'center', 'output_norm'
 
@@ -32,6 +32,10 @@ class AdaptedBackbone:
         signature: pattern of a key that every file of the family has, and of no other.
         no_frozen_stages: the value of ``frozen_stages`` with which upstream freezes nothing.
 
+    Attributes:
+        merged: whether the adapters are a part of the frozen weights for now (:mod:`mmparax.deploy.merging`).
+        shared: whether other models run on the same trunk (:class:`mmparax.AdapterBank`).
+
     Args:
         adapter: config of a method; None for full fine-tuning (everything trains, upstream's function bit for bit).
         base_checkpoint: path or URL of the pre-trained weights of the trunk.
@@ -43,6 +47,8 @@ class AdaptedBackbone:
     base_layout: ClassVar[Callable[[Dict[str, Tensor]], Dict[str, Tensor]]]
     signature: ClassVar[str]
     no_frozen_stages: ClassVar[int] = -1
+    merged: bool = False
+    shared: bool = False
 
     def __init__(self,
                  *args: Any,
@@ -53,7 +59,10 @@ class AdaptedBackbone:
         check_options(type(self).__name__, options, self.known_options())
         options = self._checked_options(adapter, options)
         method = None if adapter is None else build_method(adapter)
-        super().__init__(*args, **{**self.upstream_defaults(options), **options})
+        options = {**self.upstream_defaults(options), **options}
+        super().__init__(*args, **options)
+        self.trunk_options = {**keyword_defaults(self.upstream.__init__), **options,
+                              **dict(zip(keyword_names(self.upstream.__init__), args))}
         self.base_checkpoint = None if base_checkpoint is None else str(base_checkpoint)
         self.allow_random_base = allow_random_base
         self.base_source = 'random' if allow_random_base and base_checkpoint is None else None
@@ -181,6 +190,14 @@ class AdaptedBackbone:
         trunk that starts from the base and trains with the method."""
         return {name: self._roles[name] for name, _ in self.named_parameters()}
 
+    def trunk_names(self) -> List[str]:
+        """Names of the frozen trunk's parameters and buffers in the state dict; none under full fine-tuning."""
+        return [] if self.method is None else [name for name, role in self._roles.items() if role == BASE]
+
+    def names_of(self, *roles: str) -> List[str]:
+        """Names of the parameters and buffers of some roles in the state dict."""
+        return [name for name, role in self._roles.items() if role in roles]
+
     # ---- base weights ----
 
     def _load_base_if_at_hand(self) -> None:
@@ -204,6 +221,10 @@ class AdaptedBackbone:
             FileNotFoundError: if there is no such file and it cannot be fetched.
             ValueError: if the file is unreadable, or keys are missing, unexpected or of another shape.
         """
+        self.check_unmerged('load its base')
+        if self.shared:
+            raise ParameterError(f'{type(self).__name__} cannot load a base: its trunk is that of other models of an '
+                                 'AdapterBank, too, and is there.')
         given = read_weights(fetch(self.base_checkpoint))
         others = families_of(given)
         if others and self.family not in others:
@@ -217,6 +238,7 @@ class AdaptedBackbone:
     @torch.no_grad()
     def init_weights(self) -> None:
         """Load the base if that has not happened; only a random trunk gets upstream's initialisation."""
+        self.check_unmerged('be initialised')
         if self.base_source is None and self.base_checkpoint is not None:
             self.load_base()
         if self.base_source in ('file', 'checkpoint'):
@@ -250,10 +272,21 @@ class AdaptedBackbone:
         self._check_same_base(given, base)
 
     def _check_same_base(self, given: Mapping[str, Any], base: Mapping[str, nn.Parameter]) -> None:
-        if self.base_source == 'file' and self.method is not None:
+        if (self.base_source == 'file' or self.shared) and self.method is not None:
             check_same_base(type(self).__name__, self.base_checkpoint, given, base)
 
+    def check_unmerged(self, action: str) -> None:
+        """Raise ParameterError, saying that this backbone cannot ``action``, while its adapters are merged."""
+        if self.merged:
+            raise ParameterError(f'{type(self).__name__} cannot {action} while its adapters are merged into the frozen '
+                                 'weights: call mmparax.unmerge_adapter(model) first.')
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self.check_unmerged('give its state dict (to save it, for example)')
+        super()._save_to_state_dict(*args)
+
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        self.check_unmerged('load a checkpoint')
         given = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
         base = self._base()
         complete = all(getattr(given.get(name), 'shape', None) == parameter.shape for name, parameter in base.items())
@@ -261,11 +294,15 @@ class AdaptedBackbone:
             self.load_base()
         self._check_same_base(given, base)
         if complete:
-            if self.base_source != 'file':
+            if self.base_source != 'file' and not self.shared:
                 self.base_source = 'checkpoint'
             elif self.method is not None:
                 # A checkpoint in half precision holds the base rounded: its own file is exact.
                 state_dict.update({prefix + name: parameter.detach() for name, parameter in base.items()})
+        elif self.base_source is not None and not base.keys() & given.keys():
+            # A small checkpoint: the trunk that is there is not missing.
+            state = self.state_dict()
+            state_dict.update({prefix + name: state[name] for name in self.trunk_names() if name not in given})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # ---- running ----
@@ -273,11 +310,13 @@ class AdaptedBackbone:
     def forward(self, x: Tensor) -> tuple:
         """Features of images (B, 3, H, W): one (B, C_i, H_i, W_i) for each of ``out_indices``."""
         self.check_base()
+        if self.training:
+            self.check_unmerged('train')
         least = self.smallest_side()
         if min(x.shape[-2:]) < least:
             raise bad_value('image size', tuple(x.shape[-2:]), f'this {self.family} needs at least {least}x{least} pixels',
                             'Enlarge the images (Resize), or pad them (pad_size_divisor or size of the data_preprocessor).')
-        return super().forward(x)
+        return tuple(super().forward(x))
 
     def check_base(self) -> None:
         """Raise RandomBaseError if the trunk would run on random weights that nobody asked for."""

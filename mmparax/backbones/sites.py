@@ -43,10 +43,35 @@ class AdapterHost:
 
 
 class AdaptedLinear(AdapterHost, nn.Linear):
-    """A frozen linear map with modules on slices of its output; ``weight`` and ``bias`` keep their keys."""
+    """A frozen linear map with modules on slices of its output; ``weight`` and ``bias`` keep their keys.
+
+    Attributes:
+        slices: name of a module -> (start, stop) of its part of the output, in order.
+        kept: name of a module that is merged -> its rows of the weight as they were.
+    """
+    slices: Dict[str, Tuple[int, int]]
+    kept: Dict[str, Tensor]
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add each module's ``weight_update()`` to its rows of the weight."""
+        for name, (start, stop) in self.slices.items():
+            rows, update = self.weight[start:stop], self.adapters[name].weight_update()
+            self.kept[name] = rows.clone()
+            rows += update.to(rows.dtype)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put the rows back as they were, bit for bit."""
+        for name, rows in self.kept.items():
+            start, stop = self.slices[name]
+            self.weight[start:stop].copy_(rows)
+        self.kept.clear()
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(x, self.weight, self.bias)
+        if self.kept:
+            return y
         parts, end = [], 0
         for name, (start, stop) in self.slices.items():
             parts += [y[..., end:start], self.adapters[name](x, y[..., start:stop])]
@@ -106,7 +131,7 @@ class AdaptedBlock(AdapterHost):
         if not isinstance(linear, AdaptedLinear):
             name = 'x' if type(linear) is MMCVLinear else 'input'
             swap_class(linear, [nn.Linear, MMCVLinear], AdaptedLinear, [name])
-            linear.adapters, linear.slices = nn.ModuleDict(), {}
+            linear.adapters, linear.slices, linear.kept = nn.ModuleDict(), {}, {}
         width = linear.out_features // (1 if third is None else 3)
         start = width * (third or 0)
         name = site.split(':')[1]

@@ -77,6 +77,9 @@ def read_file(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # safetensors, zip and tar readers each have their own
+        if path.suffix == '.safetensors' and head.startswith((b'PK', b'\x80')):
+            raise ParameterError(f'the checkpoint {str(path)!r} is a torch file or another pickle under the name of a '
+                                 'safetensors file: nothing of it was read. Get the file again from its source.') from error
         raise refusal(str(path), error) from error
 
 

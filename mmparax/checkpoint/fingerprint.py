@@ -2,22 +2,22 @@
 import hashlib
 from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
-import torch
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import BASE, AdaptedBackbone, adapted_backbones
+from mmparax.checkpoint.digest import digest
 from mmparax.errors import ParameterError, RandomBaseError
 from mmparax.version import __version__
 
 
 def frozen_parameters(backbone: AdaptedBackbone) -> Iterator[Tuple[str, Tensor]]:
-    """(name, parameter) of the frozen trunk, sorted by name; nothing under full fine-tuning."""
+    """(name, parameter) of the frozen trunk; nothing under full fine-tuning."""
     if backbone.method is None:
         return
-    roles, parameters = backbone.parameter_roles(), dict(backbone.named_parameters())
-    for name in sorted(parameters):
+    roles = backbone.parameter_roles()
+    for name, parameter in backbone.named_parameters():
         if roles[name] == BASE:
-            yield name, parameters[name].detach()
+            yield name, parameter.detach()
 
 
 def fingerprint(model: nn.Module) -> Optional[str]:
@@ -53,12 +53,8 @@ def _digest(backbone: AdaptedBackbone) -> str:
     if backbone.base_source is None:
         raise RandomBaseError(f'{type(backbone).__name__} has no base to identify yet: '
                               f'base_checkpoint={backbone.base_checkpoint!r} has not been loaded.')
-    digest = hashlib.sha256()
-    for name, value in frozen_parameters(backbone):
-        value = value.cpu().contiguous()
-        digest.update(f'{name} {tuple(value.shape)} {value.dtype}\n'.encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    backbone.check_unmerged('be identified by its base')
+    return digest(frozen_parameters(backbone))
 
 
 def plain(config: Any) -> Any:
@@ -73,10 +69,11 @@ def plain(config: Any) -> Any:
 def describe(model: nn.Module) -> Dict[str, Any]:
     """What a checkpoint's metadata says of the adapted backbones of a model; plain data.
 
-    ``fingerprint`` is None under full fine-tuning; each backbone has ``type``, ``adapter`` (its options, defaults
-    included, or None) and ``base_checkpoint``.
+    ``fingerprint`` is None under full fine-tuning; each backbone has ``type``, ``family``, ``options`` (all that upstream's
+    class takes, defaults included), ``adapter`` (the method's options, defaults included, or None) and ``base_checkpoint``.
     """
-    backbones = {name: dict(type=type(backbone).__name__, adapter=backbone.method and plain(backbone.method.config),
+    backbones = {name: dict(type=type(backbone).__name__, family=backbone.family, options=plain(backbone.trunk_options),
+                            adapter=backbone.method and plain(backbone.method.config),
                             base_checkpoint=backbone.base_checkpoint)
                  for name, backbone in adapted_backbones(model)}
     return dict(version=__version__, fingerprint=fingerprint(model), backbones=backbones)

@@ -11,21 +11,25 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from mmparax.checkpoint.adapter_file import as_checkpoint
 from mmparax.checkpoint.base import SHIPPED, fetch
 from mmparax.checkpoint.files import read_file, read_torch, refusal
+from mmparax.checkpoint.meta_text import with_meta
 
 CLAIM = 'mmparax'  # key among the metadata of a state dict
+FRESH_HEAD = 'fresh_head'  # in the claim of an adapter file from which a training starts: the head may begin anew
 
 
 # mmengine logs the part of the names behind "load_from_".
 def load_from_local(filename: str, map_location: Any = None) -> Any:
     """Read a local file or, with ``mmparax://``, one that ships with the package."""
-    return with_claim(read_file(fetch(filename, 'checkpoint'), map_location or 'cpu'))
+    content = read_file(fetch(filename, 'checkpoint'), map_location or 'cpu')
+    return with_claim(with_meta(as_checkpoint(content, filename), filename))
 
 
 def load_from_http(filename: str, map_location: Any = None, model_dir: Any = None, progress: Any = None) -> Any:
     """Read the file of a URL, downloaded once per machine."""
-    return with_claim(read_file(fetch(filename, 'checkpoint'), map_location or 'cpu'))
+    return load_from_local(filename, map_location)
 
 
 def with_claim(content: Any) -> Any:
@@ -60,14 +64,25 @@ def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
 
     Raises:
         ParameterError: if a part does not fit or was made on another base.
+        RandomBaseError: if the frozen trunk is left to a base that the model does not have.
     """
     backbones = [(name, part) for name, part in model.named_modules() if hasattr(part, 'check_state')]
+    claim = (getattr(state_dict, '_metadata', None) or {}).get(CLAIM) or {}
+    if 'format_version' in claim:
+        from mmparax.checkpoint.origin import check_adapter  # imports the toolboxes
+        check_adapter(model, claim, state_dict, f'the adapter file {claim["source"]!r}',
+                      'any part' if claim.get(FRESH_HEAD) else 'required')
+        return
+    small = False  # whether a frozen trunk is left to the base
     for name, part in backbones:
         prefix = f'{name}.' if name else ''
         part.check_state({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)})
-    claim = (getattr(state_dict, '_metadata', None) or {}).get(CLAIM) or {}
-    if claim.get('fingerprint') and backbones and all(part.base_source == 'file' for _, part in backbones):
-        from mmparax.checkpoint.fingerprint import check_fingerprint  # imports the toolboxes
+        small = small or part.method is not None and not any(prefix + key in state_dict for key in part.trunk_names())
+    if small:
+        from mmparax.checkpoint.origin import check_base
+        check_base(model, claim, 'the checkpoint')
+    elif claim.get('fingerprint') and backbones and all(part.base_source == 'file' for _, part in backbones):
+        from mmparax.checkpoint.fingerprint import check_fingerprint
         check_fingerprint(model, claim, 'the checkpoint')
 
 

@@ -16,6 +16,18 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return f'{len(names)} ({", ".join(names[:most])}{", ..." if len(names) > most else ""})'
 
 
+def wrong_shapes(given: Mapping[str, Any], expected: Mapping[str, Tensor]) -> List[str]:
+    """What of ``given`` has another shape than expected, in words."""
+    return [f'{name} {tuple(given[name].shape)} instead of {tuple(value.shape)}' for name, value in expected.items()
+            if isinstance(given.get(name), Tensor) and given[name].shape != value.shape]
+
+
+def misfit(missing: Sequence[str], wrong: Sequence[str], unexpected: Sequence[str]) -> str:
+    """What does not fit, in words; empty if all does."""
+    return '; '.join(f'{listed(names)} {label}' for label, names in
+                     (('missing', missing), ('of another shape', wrong), ('unexpected', unexpected)) if names)
+
+
 def check_keys(owner: str, given: Mapping[str, Any], expected: Mapping[str, Tensor], trunk: Collection[str],
                optional: Collection[str]) -> None:
     """Check that a checkpoint has what a backbone trains, and nothing of another model.
@@ -33,14 +45,10 @@ def check_keys(owner: str, given: Mapping[str, Any], expected: Mapping[str, Tens
     has_trunk = any(name in given for name in trunk)
     missing = [name for name in expected if name not in given and name not in optional
                and (has_trunk or name not in trunk)]
-    wrong = [f'{name} {tuple(given[name].shape)} instead of {tuple(value.shape)}' for name, value in expected.items()
-             if isinstance(given.get(name), Tensor) and given[name].shape != value.shape]
-    unexpected = [name for name in given if name not in expected and not ignorable(name)]
-    problems = [f'{listed(names)} {label}' for label, names in
-                (('missing', missing), ('of another shape', wrong), ('unexpected', unexpected)) if names]
+    problems = misfit(missing, wrong_shapes(given, expected),
+                      [name for name in given if name not in expected and not ignorable(name)])
     if problems:
-        raise ParameterError(f'the checkpoint does not fit {owner}: of its {len(expected)} weights '
-                             f'{"; ".join(problems)}. {REMEDY}')
+        raise ParameterError(f'the checkpoint does not fit {owner}: of its {len(expected)} weights {problems}. {REMEDY}')
 
 
 def differing(given: Mapping[str, Any], present: Mapping[str, Tensor]) -> List[str]:

@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import platform
+import struct
 from pathlib import Path
 from typing import Dict, List, Optional, Union
 
@@ -15,10 +16,11 @@ from mmparax.errors import StorageError
 
 ATOMIC = 'mmparax.atomic'  # name of the backend in ``backend_args``
 LOCK = '.running'
+RESUME = 'The checkpoints that were there before are whole: make room, then call the same command with --resume.'
 _held: Dict[str, int] = {}
 
 
-def write(path: Union[str, Path], content: bytes) -> None:
+def write(path: Union[str, Path], content: bytes, remedy: str = RESUME) -> None:
     """Write a file whole: to a temporary neighbour first, forced to the disk, then renamed over ``path``.
 
     Raises:
@@ -44,8 +46,7 @@ def write(path: Union[str, Path], content: bytes) -> None:
         except OSError:
             pass
         raise StorageError(f'{str(path)!r} ({len(content) / 2**20:.1f} MiB) could not be written: {error.strerror or error}. '
-                           'The checkpoints that were there before are whole: make room, then call the same command with '
-                           '--resume.') from error
+                           f'{remedy}') from error
 
 
 def remove_parts(folder: Union[str, Path]) -> None:
@@ -108,4 +109,23 @@ def unlock_folder(folder: Union[str, Path]) -> None:
     """Give up the claim of :func:`lock_folder`."""
     file = _held.pop(os.path.realpath(folder), None)
     if file is not None:
+        os.close(file)
+
+
+def in_use(folder: Union[str, Path]) -> bool:
+    """Whether a process, this one included, has claimed a folder by :func:`lock_folder`; nothing is claimed or written."""
+    folder = os.path.realpath(folder)
+    if folder in _held:
+        return True
+    try:
+        file = os.open(os.path.join(folder, LOCK), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # struct flock of Linux: type, whence, start, length, process. Asked, not taken: no run finds it locked by the asking.
+        wanted = struct.pack('hhqqi', fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        return struct.unpack('hhqqi', fcntl.fcntl(file, fcntl.F_GETLK, wanted))[0] != fcntl.F_UNLCK
+    except OSError:
+        return False  # a file system without locks
+    finally:
         os.close(file)

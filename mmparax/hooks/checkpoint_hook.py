@@ -12,6 +12,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmparax.checkpoint.adapter_file import description
 from mmparax.checkpoint.files import read_file
 from mmparax.checkpoint.fingerprint import stamp
 from mmparax.checkpoint.loader import unwrapped
@@ -77,7 +78,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        if runner._resume:
+        if runner._resume and not description(checkpoint):  # PEFTHook refuses to resume from an adapter
             self._resumed = checkpoint.get(STATE)
             if self._resumed is None:
                 runner.logger.warning('The checkpoint was not written by mmparax.CheckpointHook: it has no state of the '

@@ -9,7 +9,9 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import BASE, adapted_backbones
+from mmparax.checkpoint.adapter_file import description
 from mmparax.checkpoint.fingerprint import check_fingerprint, fingerprint, plain
+from mmparax.checkpoint.origin import check_head, check_method, no_head, split_names
 from mmparax.checkpoint.state import listed
 from mmparax.errors import ParameterError, TrainingError
 
@@ -43,6 +45,9 @@ def check_resumable(checkpoint: Mapping[str, Any], source: str) -> None:
         ParameterError: naming what is absent.
     """
     meta = checkpoint.get('meta')
+    if description(checkpoint):
+        raise ParameterError(f'{source!r} is a published adapter, not a file to resume from: use load_from to start a new run '
+                             'from its weights, or resume from an iter_* or epoch_* file.')
     absent = [name for name in ('optimizer', 'message_hub') if name not in checkpoint]
     absent += [f'meta.{name}' for name in ('epoch', 'iter') if not isinstance(meta, Mapping) or name not in meta]
     if absent:
@@ -71,11 +76,11 @@ def check_origin(model: nn.Module, checkpoint: Mapping[str, Any], source: str, t
     weights = {name[7:] if name.startswith('module.') else name: value for name, value in weights.items()}
     described = (checkpoint.get('meta') or {}).get('mmparax') or {}
     for name, backbone in adapted_backbones(model):
-        _check_method(name, backbone, (described.get('backbones') or {}).get(name), source)
+        check_method(name, backbone, (described.get('backbones') or {}).get(name), repr(source))
         prefix = f'{name}.' if name else ''
         given = {key for key, value in weights.items() if key.startswith(prefix) and isinstance(value, Tensor)}
         trained = [prefix + key for key, role in backbone.parameter_roles().items() if role != BASE]
-        if not given or trained and not given.intersection(trained):
+        if not given.intersection(trained) and (trained or not given and not described):
             raise ParameterError(
                 f'{source!r} holds nothing of what {type(backbone).__name__} trains: it looks like the file of a pre-trained '
                 'trunk. ' + ('Set model.backbone.base_checkpoint to it, and load_from=None.' if training else
@@ -84,46 +89,9 @@ def check_origin(model: nn.Module, checkpoint: Mapping[str, Any], source: str, t
     if all(backbone.base_source == 'file' for _, backbone in adapted_backbones(model)):
         check_fingerprint(model, described, repr(source))
     if not training:
-        check_head(model, weights, source)
-
-
-def _check_method(name: str, backbone: nn.Module, described: Optional[Mapping[str, Any]], source: str) -> None:
-    if described is None:
-        return
-    theirs, ours = described.get('adapter'), backbone.method and plain(backbone.method.config)
-    kinds = [config['type'] if config else None for config in (theirs, ours)]
-    differing = [key for key in set(theirs or ()) & set(ours or ())
-                 if not key.endswith('_init') and theirs[key] != ours[key]]
-    if kinds[0] != kinds[1]:
-        raise ParameterError(f'{source!r} was trained with the adapter {kinds[0] or "None (full fine-tuning)"}, but '
-                             f'{name or "the backbone"} has {kinds[1] or "None (full fine-tuning)"}. Use the config that it '
-                             'was trained with.')
-    if differing:
-        values = ', '.join(f'{key}={theirs[key]!r} instead of {ours[key]!r}' for key in sorted(differing))
-        raise ParameterError(f'{source!r} was trained with other options of {kinds[0]}: {values}. Use the config that it was '
-                             'trained with.')
-
-
-def check_head(model: nn.Module, weights: Mapping[str, Any], source: str) -> None:
-    """Check that a checkpoint has every weight outside the backbones, and no more.
-
-    Raises:
-        ParameterError: naming what is missing, of another shape or unexpected.
-    """
-    prefixes = tuple(f'{name}.' for name, _ in adapted_backbones(model))
-    expected = {name: value for name, value in model.state_dict().items() if not name.startswith(prefixes)}
-    given = {name: value for name, value in weights.items()
-             if not name.startswith(prefixes) and not name.startswith(('data_preprocessor.', 'ema_'))}
-    parts = (
-        ('missing', [name for name in expected if name not in given and 'num_batches_tracked' not in name
-                     and not name.startswith('data_preprocessor.')]),
-        ('of another shape', [name for name, value in expected.items() if name in given
-                              and given[name].shape != value.shape]),
-        ('unexpected', [name for name in given if name not in expected]))
-    problems = [f'{listed(names)} {label}' for label, names in parts if names]
-    if problems:
-        raise ParameterError(f'{source!r} does not fit the head of {type(model).__name__}: {"; ".join(problems)}. Use the '
-                             'config that it was trained with (same head and number of classes).')
+        if described.get('head_included') is False and split_names(model, model.state_dict())[1]:
+            raise ParameterError(no_head(model, repr(source)))
+        check_head(model, weights, repr(source))
 
 
 def single_wrappers(wrapper: Any) -> List[OptimWrapper]:

@@ -7,10 +7,9 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmparax.checkpoint.loader import unwrapped
+from mmparax.checkpoint.trained import EMA
 from mmparax.errors import bad_value, check_int, check_number
 from mmparax.registry import HOOKS
-
-EMA = 'ema_state_dict'  # key in a checkpoint, mmengine's
 
 
 @HOOKS.register_module()

@@ -7,12 +7,17 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmparax.analysis.parameters import count_parameters
+from mmparax.checkpoint.adapter_file import description
 from mmparax.checkpoint.fingerprint import stamp
-from mmparax.checkpoint.loader import unwrapped
-from mmparax.errors import bad_value
+from mmparax.checkpoint.loader import CLAIM, FRESH_HEAD, unwrapped
+from mmparax.checkpoint.origin import keep_fitting_head
+from mmparax.checkpoint.trained import keep_trained, needed_trunks, trim_histories
+from mmparax.errors import bad_value, check_choice
 from mmparax.hooks import checks, structure
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.registry import HOOKS
+
+SAVE = ('trained', 'all')
 
 
 @HOOKS.register_module()
@@ -27,13 +32,19 @@ class PEFTHook(Hook):
     validation and save and after every epoch, by version counters, and at the end, byte by byte: the frozen trunk is
     unchanged.
 
+    Args:
+        save: what a checkpoint holds of the model. ``'trained'``: all that trains and everything outside the backbone, with
+            all buffers, but not the frozen trunk, which comes from ``base_checkpoint`` (without one it stays in the file);
+            of the histories of logged values, what is needed to go on. ``'all'``: everything.
+
     Raises:
-        ParameterError: for a config or checkpoint that does not fit.
+        ParameterError: for a config or checkpoint that does not fit, or a wrong argument.
         TrainingError: naming the first parameter without a finite gradient, or that is frozen and changed.
     """
-    priority = 'VERY_LOW'
+    priority = 'VERY_LOW'  # after the hooks of moving averages, which need every name that they know
 
-    def __init__(self):
+    def __init__(self, save: str = 'trained'):
+        self.save = check_choice('save', save, SAVE)
         self._watch: Optional[checks.FrozenWatch] = None
 
     # ---- before training ----
@@ -56,7 +67,20 @@ class PEFTHook(Hook):
         training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
         if training and runner._resume:
             checks.check_resumable(checkpoint, source)
-        checks.check_origin(unwrapped(runner.model), checkpoint, source, training and not runner._resume)
+        model = unwrapped(runner.model)
+        checks.check_origin(model, checkpoint, source, training and not runner._resume)
+        if training and description(checkpoint):
+            self._start_from_adapter(runner, model, checkpoint, source)
+
+    @staticmethod
+    def _start_from_adapter(runner: Runner, model: nn.Module, checkpoint: Dict[str, Any], source: str) -> None:
+        """Let a training begin with another head than the file's."""
+        weights = checkpoint['state_dict']
+        weights._metadata[CLAIM] = {**weights._metadata[CLAIM], FRESH_HEAD: True}
+        kept, fresh = keep_fitting_head(model, weights)
+        if fresh:
+            runner.logger.warning(f'{source!r} gives the adapter and {len(kept)} tensors of the head; the others start fresh: '
+                                  f'{checks.listed(fresh)}.')
 
     def before_train(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
@@ -78,6 +102,9 @@ class PEFTHook(Hook):
                                   "CheckpointHook' in default_hooks.checkpoint.")
         if runner.iter >= runner.max_iters:
             runner.logger.info('The run is at iteration %d of %d: nothing is left to do.', runner.iter, runner.max_iters)
+        if self.save == 'trained' and needed_trunks(model):
+            runner.logger.info('Checkpoints hold the frozen trunk, too: it did not come from a base_checkpoint and exists '
+                               'nowhere else.')
         self._watch = checks.FrozenWatch(model)
         if self._watch.fingerprint:
             runner.logger.info('Fingerprint of the frozen base: %s', self._watch.fingerprint)
@@ -113,6 +140,9 @@ class PEFTHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         self._check_frozen(f'by iteration {runner.iter}')
         stamp(checkpoint, unwrapped(runner.model))
+        if self.save == 'trained':
+            keep_trained(checkpoint, unwrapped(runner.model))
+            trim_histories(checkpoint['message_hub'], runner.log_processor)
 
     def after_train(self, runner: Runner) -> None:
         if self._watch is not None:

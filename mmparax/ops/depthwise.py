@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmparax.ops.routing import safe_dtype
+from mmparax.ops.routing import no_autocast, safe_dtype
 
 
 def tokens_to_map(x: Tensor, hw: Tuple[int, int]) -> Tensor:
@@ -72,7 +72,7 @@ def aggregate(maps: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) ->
         return maps.mean(0)
     dtype = safe_dtype(maps.dtype)
     # In at least single precision, autocast or not: the scores of large features overflow half precision.
-    with torch.autocast(maps.device.type, enabled=False):
+    with no_autocast(maps.device.type):
         scores = F.conv2d(maps.sum(0, dtype=dtype), weight[:, :, None, None].to(dtype), bias.to(dtype))
         alpha = scores.softmax(1).to(maps.dtype)
     return (alpha.transpose(0, 1).unsqueeze(2) * maps).sum(0)

@@ -3,7 +3,8 @@
 Both run in at least single precision, autocast or not: a softmax in half precision loses the small gates, and a sum of
 half-precision experts rounds once per expert.
 """
-from typing import List
+from contextlib import nullcontext
+from typing import ContextManager, List
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,11 @@ from torch import Tensor, nn
 def safe_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, else float32."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def no_autocast(device_type: str) -> ContextManager:
+    """Switch autocast off; nothing where it is off: torch.export makes every switch a graph of its own, slowly."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
 def route(x: Tensor, reduce: nn.Linear, gates: nn.Linear, num_experts: int, activation: str) -> List[Tensor]:
@@ -29,7 +35,7 @@ def route(x: Tensor, reduce: nn.Linear, gates: nn.Linear, num_experts: int, acti
         list[Tensor]: G gates of (B, M), float32 (float64 for float64 input).
     """
     dtype = safe_dtype(x.dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device.type):
         mean = x.mean(1, dtype=dtype)
         hidden = F.gelu(F.linear(mean, reduce.weight.to(dtype), reduce.bias.to(dtype)))
         logits = F.linear(hidden, gates.weight.to(dtype), gates.bias.to(dtype)).unflatten(1, (-1, num_experts))
@@ -48,6 +54,6 @@ def mix_experts(gates: Tensor, experts: Tensor, dtype: torch.dtype) -> Tensor:
     Returns:
         Tensor: (B, ...).
     """
-    with torch.autocast(experts.device.type, enabled=False):
+    with no_autocast(experts.device.type):
         mixed = gates @ experts.flatten(1).to(gates.dtype)
     return mixed.view(-1, *experts.shape[1:]).to(dtype)

@@ -3,19 +3,14 @@ import copy
 
 import pytest
 import torch
+from cases import block_info, perturb
 from golden_files import Golden
 
 from mmparax.adapters import AdaRoute
-from mmparax.adapters.base import BlockInfo
 
 GOLDENS = {'adaroute_full_357': {}, 'adaroute_no_dynamic_conv': {}, 'adaroute_single_k5': {},
            'adaroute_det_swin_b': dict(shortcut_scale=False)}
 KERNEL_SETS = [(), (1, ), (5, ), (3, 5), (3, 3, 3), (3, 5, 7), (5, 7, 9)]
-
-
-def block_info(dim=12, depth=3, **options):
-    return BlockInfo(**{**dict(dim=dim, depth=depth, index=0, stage=0, family='Test', ffn_dim=4 * dim, embed_dim=dim,
-                               patch_size=4), **options})
 
 
 def adapter_and_center(dim=12, experts=3, linear_init='kaiming_uniform', **options):
@@ -23,14 +18,6 @@ def adapter_and_center(dim=12, experts=3, linear_init='kaiming_uniform', **optio
     infos = [block_info(dim, experts, index=index, linear_init=linear_init) for index in range(experts)]
     center = method.build_centers(infos)[0][0]
     return method.build('after_token_mixer', infos[0], center), center
-
-
-def perturb(*modules, seed=0):
-    """Move every parameter away from its start, so that no term of the formula is neutral."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in (parameter for module in modules for parameter in module.parameters()):
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
 @pytest.mark.parametrize('name', GOLDENS)

@@ -2,9 +2,10 @@
 import pytest
 import torch
 from base_files import meta_convnext
-from cases import TINY_CONVNEXT, on_meta
+from cases import TINY_CONVNEXT
 from mmpretrain.models.backbones import ConvNeXt
 
+from mmparax.analysis.meta import on_meta
 from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones import AdaptedConvNeXt, AdaRouteConvNeXt
 

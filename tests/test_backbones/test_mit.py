@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from base_files import nvidia_mit
-from cases import TINY_SWIN, Toy, ToyStream, on_meta, toy
+from cases import TINY_SWIN, Toy, ToyStream, toy
 from mmengine.registry import Registry
 from mmseg.models.backbones import MixVisionTransformer
 
 import mmparax.backbones.mit
 from mmparax.adapters.base import LINEAR_SITES
+from mmparax.analysis.meta import on_meta
 from mmparax.backbones import AdaptedMiT, AdaptedSwin, AdaRouteMiT
 
 FROZEN = dict(type='mmparax.Frozen')

@@ -4,10 +4,11 @@ import logging
 import pytest
 import torch
 from base_files import vit as vit_file
-from cases import TINY_VIT, Toy, ToyStream, on_meta, toy
+from cases import TINY_VIT, Toy, ToyStream, toy
 from mmpretrain.models.backbones import VisionTransformer
 
 from mmparax.adapters.base import PROMPT_SITE
+from mmparax.analysis.meta import on_meta
 from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones import AdaptedViT, AdaRouteViT
 from mmparax.backbones.vit import AdaptedEncoderLayer

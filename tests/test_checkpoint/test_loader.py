@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import METHODS, TINY_SWIN, build
+from hostile import Hostile, through_getattr
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import load_checkpoint
 from mmengine.runner import checkpoint as mmengine_checkpoint
@@ -23,16 +24,6 @@ import mmparax
 from mmparax.backbones import AdaptedSwin
 from mmparax.checkpoint.base import fetch
 from mmparax.checkpoint.fingerprint import describe
-
-
-class Hostile:
-    """Leaves a trace when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), 'w')
 
 
 @pytest.fixture
@@ -78,24 +69,6 @@ def test_a_hostile_file_runs_nothing_whoever_loads_it(how, site, tmp_path, monke
             CheckpointLoader.load_checkpoint(sources[how])
     assert not trace.exists()
     assert not site.cache.exists() or not list(site.cache.iterdir())
-
-
-def through_getattr(trace):
-    """A pickle that goes from an allowed class by getattr to its module's globals, puts eval there and lets it run."""
-    def name(module, attribute):
-        return f'c{module}\n{attribute}\n'.encode()
-
-    def text(value):
-        return b'X' + len(value).to_bytes(4, 'little') + value.encode()
-
-    def attribute(owner, of):
-        return name('builtins', 'getattr') + owner + text(of) + b'\x86R'
-
-    history = name('mmengine.logging.history_buffer', 'HistoryBuffer')
-    eval_ = attribute(attribute(name('builtins', 'getattr'), '__self__'), 'eval')
-    code = text(f"open({str(trace)!r}, 'w')")
-    return (b'\x80\x02' + attribute(attribute(history, '__init__'), '__globals__') + text('len') + eval_ + b's' + history
-            + code + code + b'\x86R.')
 
 
 @pytest.mark.parametrize('archive', [False, True])

@@ -46,12 +46,17 @@ def config(folder, base, work_dir):
 
 @pytest.fixture(scope='module')
 def trained(folder):
-    """(work dir, the model of a run, what it says to an image)."""
+    """Files of a run by what they are, its model, what it says to an image."""
     cfg = config(folder, folder / 'base.pth', folder / 'run')
     init_default_scope('mmseg')
     runner = Runner.from_cfg(cfg)
     runner.train()
-    return folder / 'run', runner.model, says(runner.model)
+    files = dict(small=(folder / 'run' / 'last_checkpoint').read_text(), whole=folder / 'run' / 'whole.pth',
+                 adapter=folder / 'run' / 'adapter.safetensors')
+    content = torch.load(files['small'], weights_only=False)
+    torch.save({**content, 'state_dict': runner.model.state_dict()}, files['whole'])
+    mmparax.save_adapter(runner.model, files['adapter'], dataset_meta=content['meta']['dataset_meta'])
+    return {name: str(path) for name, path in files.items()}, runner.model, says(runner.model)
 
 
 def says(model):
@@ -84,20 +89,31 @@ def by_copy(path, checkpoint):
     return copy.deepcopy(by_init_model(path, checkpoint))
 
 
+def by_load_adapter(path, file):
+    model = by_init_model(path, None)
+    mmparax.load_adapter(model, file)
+    return model
+
+
 ROUTES = [by_runner, by_init_model, by_inferencer, by_copy]
+CASES = [(route, 'small', 'at hand') for route in ROUTES] + [(route, 'whole', 'absent') for route in ROUTES] + [
+    (route, 'adapter', 'at hand') for route in [*ROUTES, by_load_adapter]]
 
 
-@pytest.mark.parametrize('base', ['at hand', 'absent'])
-@pytest.mark.parametrize('route', ROUTES, ids=lambda route: route.__name__)
-def test_every_route_gives_the_trained_model(route, base, folder, trained, tmp_path):
-    work_dir, model, expected = trained
+@pytest.mark.parametrize('route, file, base', CASES, ids=lambda part: getattr(part, '__name__', part))
+def test_every_route_gives_the_trained_model(route, file, base, folder, trained, tmp_path):
+    files, model, expected = trained
     path = tmp_path / 'config.py'
     config(folder, folder / 'base.pth' if base == 'at hand' else tmp_path / 'absent.pth', tmp_path / 'work').dump(path)
     warnings.simplefilter('ignore')
-    other = route(path, (work_dir / 'last_checkpoint').read_text())
+    other = route(path, files[file])
     assert torch.equal(says(other), expected)
     assert mmparax.fingerprint(other) == mmparax.fingerprint(model)
     assert other.backbone.base_source == ('file' if base == 'at hand' else 'checkpoint')
+    if route in (by_init_model, by_copy, by_load_adapter):  # the names and colours of the data set come with the file
+        whole = torch.load(files['whole'], weights_only=False)['meta']['dataset_meta']
+        assert list(other.dataset_meta['classes']) == list(whole['classes'])
+        assert [list(color) for color in other.dataset_meta['palette']] == [list(color) for color in whole['palette']]
 
 
 @pytest.mark.parametrize('route', ROUTES[:3], ids=lambda route: route.__name__)
@@ -139,10 +155,35 @@ def test_a_detector_by_every_route(folder, tmp_path):
     routes = [lambda: init_detector(str(tmp_path / 'config.py'), str(tmp_path / 'det.pth'), device='cpu'),
               lambda: DetInferencer(str(tmp_path / 'config.py'), str(tmp_path / 'det.pth'), device='cpu').model]
     routes.append(lambda: copy.deepcopy(routes[0]()))
+    mmparax.save_adapter(source, tmp_path / 'det.safetensors', dataset_meta=dict(classes=('a', 'b')))
+    for route in (init_detector, DetInferencer):
+        routes.append(lambda route=route: getattr(found := route(str(tmp_path / 'config.py'), str(tmp_path / 'det.safetensors'),
+                                                                 device='cpu'), 'model', found))
     warnings.simplefilter('ignore')
     for route in routes:
         found = route().eval()(image, mode='tensor')
         assert all(torch.equal(a, b) for left, right in zip(expected, found) for a, b in zip(left, right))
+
+
+def test_a_classifier_by_its_inferencer(folder, tmp_path):
+    from mmpretrain import ImageClassificationInferencer
+    from mmpretrain.registry import MODELS
+    model = dict(
+        type='ImageClassifier', data_preprocessor=dict(mean=[0.] * 3, std=[1.] * 3), neck=dict(type='GlobalAveragePooling'),
+        backbone=dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4),
+                      base_checkpoint=str(folder / 'base.pth'), **TRUNK),
+        head=dict(type='LinearClsHead', in_channels=64, num_classes=2))
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    cfg = Config(dict(default_scope='mmpretrain', model=model, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    cfg.dump(tmp_path / 'config.py')
+    init_default_scope('mmpretrain')
+    source = MODELS.build(cfg.model).eval()
+    mmparax.save_adapter(source, tmp_path / 'cls.safetensors', dataset_meta=dict(classes=('a', 'b')))
+    found = ImageClassificationInferencer(str(tmp_path / 'config.py'), str(tmp_path / 'cls.safetensors'), device='cpu')
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(found.model(image, mode='tensor'), source(image, mode='tensor'))
+    assert found.model._dataset_meta['classes'] == ('a', 'b')
 
 
 def test_a_base_that_is_downloaded_late_reaches_the_moving_average(tmp_path, monkeypatch):

@@ -1,10 +1,10 @@
 """Every shipped config builds and runs are checked; the recipes are in test_recipes.py."""
 import pytest
-from cases import on_meta
 from config_files import CONFIGS, LEAVES, build, load, optimizer_of
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import METRICS, TRANSFORMS, DefaultScope, init_default_scope
 
+from mmparax.analysis.meta import on_meta
 from mmparax.analysis.parameters import count_parameters
 from mmparax.datasets.scene_files import CROP_CLASSES
 from mmparax.datasets.scenes import CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES

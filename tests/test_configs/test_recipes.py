@@ -1,17 +1,30 @@
 """The recipes of the paper's tables, written from the method text and independently of the configs."""
 import fnmatch
-import json
 import os
-from pathlib import Path
 
 import pytest
-from config_files import CONFIGS, LEAVES, build, load, optimizer_of
+from config_files import LEAVES, build, build_backbone, load, of_metadata, optimizer_of
 
 from mmparax.analysis.parameters import count_parameters
 from mmparax.hooks.structure import check_features
 
 BACKBONES = ('swin-b', 'swin-l', 'convnext-b', 'convnext-l')
 METHODS = ('adaroute', 'frozen', 'full')
+# What the baselines' adapters are, with the sizes that meet the published counts.
+BASELINES = {
+    ('swin-b', 'vpt'): dict(type='mmparax.VPT', num_prompts=10), ('swin-l', 'vpt'): dict(type='mmparax.VPT', num_prompts=10),
+    ('swin-b', 'lora'): dict(type='mmparax.LoRA', rank=112), ('swin-l', 'lora'): dict(type='mmparax.LoRA', rank=112),
+    ('vit-b16', 'vpt'): dict(type='mmparax.VPT', num_prompts=10), ('vit-b16', 'lora'): dict(type='mmparax.LoRA', rank=106),
+    ('vit-b16', 'adaptformer'): dict(type='mmparax.AdaptFormer', hidden_dim=233),
+    ('vit-b16', 'mona'): dict(type='mmparax.Mona', hidden_dim=92),
+    ('vit-b16', 'lorand'): dict(type='mmparax.LoRand', branches=4, rank=35, sites=('after_channel_mixer', )),
+    **{(backbone, 'adaptformer'): dict(type='mmparax.AdaptFormer', hidden_dim=hidden_dim)
+       for backbone, hidden_dim in zip(BACKBONES, (224, 224, 176, 176))},
+    **{(backbone, 'lorand'): dict(type='mmparax.LoRand', branches=branches, rank=rank)
+       for backbone, branches, rank in zip(BACKBONES, (4, 2, 4, 4), (20, 37, 30, 28))},
+    **{(backbone, 'mona'): dict(type='mmparax.Mona', hidden_dim=hidden_dim)
+       for backbone, hidden_dim in zip(BACKBONES, (90, 90, 144, 144))},
+}
 DATA = {'cifar100': ('CIFAR100', 100), 'svhn': ('mmparax.SVHN', 10), 'food101': ('Food101', 101)}
 
 # Published trained parameters of the backbone in millions, and the exact ones where the method text has them.
@@ -19,6 +32,13 @@ PUBLISHED = {
     ('swin-b', 'adaroute'): 5.2, ('swin-l', 'adaroute'): 7.3, ('convnext-b', 'adaroute'): 6.5, ('convnext-l', 'adaroute'): 9.2,
     ('vit-b16', 'adaroute'): 3.9, ('swin-b', 'full'): 86.8, ('swin-l', 'full'): 195.0, ('convnext-b', 'full'): 87.6,
     ('convnext-l', 'full'): 196.2, ('vit-b16', 'full'): 86.0,
+    ('swin-b', 'vpt'): 0.1, ('swin-b', 'lora'): 5.4, ('swin-b', 'adaptformer'): 5.4, ('swin-b', 'lorand'): 5.9,
+    ('swin-b', 'mona'): 5.2, ('swin-l', 'vpt'): 0.2, ('swin-l', 'lora'): 8.1, ('swin-l', 'adaptformer'): 8.1,
+    ('swin-l', 'lorand'): 8.2, ('swin-l', 'mona'): 7.5, ('convnext-b', 'adaptformer'): 6.4, ('convnext-b', 'lorand'): 6.7,
+    ('convnext-b', 'mona'): 6.5, ('convnext-l', 'adaptformer'): 9.6, ('convnext-l', 'lorand'): 9.3,
+    ('convnext-l', 'mona'): 9.1, ('vit-b16', 'vpt'): 0.1, ('vit-b16', 'lora'): 3.9, ('vit-b16', 'adaptformer'): 4.3,
+    ('vit-b16', 'lorand'): 3.9,
+    ('vit-b16', 'mona'): 3.9,
 }
 EXACT = {('swin-b', 'adaroute'): 5_242_992, ('swin-l', 'adaroute'): 7_302_384, ('convnext-b', 'adaroute'): 6_456_000,
          ('convnext-l', 'adaroute'): 9_156_096}
@@ -38,6 +58,14 @@ FOLDERS = {'upernet': 'semantic_segmentation', 'mask-rcnn': 'instance_segmentati
 SUFFIXES = {'upernet': '4xb4-160k_ade20k-512x512', 'mask-rcnn': '4xb4-1x_coco', 'panoptic-fpn': '4xb4-1x_coco'}
 
 DENSE = [(head, backbone, method) for head in FOLDERS for backbone in BACKBONES for method in METHODS]
+DENSE_BASELINES = [(head, *cell) for head in FOLDERS for cell in BASELINES if cell[0] in BACKBONES]
+CLASSIFICATION = [(method, data) for method in METHODS for data in DATA]
+CLASSIFICATION_BASELINES = [(method, data) for backbone, method in BASELINES if backbone == 'vit-b16' for data in DATA]
+
+
+def in_full(cells):
+    """Whole models of the baselines are for the long run: the short one builds their backbones and compares their recipes."""
+    return [pytest.param(*cell, marks=pytest.mark.full) for cell in cells]
 
 
 def dense(head, backbone, method, variant=''):
@@ -48,11 +76,17 @@ def classification(method, data):
     return load(f'classification/vit-b16_{method}_4xb256-100e_{data}.py')
 
 
-def check_count(model, backbone, method, exact=None):
+def check_head(cfg, model):
     count = count_parameters(model)
     assert count.head.parameters > 0 and count.head_frozen.parameters == 0
+    assert count.total == of_metadata(cfg)['Parameters']
     check_features(model)
+
+
+def check_count(cfg, model, backbone, method, exact=None):
+    count = count_parameters(model)
     found = count.trained_in_backbone
+    assert found == of_metadata(cfg)['Trained Parameters in Backbone']
     if method == 'frozen':
         assert found == 2 * sum(WIDTHS.get(backbone, []))  # the output norms; ViT has none
         return
@@ -96,12 +130,13 @@ def steps(loader):
     return {step.type: step for step in loader.dataset.pipeline}
 
 
-@pytest.mark.parametrize('head, backbone, method', DENSE)
+@pytest.mark.parametrize('head, backbone, method', DENSE + in_full(DENSE_BASELINES))
 def test_dense_recipe(head, backbone, method):
     cfg = dense(head, backbone, method)
     model = build(cfg)
     special = (head, backbone, method) == ('mask-rcnn', 'swin-b', 'adaroute')
-    check_count(model, backbone, method, 5_194_864 if special else None)
+    check_head(cfg, model)
+    check_count(cfg, model, backbone, method, 5_194_864 if special else None)
     assert cfg.model.backbone.drop_path_rate == DROP_PATH[head][backbone]
     assert cfg.model.backbone.base_checkpoint.endswith('/' + BASES[backbone])
     if method == 'adaroute':
@@ -112,13 +147,28 @@ def test_dense_recipe(head, backbone, method):
     assert cfg.train_dataloader.batch_size == 4 and cfg.auto_scale_lr.base_batch_size == 16 and not cfg.auto_scale_lr.enable
     check_statistics(cfg.model.data_preprocessor)
     assert cfg.model.data_preprocessor.bgr_to_rgb
-    (check_ade20k if head == 'upernet' else check_coco)(cfg, model, head, backbone, method)
+    check_rates(cfg, model, head, backbone, method)
+    (check_ade20k if head == 'upernet' else check_coco)(cfg, model, head, backbone)
 
 
-def check_ade20k(cfg, model, head, backbone, method):
-    lr = 6e-5 if backbone == 'swin-b' or method == 'full' else 3e-4
-    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=lr, betas=(0.9, 0.999), weight_decay=0.01)
-    assert set(groups(cfg, model).values()) == {(lr, 0.01)}
+def check_rates(cfg, model, head, backbone, method):
+    """Learning rate and weight decay of every parameter that trains."""
+    found, optimizer = groups(cfg, model), cfg.optim_wrapper.optimizer
+    if head == 'vit-b16':
+        assert optimizer == dict(type='SGD', lr=0.1 * 1024 / 256, momentum=0.9, weight_decay=0.)
+        assert set(found.values()) == {(0.4, 0.)}
+    elif head == 'upernet':
+        lr = 6e-5 if backbone == 'swin-b' or method == 'full' else 3e-4
+        assert optimizer == dict(type='AdamW', lr=lr, betas=(0.9, 0.999), weight_decay=0.01)
+        assert set(found.values()) == {(lr, 0.01)}
+    else:
+        assert optimizer == dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
+        for name, (lr, decay) in found.items():
+            assert lr == 1e-4
+            assert decay == (0. if name.startswith('backbone.') and 'norm' in name else 0.05), name
+
+
+def check_ade20k(cfg, model, head, backbone):
     warmup, decay = cfg.param_scheduler
     assert (warmup.type, warmup.start_factor, warmup.begin, warmup.end, warmup.by_epoch) == ('LinearLR', 1e-6, 0, 1500, False)
     assert (decay.type, decay.power, decay.eta_min, decay.begin, decay.end, decay.by_epoch) == (
@@ -136,11 +186,7 @@ def check_ade20k(cfg, model, head, backbone, method):
     assert cfg.model.decode_head.norm_cfg.type == 'SyncBN' and model.decode_head.num_classes == 150
 
 
-def check_coco(cfg, model, head, backbone, method):
-    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
-    for name, (lr, decay) in groups(cfg, model).items():
-        assert lr == 1e-4
-        assert decay == (0. if name.startswith('backbone.') and 'norm' in name else 0.05), name
+def check_coco(cfg, model, head, backbone):
     warmup, drops = cfg.param_scheduler
     assert (warmup.type, warmup.start_factor, warmup.begin, warmup.end, warmup.by_epoch) == ('LinearLR', 1e-3, 0, 500, False)
     assert (drops.type, drops.milestones, drops.gamma, drops.by_epoch) == ('MultiStepLR', [8, 11], 0.1, True)
@@ -170,18 +216,19 @@ def check_coco(cfg, model, head, backbone, method):
 def test_released_variants_have_the_wider_router(backbone, count):
     released, ours = dense('upernet', backbone, 'adaroute', '_released'), dense('upernet', backbone, 'adaroute')
     assert count_parameters(build(released)).trained_in_backbone == count
+    assert of_metadata(released)['Trained Parameters in Backbone'] == count
     assert released.model.backbone.pop('adapter') == dict(type='mmparax.AdaRoute', router_dim=24)
     assert released.model.backbone == {name: value for name, value in ours.model.backbone.items() if name != 'adapter'}
     for name in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'train_dataloader', 'test_dataloader'):
         assert released[name] == ours[name]
 
 
-@pytest.mark.parametrize('data', DATA)
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method, data', CLASSIFICATION + in_full(CLASSIFICATION_BASELINES))
 def test_classification_recipe(method, data):
     cfg = classification(method, data)
     model = build(cfg)
-    check_count(model, 'vit-b16', method)
+    check_head(cfg, model)
+    check_count(cfg, model, 'vit-b16', method)
     if method == 'adaroute':
         assert round(count_parameters(model).trained_in_backbone / 1e6, 3) == 3.869
         assert all(list(block.adapters) == ['after_token_mixer', 'after_channel_mixer'] for block in model.backbone.layers)
@@ -190,8 +237,7 @@ def test_classification_recipe(method, data):
     assert cfg.model.backbone.drop_path_rate == DROP_PATH[data] and model.backbone.out_type == 'cls_token'
     assert cfg.optim_wrapper.type == 'OptimWrapper'  # trained in fp32, evaluated under autocast
     assert cfg.val_cfg.fp16 and cfg.test_cfg.fp16
-    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.1 * 1024 / 256, momentum=0.9, weight_decay=0.)
-    assert set(groups(cfg, model).values()) == {(0.4, 0.)}
+    check_rates(cfg, model, 'vit-b16', 'vit-b16', method)
     assert cfg.train_dataloader.batch_size == 256 and cfg.auto_scale_lr.base_batch_size == 1024
     warmup, decay = cfg.param_scheduler
     assert (warmup.type, warmup.begin, warmup.end, decay.type, decay.begin, decay.end, decay.eta_min) == (
@@ -211,19 +257,83 @@ def test_classification_recipe(method, data):
     assert cfg.model.data_preprocessor.to_rgb == (data == 'food101')
 
 
+@pytest.mark.parametrize('backbone, method', BASELINES)
+def test_baseline_trains_what_the_paper_counts(backbone, method):
+    """One backbone for all tasks of a table: only their heads and recipes differ."""
+    if backbone == 'vit-b16':
+        recipes = {data: classification(method, data) for data in DATA}
+    else:
+        recipes = {head: dense(head, backbone, method) for head in FOLDERS}
+    assert all(cfg.model.backbone.adapter == BASELINES[backbone, method] for cfg in recipes.values())
+    head, chosen = ('vit-b16', 'cifar100') if backbone == 'vit-b16' else ('mask-rcnn', 'mask-rcnn')
+    model = build_backbone(recipes[chosen])
+    for cfg in recipes.values():
+        check_count(cfg, model, backbone, method)
+    if backbone in ('swin-b', 'vit-b16'):  # the parameters of the others have the same names
+        check_rates(recipes[chosen], model, head, backbone, method)
+
+
+def without_adapter(cfg):
+    cfg = cfg.to_dict()
+    del cfg['adapter'], cfg['model']['backbone']['adapter']
+    return cfg
+
+
+@pytest.mark.parametrize('head, backbone, method', DENSE_BASELINES)
+def test_dense_baseline_has_the_recipe_of_its_adaroute_cell(head, backbone, method):
+    assert without_adapter(dense(head, backbone, method)) == without_adapter(dense(head, backbone, 'adaroute'))
+
+
+@pytest.mark.parametrize('method, data', CLASSIFICATION_BASELINES)
+def test_classification_baseline_has_the_recipe_of_its_adaroute_cell(method, data):
+    assert without_adapter(classification(method, data)) == without_adapter(classification('adaroute', data))
+
+
+DEFAULT = 'ablation_mask-rcnn_swin-b_adaroute_4xb4-1x_coco'
+# Ablation -> its options, the published parameters of Tables 5 and 7 in millions, and those that it has: exact where the
+# method text is. The two that differ cannot be met as published.
+ABLATIONS = {
+    '': (dict(), 5.2, 5_242_992),
+    '_experts4-dim40': (dict(experts_per_layer=4, hidden_dim=40), 5.5, 5.522),
+    '_experts2-dim72': (dict(experts_per_layer=2, hidden_dim=72), 5.4, 5.169),
+    '_experts-half-dim192': (dict(experts_per_layer=0.5, hidden_dim=192), 5.4, 5.376),
+    '_layers9': (dict(layers_per_center=9), None, 5_215_452),
+    '_layers6': (dict(layers_per_center=6), None, 5_206_272),
+    '_layers3': (dict(layers_per_center=3), None, 5_197_092),
+    '_k333-nosa': (dict(kernel_sizes=(3, 3, 3), spatial_aggregation=False), 5.1, 5.052),
+    '_k555-nosa': (dict(kernel_sizes=(5, 5, 5), spatial_aggregation=False), 5.2, 5.200),
+    '_k777-nosa': (dict(kernel_sizes=(7, 7, 7), spatial_aggregation=False), 5.4, 5.421),
+    '_k357-nosa': (dict(spatial_aggregation=False), 5.2, 5.224),
+    '_k579-nosa': (dict(kernel_sizes=(5, 7, 9), spatial_aggregation=False), 5.5, 5.446),
+    '_k579': (dict(kernel_sizes=(5, 7, 9)), 5.5, 5.464),
+    '_kaiming-normal': (dict(expert_init='kaiming_normal'), None, 5_242_992),
+    '_kaiming-uniform': (dict(expert_init='kaiming_uniform'), None, 5_242_992),
+    '_parallel': (dict(conv_layout='parallel'), None, 5_242_992 - 48 * 4),  # 48 adapters without stage_mix
+    '_no-residual': (dict(conv_layout='sequential_no_residual'), None, 5_242_992 - 48 * 2),
+    '_sigmoid': (dict(router_activation='sigmoid'), None, 5_242_992),
+}
+ABLATIONS_NOT_AS_PUBLISHED = {'_experts2-dim72', '_k579-nosa'}
+
+
+@pytest.mark.parametrize('variant', ABLATIONS)
+def test_ablation(variant):
+    """The default has the recipe of Table 2's cell; each other row changes the options that its table is about."""
+    options, published, exact = ABLATIONS[variant]
+    cfg = load(f'ablations/{DEFAULT}{variant}.py')
+    assert cfg.model.backbone.adapter == dict(type='mmparax.AdaRoute', layer_scale_init=1e-5, **options)
+    assert without_adapter(cfg) == without_adapter(dense('mask-rcnn', 'swin-b', 'adaroute'))
+    found = count_parameters(build_backbone(cfg)).trained_in_backbone
+    assert exact == (found if isinstance(exact, int) else round(found / 1e6, 3))
+    assert found == of_metadata(cfg)['Trained Parameters in Backbone']
+    if published is not None:
+        assert (round(found / 1e6, 1) != published) == (variant in ABLATIONS_NOT_AS_PUBLISHED)
+
+
 def test_no_cell_is_missing_or_left_over():
-    expected = {f'{FOLDERS[head]}/{head}_{backbone}_{method}_{SUFFIXES[head]}' for head, backbone, method in DENSE}
-    expected |= {f'classification/vit-b16_{method}_4xb256-100e_{data}' for method in METHODS for data in DATA}
+    expected = {f'{FOLDERS[head]}/{head}_{backbone}_{method}_{SUFFIXES[head]}'
+                for head, backbone, method in DENSE + DENSE_BASELINES}
+    expected |= {f'classification/vit-b16_{method}_4xb256-100e_{data}'
+                 for method, data in CLASSIFICATION + CLASSIFICATION_BASELINES}
+    expected |= {f'ablations/{DEFAULT}{variant}' for variant in ABLATIONS}
     found = {str(path)[:-len('.py')] for path in LEAVES if path.parts[0] != 'examples'}
     assert found == expected | {name for name in found if fnmatch.fnmatch(name, '*convnext-?_adaroute_*_released')}
-
-
-def test_the_readme_s_table_has_every_config_and_the_published_numbers():
-    text = (CONFIGS.parent / 'README.md').read_text()
-    published = json.loads((Path(__file__).parent / 'published.json').read_text())
-    for path in LEAVES:
-        assert f'configs/{path}' in text, path
-    for name, cells in published.items():
-        line = next(line for line in text.splitlines() if line.startswith('|') and f'/{name}' in line)
-        for value in cells:
-            assert f' {value} ' in line, (name, value)

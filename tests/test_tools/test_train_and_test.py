@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from processes import free_port, run
 
+from mmparax.checkpoint.files import read_weights
 from mmparax.datasets.scene_files import write_scenes
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +125,7 @@ def test_wrong_input_is_one_sentence(case, folder, monkeypatch):
 
 
 @pytest.mark.parametrize('script', ['train.py', 'test.py', 'quickstart.py', 'pretrain_small_base.py', 'doctor.py',
-                                    'dataset_tools/make_scenes.py', 'setup_env.py'])
+                                    'export_adapter.py', 'inspect_adapter.py', 'dataset_tools/make_scenes.py', 'setup_env.py'])
 def test_help(script, capsys):
     assert call_in_process(script, '--help') == 0
     assert 'usage:' in capsys.readouterr().out
@@ -136,7 +137,8 @@ def misfits(trained, folder):
     good = next((folder / 'run').glob('iter_*.pth'))
     content = torch.load(good, weights_only=False)
     torch.save({key: value for key, value in content.items() if key != 'optimizer'}, folder / 'best.pth')
-    weights = dict(content['state_dict'])
+    base = read_weights(ROOT / 'mmparax' / 'zoo' / 'swin_mini_glyphs.safetensors')
+    weights = {**{f'backbone.{name}': value for name, value in base.items()}, **content['state_dict']}
     frozen = [name for name in weights if name.startswith('backbone.stages') and 'adapters' not in name and 'weight' in name]
     torch.save(dict(content, state_dict={**weights, frozen[0]: weights[frozen[0]] + 1}), folder / 'changed_base.pth')
     meta = copy.deepcopy(content['meta'])

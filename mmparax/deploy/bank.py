@@ -1,0 +1,173 @@
+"""Several tasks on one frozen trunk in one process."""
+import threading
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from mmparax.analysis.predictions import load_model
+from mmparax.backbones.adapted import BASE, AdaptedBackbone, adapted_backbones
+from mmparax.checkpoint.loader import unwrapped
+from mmparax.checkpoint.state import listed
+from mmparax.errors import ParameterError, bad_value
+
+
+class AdapterBank:
+    """Models of several tasks whose frozen trunks are the same tensors; memory grows by adapters and heads alone.
+
+    Every task is a complete model, ready at any time: choosing one is a look-up, nothing is copied. Methods may differ from
+    task to task; what a method tunes of the trunk itself (``BitFit``, ``NormTuning``) is its task's own. Adding a task
+    builds its model whole and then drops its copy of the trunk: for that moment there are two.
+
+    Different tasks may run in different threads at the same time, for running only reads the trunk. One task runs in one
+    thread at a time: its ViT notes the size of the input in its blocks, and heads may keep notes of their own.
+
+    Args:
+        device: where all models are, such as ``'cpu'`` or ``'cuda:0'``. Move or convert none of them afterwards.
+
+    Example::
+
+        bank = mmparax.AdapterBank()
+        bank.add('scenes', 'upernet_swin-b_adaroute.py', 'scenes.safetensors')
+        bank.add('boxes', 'mask-rcnn_swin-b_lora.py', 'boxes.safetensors')
+        mmdet.apis.inference_detector(bank.use('boxes'), image)
+    """
+
+    def __init__(self, device: Union[str, torch.device] = 'cpu'):
+        self.device = torch.device(device)
+        self._models: Dict[str, nn.Module] = {}
+        self._trunk: Dict[str, nn.Parameter] = {}
+        self._uses: Dict[str, List[Tuple[nn.Module, str, nn.Parameter, torch.dtype]]] = {}
+        self._family: Optional[str] = None
+        self._lock = threading.RLock()
+
+    def add(self, name: str, config: Union[str, Config], checkpoint: str) -> nn.Module:
+        """Build the model of a config, load a checkpoint or adapter file into it, and put it on the shared trunk.
+
+        Args:
+            name: of the task.
+            config: path of a config file, or what was read from one.
+            checkpoint: path or URL; with its head.
+
+        Returns:
+            The model in evaluation mode, with ``cfg`` and ``dataset_meta``, as the toolboxes' ``inference_*`` want it.
+
+        Raises:
+            ParameterError: if the checkpoint does not fit, or as in :meth:`adopt`.
+        """
+        self._check_free(name)
+        cfg = Config.fromfile(config) if isinstance(config, str) else config
+        with self._lock, DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+            model = load_model(cfg, checkpoint)
+            model.cfg = cfg
+            return self.adopt(name, model)
+
+    def adopt(self, name: str, model: nn.Module) -> nn.Module:
+        """Put a model that is complete already on the shared trunk; its own copy of it is dropped.
+
+        Args:
+            name: of the task.
+            model: with one backbone of mmparax and a base; it goes to the bank's device, in evaluation mode.
+
+        Returns:
+            ``model``.
+
+        Raises:
+            ParameterError: if the name is taken, the trunk is not the one of the other tasks, nothing of it is frozen
+                (``adapter=None``), or adapters are merged; the model is as it was.
+            RandomBaseError: if its base has not been loaded.
+        """
+        model = unwrapped(model)
+        with self._lock:
+            self._check_free(name)
+            backbone = self._backbone_of(model)
+            model.to(self.device).eval()
+            roles = backbone.parameter_roles()
+            frozen = {key: value for key, value in backbone.named_parameters() if roles[key] == BASE}
+            self._check_same_trunk(name, backbone, frozen)
+            self._family = backbone.family
+            uses = []
+            for key, value in frozen.items():
+                path, _, attribute = key.rpartition('.')
+                module = backbone.get_submodule(path)
+                module._parameters[attribute] = self._trunk.setdefault(key, value)
+                uses.append((module, attribute, self._trunk[key], value.dtype))
+            backbone.shared = True
+            self._models[name], self._uses[name] = model, uses
+        return model
+
+    def use(self, name: str) -> nn.Module:
+        """Return the model of a task, ready to run.
+
+        Raises:
+            ParameterError: if there is no such task, or its model was moved or converted since it was added.
+        """
+        with self._lock:
+            self._check_known(name)
+            for module, attribute, shared, dtype in self._uses[name]:
+                if module._parameters[attribute] is not shared or shared.dtype != dtype:
+                    raise ParameterError(f'the model of {name!r} no longer runs on the shared trunk: it was moved or '
+                                         'converted after it was added. Remove it and add it again.')
+            return self._models[name]
+
+    def remove(self, name: str) -> None:
+        """Forget a task; what only it needed is freed once nobody holds its model.
+
+        Raises:
+            ParameterError: if there is no such task.
+        """
+        with self._lock:
+            self._check_known(name)
+            del self._models[name], self._uses[name]
+            needed = {id(shared) for uses in self._uses.values() for _, _, shared, _ in uses}
+            self._trunk = {key: value for key, value in self._trunk.items() if id(value) in needed}
+            self._family = self._family if self._models else None
+
+    def names(self) -> List[str]:
+        """Names of the tasks, in the order in which they came."""
+        return list(self._models)
+
+    def memory(self) -> Dict[str, Any]:
+        """Bytes of the weights: ``dict(trunk=..., tasks={name: ...})``, where a task has its adapters, head and buffers."""
+        shared = {value.data_ptr() for value in self._trunk.values()}
+        tasks = {}
+        for name, model in self._models.items():
+            own = {value.data_ptr(): value.nbytes for value in [*model.parameters(), *model.buffers()]}
+            tasks[name] = sum(count for address, count in own.items() if address not in shared)
+        return dict(trunk=sum(value.nbytes for value in self._trunk.values()), tasks=tasks)
+
+    def _check_free(self, name: str) -> None:
+        if name in self._models:
+            raise bad_value('name', name, 'the bank has a task of that name', 'Remove it first, or choose another name.')
+
+    def _check_known(self, name: str) -> None:
+        if name not in self._models:
+            raise bad_value('name', name, f'the bank has the tasks {", ".join(map(repr, self._models)) or "(none)"}')
+
+    def _backbone_of(self, model: nn.Module) -> AdaptedBackbone:
+        backbones = [backbone for _, backbone in adapted_backbones(model)]
+        if len(backbones) != 1:
+            raise ParameterError(f'an AdapterBank takes models with one backbone of mmparax, and {type(model).__name__} has '
+                                 f'{len(backbones)}.')
+        backbone, = backbones
+        backbone.check_base()
+        backbone.check_unmerged('join an AdapterBank')
+        if backbone.method is None:
+            raise ParameterError('adapter=None trains the whole backbone: there is no frozen trunk that an AdapterBank could '
+                                 'share. Choose an adapter.')
+        return backbone
+
+    def _check_same_trunk(self, name: str, backbone: AdaptedBackbone, frozen: Dict[str, Tensor]) -> None:
+        """Check byte by byte that a trunk is the one that is there."""
+        if self._family not in (None, backbone.family):
+            raise ParameterError(f'the model of {name!r} has a {backbone.family}, and the trunk of this AdapterBank is a '
+                                 f'{self._family}: use another bank for it.')
+        others = [key for key, value in frozen.items() if key in self._trunk and not (
+            value.shape == self._trunk[key].shape and value.dtype == self._trunk[key].dtype
+            and torch.equal(value, self._trunk[key]))]
+        if others:
+            raise ParameterError(f'the model of {name!r} has another trunk than the other tasks of this AdapterBank: '
+                                 f'{listed(others)} of {len(frozen)} frozen weights differ. All tasks need the same '
+                                 'base, arch and precision; use another bank for it.')

@@ -1,0 +1,100 @@
+"""Makes adapters a part of the frozen weights where that is exact, and undoes it."""
+from typing import List
+
+from mmengine.logging import print_log
+from torch import nn
+
+from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
+from mmparax.backbones.sites import AdaptedLinear, adapter_modules
+from mmparax.checkpoint.loader import unwrapped
+from mmparax.errors import ParameterError
+
+
+def merge_adapter(model: nn.Module) -> int:
+    """Add the adapters of ``model`` to the frozen weights beside them, so that inference costs what the plain trunk does.
+
+    Exact, up to rounding, for what is linear and the same for every input: LoRA. Any other adapter is refused. A method
+    that adds no modules (``Frozen``, ``BitFit``, ``NormTuning``, full fine-tuning) has nothing to merge: nothing happens,
+    and the log says so.
+
+    A copy of the rows that change is kept for :func:`unmerge_adapter`: for LoRA on q and v of every attention that is about
+    a sixth of the trunk's memory. While merged, a model only runs and is only copied: training it, its state dict,
+    loading into it and its fingerprint are refused. Merging it again changes nothing.
+
+    Args:
+        model: an adapted backbone or a whole model around one, with its base loaded.
+
+    Returns:
+        Number of linear maps that hold merged adapters.
+
+    Raises:
+        ParameterError: if the adapters are not linear maps beside frozen ones, ``model`` has no backbone of mmparax, or its
+            trunk is that of other models, too; nothing is changed then.
+        RandomBaseError: if the base has not been loaded.
+    """
+    model = unwrapped(model)
+    backbones = _backbones(model, 'merge')
+    for backbone in backbones:
+        check_mergeable(backbone)
+    linears = _linears(model)
+    if not linears:
+        print_log(f'{type(model).__name__} has no adapters beside its weights: nothing to merge.', logger='current')
+        return 0
+    try:
+        for linear in linears:
+            if not linear.kept:
+                linear.merge()
+    except BaseException:  # out of memory, say: all or nothing
+        for linear in linears:
+            linear.unmerge()
+        for backbone in backbones:
+            backbone.merged = False
+        raise
+    for backbone in backbones:
+        backbone.merged = bool(_linears(backbone))
+    return len(linears)
+
+
+def unmerge_adapter(model: nn.Module) -> int:
+    """Undo :func:`merge_adapter`: every frozen weight is what it was, bit for bit.
+
+    Args:
+        model: as there. A model that is not merged stays as it is.
+
+    Returns:
+        Number of linear maps that were restored.
+
+    Raises:
+        ParameterError: if ``model`` has no backbone of mmparax.
+    """
+    model = unwrapped(model)
+    backbones, linears = _backbones(model, 'unmerge'), [linear for linear in _linears(model) if linear.kept]
+    for linear in linears:
+        linear.unmerge()
+    for backbone in backbones:
+        backbone.merged = False
+    return len(linears)
+
+
+def check_mergeable(backbone: AdaptedBackbone) -> None:
+    """Raise ParameterError or RandomBaseError, saying why, if the adapters of a backbone cannot be merged."""
+    backbone.check_base()
+    method = backbone.method
+    if any(not hasattr(module, 'weight_update') for _, module in adapter_modules(backbone)):
+        raise ParameterError(f'{type(method).__name__} cannot be merged into the frozen weights: {method.not_mergeable}. Only '
+                             'linear, input-independent adapters such as LoRA can; deploy this one as it is '
+                             '(docs/deployment.md).')
+    if backbone.shared and any(True for _ in adapter_modules(backbone)):
+        raise ParameterError(f'the trunk of this {type(backbone).__name__} is that of other models of an AdapterBank, too, '
+                             'which would change: load the adapter into a model of its own to merge it.')
+
+
+def _backbones(model: nn.Module, what: str) -> List[AdaptedBackbone]:
+    backbones = [backbone for _, backbone in adapted_backbones(model)]
+    if not backbones:
+        raise ParameterError(f'{type(model).__name__} holds no backbone of mmparax, so there is no adapter to {what}.')
+    return backbones
+
+
+def _linears(root: nn.Module) -> List[AdaptedLinear]:
+    return [module for module in root.modules() if isinstance(module, AdaptedLinear)]

@@ -1,0 +1,123 @@
+"""ONNX files of backbone and head at one size of the batch and the images."""
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+from mmparax.backbones.adapted import adapted_backbones
+from mmparax.checkpoint.adapter_file import plain_json
+from mmparax.checkpoint.loader import unwrapped
+from mmparax.checkpoint.storage import write
+from mmparax.deploy.standalone import check_new
+from mmparax.errors import ParameterError, check_int
+from mmparax.toolboxes import is_installed
+from mmparax.version import __version__
+
+PACKAGES = ('onnx', 'onnxscript')
+RUNTIME = 'onnxruntime'
+LEVELS, LOGITS, SCORES = 'level', 'logits', 'scores'
+
+
+class Deployable(nn.Module):
+    """What of a model is one fixed graph: normalised images (B, 3, H, W) in, tensors out.
+
+    Attributes:
+        output: ``'logits'``: a segmentor's (B, classes, h, w), at the resolution of its head. ``'scores'``: a classifier's
+            (B, classes), before the softmax. ``'level'``: the maps of backbone and neck, for detectors, whose proposals
+            and suppression are no fixed graph, and for anything else.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        toolboxes = {cls.__module__.split('.')[0] for cls in type(model).__mro__}
+        self.output = LOGITS if 'mmseg' in toolboxes and hasattr(model, 'decode_head') else SCORES \
+            if 'mmpretrain' in toolboxes and getattr(model, 'with_head', False) else LEVELS
+        self.model = model
+
+    def forward(self, images: Tensor) -> Any:
+        if self.output != LEVELS:
+            return self.model(images, mode='tensor')
+        return self.model.extract_feat(images) if hasattr(self.model, 'extract_feat') else self.model(images)
+
+
+def export_onnx(model: nn.Module, path: Union[str, Path], shape: Tuple[int, int], batch: int = 1,
+                overwrite: bool = False, notes: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+    """Write backbone and head of ``model`` to an ONNX file.
+
+    The size of the batch and of the images is fixed: AdaRoute lays the batch of its per-sample convolutions into groups, and
+    their number is a part of the graph.
+
+    Args:
+        model: a complete model, or a backbone; it is in evaluation mode afterwards.
+        path: ends in ``.onnx``.
+        shape: height and width of the images, after the test pipeline and padding.
+        batch: number of images.
+        overwrite: replace a file that is there.
+        notes: what else the file shall say of itself, such as how its input is normalised.
+
+    Returns:
+        The description, which is in the file's metadata, too, as JSON under the key ``mmparax``: ``version``, ``kind`` (of
+        the outputs, see :class:`Deployable`), ``input`` and ``outputs`` (names and shapes), ``adapters``, ``classes`` and
+        the notes.
+
+    Raises:
+        ParameterError: for a wrong argument, or if onnx or onnxscript is missing.
+        StorageError: if the file cannot be written.
+    """
+    check_new(path, ('.onnx', ), overwrite)
+    batch, shape = check_int('batch', batch), tuple(check_int('shape', side) for side in shape)
+    check_packages()
+    model = unwrapped(model)
+    deployable = Deployable(model).eval()
+    images = torch.zeros(batch, 3, *shape).to(next(model.parameters()))
+    with torch.no_grad():
+        outputs = flat(deployable(images))
+    names = [deployable.output] if len(outputs) == 1 and deployable.output != LEVELS else [
+        f'{deployable.output}{number}' for number in range(len(outputs))]
+    about = plain_json(dict(
+        version=__version__, kind=deployable.output, input=dict(name='images', shape=[batch, 3, *shape]),
+        outputs=[dict(name=name, shape=list(output.shape)) for name, output in zip(names, outputs)],
+        adapters={name: backbone.method and backbone.method.config for name, backbone in adapted_backbones(model)},
+        classes=(getattr(model, 'dataset_meta', None) or {}).get('classes'), **(notes or {})))
+    with torch.no_grad():
+        # onnxruntime simplifies the graph when it loads it; the exporter's own pass takes longer than all the rest.
+        program = torch.onnx.export(deployable, (images, ), dynamo=True, verbose=False, optimize=False,
+                                    input_names=['images'], output_names=names)
+    file = program.model_proto
+    entry = file.metadata_props.add()
+    entry.key, entry.value = 'mmparax', json.dumps(about)
+    write(path, file.SerializeToString(), remedy='Make room, or choose another place.')
+    return about
+
+
+def check_packages() -> None:
+    """Raise ParameterError if onnx or onnxscript is missing."""
+    missing = [name for name in PACKAGES if not is_installed(name)]
+    if missing:
+        raise ParameterError(f'writing ONNX files needs {" and ".join(missing)}, not installed here: run `pip install '
+                             f'{" ".join(PACKAGES)} {RUNTIME}`, or install mmparax[onnx].')
+
+
+def flat(outputs: Any) -> List[Tensor]:
+    """The tensors of a tensor or of a nested sequence, in order."""
+    return [outputs] if isinstance(outputs, Tensor) else [tensor for output in outputs for tensor in flat(output)]
+
+
+@torch.no_grad()
+def compare_onnx(model: nn.Module, path: Union[str, Path], seed: int = 0) -> float:
+    """Run an ONNX file in onnxruntime and return the largest difference to ``model``, relative to the largest output.
+
+    Args:
+        model: what was exported.
+        path: the file.
+        seed: of the random images.
+    """
+    import onnxruntime  # optional
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    source, = session.get_inputs()
+    images = torch.randn(source.shape, generator=torch.Generator().manual_seed(seed))
+    found = session.run(None, {source.name: images.numpy()})
+    expected = flat(Deployable(unwrapped(model)).eval()(images.to(next(model.parameters()))))
+    return max(float((torch.from_numpy(a) - b.cpu()).abs().max() / b.abs().max()) for a, b in zip(found, expected))

@@ -1,0 +1,1 @@
+"""The paper's tables: every cell with its config and its published numbers, running them, and comparing what was measured."""

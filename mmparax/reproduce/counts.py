@@ -1,0 +1,80 @@
+"""Trained parameters of the configs' backbones, each built once on the meta device and then remembered."""
+import json
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
+
+from mmengine.registry import MODELS
+
+from mmparax.analysis.meta import on_meta
+from mmparax.analysis.parameters import count_parameters
+from mmparax.checkpoint.storage import write
+from mmparax.errors import StorageError
+from mmparax.reproduce.settings import content, fingerprint, package_source
+
+CACHE = Path('~/.cache/mmparax/parameter_counts.json')
+# What a backbone's config has besides what its parameters depend on.
+ELSEWHERE = ('base_checkpoint', 'allow_random_base', 'drop_path_rate', 'with_cp', 'init_cfg')
+
+
+class ParameterCounts:
+    """Counts the trained parameters of backbones.
+
+    Args:
+        cache: file in which the counts are kept; they are counted anew when the code of adapters or backbones changes.
+    """
+
+    def __init__(self, cache: Optional[Path] = None):
+        self.cache = (cache or CACHE).expanduser()
+        self.source = fingerprint(package_source('adapters', 'backbones'))
+        self.counts: Dict[str, int] = {}
+        try:
+            known = json.loads(self.cache.read_text(encoding='utf-8'))
+            if known['source'] == self.source:
+                self.counts = known['counts']
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # it only saves time
+        self._new = False
+
+    def __call__(self, backbone: Mapping[str, Any]) -> int:
+        """Trained parameters of the backbone of a config, without base file or head."""
+        plain = {name: value for name, value in backbone.items() if name not in ELSEWHERE}
+        key = fingerprint(content(plain))
+        if key not in self.counts:
+            with on_meta():
+                built = MODELS.build({**plain, 'base_checkpoint': None, 'allow_random_base': True})
+            self.counts[key] = count_parameters(built).trained_in_backbone
+            self._new = True
+        return self.counts[key]
+
+    def save(self) -> None:
+        """Keep the counts for the next time, if the cache can be written to."""
+        if self._new:
+            try:
+                write(self.cache, json.dumps(dict(source=self.source, counts=self.counts)).encode())
+            except StorageError:
+                pass
+            self._new = False
+
+
+def nearest_width(counts: ParameterCounts, backbone: Mapping[str, Any], adapter: Mapping[str, Any], option: str,
+                  target: int) -> int:
+    """The integer option of an adapter with which a backbone's trained parameters come nearest to ``target``.
+
+    Args:
+        counts: counts, and remembers.
+        backbone: config of the backbone.
+        adapter: config of the adapter.
+        option: its width; more of it means more parameters.
+        target: wanted number of trained parameters.
+    """
+
+    def count(width: int) -> int:
+        return counts({**backbone, 'adapter': {**adapter, option: width}})
+
+    low, high = 1, 2
+    while count(high) < target:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) <= target else (low, middle)
+    return min((low, high), key=lambda width: abs(count(width) - target))

@@ -1,0 +1,184 @@
+"""What is on disk of a run: one folder per scale, config and seed."""
+import json
+import os
+import re
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from mmparax.analysis.results import paper_columns
+from mmparax.checkpoint.storage import LOCK, in_use, write
+from mmparax.errors import MissingFileError
+from mmparax.reproduce.process import progress_of
+
+NOT_RUN, RUNNING, STOPPED, FAILED, DONE = 'not run', 'running', 'stopped', 'failed', 'done'
+REMEDY = 'Make room, then call the same command again.'
+TAIL = 200_000  # bytes at the end of a log in which the last progress is found
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands; ``text`` is what a person reads, ``result`` the content of ``result.json`` of a run that is done."""
+    kind: str
+    text: str
+    result: Optional[Dict[str, Any]] = None
+
+
+class RunFolder:
+    """The folder of one run.
+
+    ``train/`` and ``test/`` are the work dirs of tools/train.py and tools/test.py, ``train.txt`` and ``test.txt`` their
+    output; ``run.json`` has the settings of what is here, the versions of the code, how often it was started, the seconds of
+    training that are known, and why it failed; ``result.json`` the result. All of it belongs to the process that holds the
+    folder's lock.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.train, self.test = path / 'train', path / 'test'
+        self.train_log, self.test_log = path / 'train.txt', path / 'test.txt'
+
+    def read(self, name: str) -> Dict[str, Any]:
+        """Content of a JSON file of the folder; empty if there is none."""
+        try:
+            return json.loads((self.path / name).read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            return {}
+
+    def note(self, **changes: Any) -> None:
+        """Change ``run.json``."""
+        write(self.path / 'run.json', json.dumps({**self.read('run.json'), **changes}, indent=1).encode(), REMEDY)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``."""
+        write(self.path / 'result.json', json.dumps(result, indent=1).encode(), REMEDY)
+
+    def used(self) -> bool:
+        """Whether a process works here: this runner, another, or a training that one has left."""
+        return in_use(self.path) or self.used_by_training()
+
+    def used_by_training(self) -> bool:
+        """Whether a training works here, of this runner or left by another."""
+        return in_use(self.train)
+
+    def checkpoint_step(self) -> Tuple[Optional[str], int]:
+        """('iter' or 'epoch', number) of the last checkpoint; (None, 0) if there is none."""
+        try:
+            last = (self.train / 'last_checkpoint').read_text(encoding='utf-8')
+        except OSError:
+            return None, 0
+        found = re.search(r'(iter|epoch)_(\d+)\.pth$', last.strip())
+        return (found.group(1), int(found.group(2))) if found else (None, 0)
+
+    def best_checkpoint(self) -> Optional[Path]:
+        """The best checkpoint, if the recipe keeps one and it has been written."""
+        return max(self.train.glob('best_*.pth'), key=os.path.getmtime, default=None)
+
+    def metrics(self) -> Dict[str, Any]:
+        """What the last evaluation has measured."""
+        newest = max(self.test.glob('*/*.json'), key=os.path.getmtime, default=None)
+        if newest is None:
+            raise MissingFileError(f'{str(self.test)!r} holds no metrics although the evaluation ended well; {self.test_log} '
+                                   'shows what it did.')
+        return json.loads(newest.read_text(encoding='utf-8'))
+
+    def progress(self, length: Mapping[str, Optional[int]]) -> Tuple[int, Optional[int]]:
+        """(iterations done, of how many) by the log of the training."""
+        try:
+            with open(self.train_log, 'rb') as file:
+                file.seek(max(0, self.train_log.stat().st_size - TAIL))
+                text = file.read().decode(errors='replace')
+        except OSError:
+            return 0, length['iterations']
+        return progress_of(text, 'train', length['epochs']) or (0, length['iterations'])
+
+    def set_aside(self) -> Optional[Path]:
+        """Move what is here, of other settings, to a folder of its own inside; nothing is deleted."""
+        entries = [entry for entry in self.path.iterdir() if entry.name != LOCK and not entry.name.startswith('earlier_')]
+        if not entries:
+            return None
+        number = 1
+        while (self.path / f'earlier_{number}').exists():
+            number += 1
+        target = self.path / f'earlier_{number}'
+        target.mkdir()
+        for entry in entries:
+            entry.rename(target / entry.name)
+        return target
+
+    def state(self, settings: Mapping[str, Any], length: Mapping[str, Optional[int]], code: str = '') -> State:
+        """Where the run with these settings stands.
+
+        Args:
+            settings: all that its result depends on; what is here of other settings is not taken for it.
+            length: iterations or epochs of the training.
+            code: version of the present code; a result of another is taken, and says so.
+        """
+        noted = self.read('run.json')
+        if noted.get('settings') != settings:
+            return State(NOT_RUN, NOT_RUN + (' (another run, of other settings, is here)' if noted else ''))
+        result = self.read('result.json')
+        if result.get('settings') == settings:
+            other = ', by other code' if result.get('code') != code else ''
+            return State(DONE, f'{DONE}: {metrics_text(result["metrics"])}{other}', result)
+        done, total = self.progress(length)
+        if self.used():
+            return State(RUNNING, f'{RUNNING} at iteration {_of(done, total)}'
+                         + (', evaluating' if done == total and self.test_log.exists() else ''))
+        kind, step = self.checkpoint_step()
+        if kind == 'epoch' and total:
+            step *= total // length['epochs']
+        if noted.get('failure'):
+            return State(FAILED, f'{FAILED} at iteration {_of(done, total)}: {noted["failure"]}')
+        return State(STOPPED, f'{STOPPED} at iteration {_of(step, total)}')
+
+
+def _of(done: int, total: Optional[int]) -> str:
+    return f'{done} of {total}' if total else str(done)
+
+
+def metrics_text(metrics: Mapping[str, Optional[float]]) -> str:
+    """The first metric of a result in words."""
+    return next((f'{name} {value:.1f}' for name, value in metrics.items() if value is not None), 'nothing could be measured')
+
+
+def measured(metrics: Mapping[str, Any], output: str, columns: Tuple[str, ...]) -> Dict[str, Optional[float]]:
+    """Metrics of an evaluation in a table's columns.
+
+    Args:
+        metrics: what the evaluation wrote.
+        output: what it printed.
+        columns: those of the table.
+
+    Returns:
+        Column -> percent. A detector that finds nothing has no AP in COCO's evaluation; it counts as 0. None is what could
+        not be measured.
+    """
+    found = paper_columns(metrics)
+    empty = 'results of the whole dataset is empty' in output
+    return {**found, **{column: 0. if empty else None for column in columns if column not in found}}
+
+
+def summary(states: Mapping[int, State]) -> str:
+    """The states of a cell's seeds as one."""
+    done = [state.result for state in states.values() if state.kind == DONE]
+    if len(done) == len(states):
+        first = next(iter(done[0]['metrics']), None)
+        values = [result['metrics'].get(first) for result in done]
+        if len(done) == 1 or None in values:
+            return next(iter(states.values())).text
+        return f'{DONE}: {first} {mean_and_spread(values)} ({len(done)} seeds)'
+    if len(states) == 1 or len({state.text for state in states.values()}) == 1:
+        return next(iter(states.values())).text
+    return '; '.join(f'seed {seed}: {state.text}' for seed, state in states.items())
+
+
+def mean_and_spread(values: List[float]) -> str:
+    """Mean and, of several runs, sample standard deviation."""
+    return f'{statistics.mean(values):.1f}' + (f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else '')
+
+
+def seeds_of(folder: Path) -> List[int]:
+    """The seeds of which there is something in the folder of a config."""
+    return sorted(int(path.name[4:]) for path in folder.glob('seed*') if path.name[4:].isdigit())

@@ -1,0 +1,168 @@
+"""Segmentation and detection from one trunk in one process."""
+import threading
+
+import pytest
+import torch
+from cases import build
+from deployed import write_base, write_task
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmseg.structures import SegDataSample
+
+import mmparax
+from mmparax.analysis.predictions import load_model
+
+TASKS = {'segmentation': 'adaroute', 'detection': 'lora', 'panoptic': 'bitfit'}
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Task -> (config, adapter file), all on one base."""
+    folder = tmp_path_factory.mktemp('bank')
+    write_base(folder)
+    return {task: write_task(folder, task, method) for task, method in TASKS.items()}
+
+
+@pytest.fixture(scope='module')
+def alone(files):
+    """Task -> its model in a process without a bank."""
+    models = {}
+    for task, (config, adapter) in files.items():
+        cfg = Config.fromfile(config)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            models[task] = load_model(cfg, adapter)
+    return models
+
+
+@pytest.fixture
+def bank(files):
+    bank = mmparax.AdapterBank()
+    for task in files:
+        bank.add(task, *files[task])
+    return bank
+
+
+@torch.no_grad()
+def says(model, seed=0):
+    """All tensors of what a model says to an image, in order."""
+    image = torch.randint(256, (3, 64, 96), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    sample = (SegDataSample if hasattr(model, 'decode_head') else DetDataSample)(metainfo=dict(
+        img_shape=(64, 96), ori_shape=(64, 96), pad_shape=(64, 96), scale_factor=(1., 1.), padding_size=(0, 0, 0, 0)))
+    found, = model.test_step(dict(inputs=[image], data_samples=[sample]))
+    parts = [value for name, value in found.all_items() if name not in found.metainfo_keys()]
+    return [value for part in parts for _, value in part.items() if isinstance(value, torch.Tensor)]
+
+
+def storages(model, *roles):
+    """Addresses of the backbone's parameters of some roles."""
+    of = model.backbone.parameter_roles()
+    return {name: value.data_ptr() for name, value in model.backbone.named_parameters() if of[name] in roles}
+
+
+def size_of(tensors):
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def test_every_task_says_what_it_says_alone(bank, alone):
+    before = DefaultScope.get_current_instance()
+    for _ in range(2):  # back and forth
+        for task, model in alone.items():
+            found, expected = says(bank.use(task)), says(model)
+            assert len(found) == len(expected) and sum(value.numel() for value in found) > 0
+            assert all(torch.equal(a, b) for a, b in zip(found, expected)), task
+            assert bank.use(task).cfg.model.type == type(model).__name__
+            assert bank.use(task).dataset_meta['classes'] == ('a', 'b')
+    assert bank.names() == list(TASKS)
+    assert DefaultScope.get_current_instance() is before
+
+
+def test_the_trunk_is_there_once(bank, alone):
+    first, second, tuned = (bank.use(task) for task in TASKS)
+    assert storages(first, 'base') == storages(second, 'base')
+    common = storages(tuned, 'base')  # BitFit's biases are its own
+    assert common.items() < storages(first, 'base').items()
+    assert not set(storages(tuned, 'tuned').values()) & set(storages(first, 'base').values())
+    counted = bank.memory()
+    roles = first.backbone.parameter_roles()
+    assert counted['trunk'] == size_of(value for name, value in first.backbone.named_parameters() if roles[name] == 'base')
+    for task, model in alone.items():
+        roles = {f'backbone.{name}': role for name, role in model.backbone.parameter_roles().items()}
+        own = [value for name, value in model.named_parameters() if roles.get(name) != 'base']
+        assert counted['tasks'][task] == size_of([*own, *model.buffers()])
+    addresses = {value.data_ptr(): value.nbytes for task in TASKS for value in [*bank.use(task).parameters(),
+                                                                                *bank.use(task).buffers()]}
+    assert sum(addresses.values()) == counted['trunk'] + sum(counted['tasks'].values())
+
+
+def test_a_task_that_is_removed_takes_along_what_only_it_needed(bank):
+    before = bank.memory()
+    bank.remove('segmentation')
+    with pytest.raises(ValueError, match="name='segmentation' is not allowed: the bank has the tasks 'detection', 'panoptic'"):
+        bank.use('segmentation')
+    assert bank.memory()['trunk'] == before['trunk']
+    bank.remove('detection')
+    assert bank.memory()['trunk'] < before['trunk']  # the biases that BitFit does not share
+    says(bank.use('panoptic'))
+    bank.remove('panoptic')
+    assert bank.memory() == dict(trunk=0, tasks={})
+    bank.adopt('another family', build('lora', 'vit'))
+
+
+def test_tasks_run_at_the_same_time(bank, alone):
+    found = {}
+
+    def run(task):
+        found[task] = [says(bank.use(task), seed) for seed in range(4)]
+
+    threads = [threading.Thread(target=run, args=(task, )) for task in TASKS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for task, model in alone.items():
+        for seed in range(4):
+            assert all(torch.equal(a, b) for a, b in zip(found[task][seed], says(model, seed)))
+
+
+def refused(bank, match, model, name='new', error=ValueError):
+    before, names = bank.memory(), bank.names()
+    with pytest.raises(error, match=match):
+        bank.adopt(name, model)
+    assert bank.memory() == before and bank.names() == names and not getattr(model, 'shared', False)
+
+
+def test_what_does_not_belong_is_refused(bank, tmp_path):
+    write_base(tmp_path, seed=2)
+    with pytest.raises(ValueError, match="the model of 'other' has another trunk than the other tasks .*: 45 .*of 78 frozen"):
+        bank.add('other', *write_task(tmp_path, 'segmentation', 'frozen'))
+    refused(bank, 'another trunk', build('lora', 'swin'))
+    refused(bank, "has a ViT, and the trunk of this AdapterBank is a Swin", build('lora', 'vit'))
+    refused(bank, 'no frozen trunk that an AdapterBank could share', build(None))
+    refused(bank, 'random trunk', build('lora', allow_random_base=False), error=RuntimeError)
+    refused(bank, 'takes models with one backbone of mmparax, and Linear has 0', torch.nn.Linear(2, 2))
+    refused(bank, 'the bank has a task of that name', build('lora'), 'detection')
+
+
+def test_a_model_of_a_bank_leaves_the_trunk_alone(bank):
+    model = bank.use('detection')
+    before = {name: value.clone() for name, value in model.backbone.named_parameters()}
+    with pytest.raises(ValueError, match='that of other models of an AdapterBank, too'):
+        mmparax.merge_adapter(model)
+    with pytest.raises(ValueError, match='that of other models of an AdapterBank, too'):
+        model.backbone.load_base()
+    other = {name: value + 1 for name, value in model.state_dict().items()}
+    model.backbone.base_source = 'checkpoint'  # where it came from makes no difference
+    with pytest.raises(ValueError, match='another base'):
+        model.load_state_dict(other)
+    model.load_state_dict({name: value.half() if value.is_floating_point() else value
+                           for name, value in model.state_dict().items()})
+    roles = model.backbone.parameter_roles()
+    assert all(torch.equal(value, before[name]) for name, value in model.backbone.named_parameters() if roles[name] == 'base')
+
+
+def test_a_converted_model_is_noticed(bank):
+    bank.use('segmentation').half()
+    for task in ('segmentation', 'detection'):
+        with pytest.raises(ValueError, match=f"the model of '{task}' no longer runs on the shared trunk"):
+            bank.use(task)

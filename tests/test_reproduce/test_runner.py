@@ -1,0 +1,231 @@
+"""What the runner does with runs that are new, stopped, done, failed, of other settings, or another process's."""
+import json
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from reproduction import StandInLaunch, StandInScale, wish
+from tqdm import tqdm
+
+from mmparax.checkpoint.storage import in_use, lock_folder, unlock_folder
+from mmparax.reproduce.process import progress_of
+from mmparax.reproduce.report import Report
+from mmparax.reproduce.runner import Runner, reason_of
+from mmparax.reproduce.state import DONE, FAILED, NOT_RUN, RUNNING, STOPPED, measured
+from mmparax.reproduce.tiny import RULES
+
+LORA, MONA = StandInScale.cells
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmparax.reproduce.runner.code_version', lambda: 'now')
+    runner = Runner(StandInScale(), tmp_path, StandInLaunch(), said.append)
+    runner.said = said
+    return runner
+
+
+def run(runner, cells=(LORA, MONA), seeds=(0, )):
+    return [outcome.kind for outcome in runner.run(runner.runs(cells, seeds))]
+
+
+@contextmanager
+def elsewhere(action, until_then):
+    """Do something in another process and wait for what it is to bring about; kill the process in the end if it is there."""
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            tqdm.set_lock(threading.RLock())  # the default one is shared with this process, which a kill would leave locked
+            action()
+        finally:
+            os._exit(0)
+    try:
+        until(until_then)
+        yield child
+    finally:
+        end(child, signal.SIGKILL)
+
+
+def end(child, sent):
+    """Send a signal to a child that may have ended, and wait for its end."""
+    try:
+        os.kill(child, sent)
+        os.waitpid(child, 0)
+    except (ChildProcessError, ProcessLookupError):
+        pass
+
+
+def training(runner):
+    """Another process that trains the first cell and waits at iteration 3."""
+    wish(runner, LORA, 'wait')
+    return elsewhere(lambda: run(runner, [LORA]), lambda: runner.state(LORA, 0).text == 'running at iteration 3 of 4')
+
+
+def until(condition, seconds=30):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end
+        time.sleep(0.02)
+
+
+def test_what_is_missing_is_run_and_what_is_done_is_kept(runner):
+    assert runner.state(LORA, 0).kind == NOT_RUN and not runner.folder(LORA, 0).path.exists()
+    assert run(runner, seeds=(0, 1)) == [DONE] * 4
+    assert [line.strip() for line in runner.said if 'Cell' in line][1] == 'Cell 2 of 4: Table 1, swin-mini, Mona, seed 0'
+    folder = runner.folder(MONA, 1)
+    result = json.loads((folder.path / 'result.json').read_text())
+    assert result['metrics'] == {'mIoU': 12.5} and result['parameters'] == 1234 and result['starts'] == 1
+    assert result['settings'] == runner.scale.settings(MONA, 1) and result['seconds'] >= result['seconds_training'] > 0
+    assert runner.state(MONA, 1).text == 'done: mIoU 12.5'
+    before = (folder.path / 'result.json').stat().st_mtime_ns
+    assert run(runner, seeds=(0, 1)) == [DONE] * 4 and 'before, kept' in runner.said[-1]
+    assert (folder.path / 'result.json').stat().st_mtime_ns == before
+
+
+def test_one_failure_does_not_stop_the_rest_and_is_tried_again(runner):
+    wish(runner, LORA, 'fail')
+    outcomes = runner.run(runner.runs([LORA, MONA], [0]))
+    assert [outcome.kind for outcome in outcomes] == [FAILED, DONE]
+    assert 'ParameterError: it was told to fail' in outcomes[0].text and 'train.txt' in outcomes[0].text
+    assert runner.state(LORA, 0).text == 'failed at iteration 3 of 4: ParameterError: it was told to fail'
+    assert not in_use(runner.folder(LORA, 0).path)
+    wish(runner, LORA, '')
+    assert run(runner) == [DONE, DONE] and runner.state(LORA, 0).result['starts'] == 2
+    assert 'begins at 2' in runner.folder(LORA, 0).train_log.read_text()  # from its checkpoint, not anew
+
+
+@pytest.mark.parametrize('sent', [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_runner_takes_its_training_along_and_is_resumed(runner, sent):
+    with training(runner) as child:
+        below, = open(f'/proc/{child}/task/{child}/children').read().split()
+        end(child, sent)
+    until(lambda: not os.path.exists(f'/proc/{below}') or open(f'/proc/{below}/stat').read().split()[2] == 'Z')
+    assert runner.state(LORA, 0).kind == STOPPED and runner.state(LORA, 0).text == 'stopped at iteration 2 of 4'
+    wish(runner, LORA, '')
+    assert run(runner, [LORA]) == [DONE] and 'begins at 2' in runner.folder(LORA, 0).train_log.read_text()
+
+
+def test_a_second_start_leaves_a_running_cell_alone_and_goes_on(runner):
+    with training(runner):
+        outcomes = runner.run(runner.runs([LORA, MONA], [0]))
+    assert [outcome.kind for outcome in outcomes] == ['skipped', DONE]
+    assert 'another process has it (running at iteration 3 of 4)' in outcomes[0].text
+
+
+def test_a_training_that_another_runner_left_is_left_alone(runner):
+    train = runner.folder(LORA, 0).train
+    with elsewhere(lambda: (lock_folder(train), time.sleep(60)), lambda: in_use(train)):
+        assert run(runner) == ['skipped', DONE]
+    assert not in_use(train) and run(runner) == [DONE, DONE]
+
+
+def test_results_of_other_settings_are_not_taken_and_not_deleted(runner, tmp_path):
+    assert run(runner, [LORA]) == [DONE]
+    other = Runner(StandInScale(iterations=8), tmp_path, StandInLaunch(), runner.said.append)
+    assert other.state(LORA, 0).text == 'not run (another run, of other settings, is here)'
+    assert run(other, [LORA]) == [DONE]
+    kept = runner.folder(LORA, 0).path / 'earlier_1'
+    assert json.loads((kept / 'result.json').read_text())['settings']['iterations'] == 4
+    assert any('kept in' in line for line in runner.said)
+    assert 'begins at 0' in other.folder(LORA, 0).train_log.read_text()
+    assert runner.state(LORA, 0).kind == NOT_RUN
+
+
+def test_results_of_other_code_are_named_and_replaced_only_on_request(runner, tmp_path):
+    assert run(runner, [LORA]) == [DONE]
+    folder = runner.folder(LORA, 0)
+    folder.finish({**json.loads((folder.path / 'result.json').read_text()), 'code': 'older'})
+    assert runner.state(LORA, 0).text == 'done: mIoU 12.5, by other code' and run(runner, [LORA]) == [DONE]
+    assert '1 of them by other code' in Report(runner, [LORA], tmp_path).introduction()[1]
+    again = Runner(runner.scale, tmp_path, StandInLaunch(), runner.said.append, rerun_outdated=True)
+    assert run(again, [LORA]) == [DONE] and runner.state(LORA, 0).text == 'done: mIoU 12.5'
+    assert json.loads((folder.path / 'earlier_1' / 'result.json').read_text())['code'] == 'older'
+
+
+def test_evaluation_alone_is_made_up_for(runner):
+    assert run(runner, [LORA]) == [DONE]
+    folder = runner.folder(LORA, 0)
+    (folder.path / 'result.json').unlink()
+    assert runner.state(LORA, 0).text == 'stopped at iteration 4 of 4'
+    log = folder.train_log.read_text()
+    assert run(runner, [LORA]) == [DONE] and folder.train_log.read_text() == log
+
+
+def test_dry_run_prints_commands_and_writes_nothing(runner, tmp_path):
+    runner.dry_run(runner.runs([LORA], [0]))
+    assert runner.said[0] == '# Table 1, swin-mini, LoRA, seed 0: not run' and '--resume --no-validate' in runner.said[1]
+    assert f'{runner.folder(LORA, 0).train}/iter_4.pth' in runner.said[2] and not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_seen_without_being_taken(tmp_path):
+    assert not in_use(tmp_path) and not in_use(tmp_path / 'nowhere') and not list(tmp_path.iterdir())
+    with elsewhere(lambda: (lock_folder(tmp_path), time.sleep(60)), lambda: in_use(tmp_path)):
+        pass
+    assert not in_use(tmp_path)
+    lock_folder(tmp_path)
+    assert in_use(tmp_path)
+    unlock_folder(tmp_path)
+    assert not in_use(tmp_path)
+
+
+@pytest.mark.parametrize('line, mode, epochs, expected', [
+    ('mmengine - INFO - Iter(train) [  50/160000]  lr: 1e-4', 'train', None, (50, 160000)),
+    ('Epoch(train)  [3][  50/7330]  lr', 'train', 12, (2 * 7330 + 50, 12 * 7330)),
+    ('Epoch(test) [10/50]    eta', 'test', None, (10, 50)), ('Iter(test) [ 10/250]    eta', 'test', None, (10, 250)),
+    ('Iter(train) [ 50/100]\nIter(val) [10/10]', 'train', None, (50, 100)), ('Saving checkpoint at 50', 'train', None, None)])
+def test_progress_is_read_off_the_lines_of_mmengine(line, mode, epochs, expected):
+    assert progress_of(line, mode, epochs) == expected
+
+
+def test_what_a_detector_does_not_find_counts_as_zero_and_what_has_no_value_as_none():
+    assert measured({}, 'The testing results of the whole dataset is empty.', ('AP^b', 'AP^m')) == {'AP^b': 0., 'AP^m': 0.}
+    assert measured({}, '', ('AP^b', )) == {'AP^b': None}
+    assert measured({'coco/bbox_mAP': 0.081}, '', ('AP^b', )) == {'AP^b': pytest.approx(8.1)}
+
+
+def test_the_reason_of_a_failure_is_its_error():
+    assert reason_of('x failed:\nlog\nMissingFileError: no data\nreport of the launcher\n') == 'MissingFileError: no data'
+    assert reason_of('x failed:\nKilled') == 'Killed'
+
+
+# ---- the report ----
+
+
+def sections(runner, folder):
+    return Report(runner, runner.scale.cells, folder).sections()
+
+
+def test_report_says_not_run_and_never_a_published_number_as_measured(runner, tmp_path):
+    section, = sections(runner, tmp_path)
+    columns = {name: position for position, name in enumerate(section.header)}
+    for row in section.rows:
+        assert row[columns['mIoU measured here (tiny)']].text == NOT_RUN and row[columns['rank measured']].text == '–'
+        assert row[columns["mIoU published (paper's scale), Swin-B"]].text in ('49.4', '49.8')
+    assert not any('difference' in name for name in section.header)
+    assert any('Swin-B: Mona > LoRA' in note for note in section.notes) and RULES[0].startswith('Sizes')
+
+
+def test_report_has_mean_and_spread_of_the_seeds_with_links_to_their_logs(runner, tmp_path):
+    assert run(runner, [LORA], seeds=(0, 1)) == [DONE, DONE]
+    folder = runner.folder(LORA, 1)
+    result = json.loads((folder.path / 'result.json').read_text())
+    result['metrics']['mIoU'] = 13.5
+    folder.finish(result)
+    section, = sections(runner, tmp_path / 'docs')
+    texts = [value.text for value in section.rows[0]]
+    assert '13.0 ± 0.7' in texts and '0, 1' in texts
+    links = [link for value in section.rows[0] for _, link in value.pieces if link]
+    assert links == [f'../tiny/lora/seed{seed}/train.txt' for seed in (0, 1)]
+
+
+def test_report_shows_what_stands_at_a_run_that_is_not_done(runner, tmp_path):
+    wish(runner, LORA, 'fail')
+    run(runner)
+    section, = sections(runner, tmp_path)
+    assert any(value.text.startswith('failed at iteration 3 of 4') for value in section.rows[0])
+    assert runner.state(LORA, 0).kind != RUNNING

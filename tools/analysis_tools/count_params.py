@@ -1,0 +1,56 @@
+#!/usr/bin/env python
+"""Count what is frozen and what trains: ``python tools/analysis_tools/count_params.py CONFIG``."""
+import argparse
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Dict
+
+from mmengine.logging import MMLogger
+from torch import nn
+
+from mmparax.analysis.meta import build_on_meta
+from mmparax.analysis.parameters import OF_MODEL, OF_STAGE, count_by_stage, count_parameters, side_by_side
+from mmparax.cli import add_config_options, load_config, tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Count the parameters of a config\'s model: frozen trunk, adapters, expert centers, output norms, head; '
+        'their shares, and the backbone stage by stage. Several configs are compared in one table. Nothing is loaded and '
+        'hardly any memory used.')
+    parser.add_argument('configs', nargs='+', metavar='config', help='config file')
+    add_config_options(parser)
+    parser.add_argument('--json', action='store_true', help='print JSON: an object for one config, a list for several')
+    return parser.parse_args()
+
+
+def as_dict(config: str, model: nn.Module) -> Dict[str, Any]:
+    """All counts of a model as plain numbers."""
+    stages = [dict(stage=label, **{name: value for name, value in count.as_dict().items() if 'head' not in name})
+              for label, count in count_by_stage(model).items()]
+    return dict(config=config, **count_parameters(model).as_dict(), stages=stages)
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)  # it writes to stdout, which is the table's
+    warnings.simplefilter('ignore')
+    models = {config: build_on_meta(load_config(argparse.Namespace(config=config, cfg_options=args.cfg_options)))
+              for config in args.configs}
+    if args.json:
+        found = [as_dict(config, model) for config, model in models.items()]
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=2))
+    elif len(models) == 1:
+        model, = models.values()
+        print(count_parameters(model).table())
+        print(side_by_side('Backbone by stage', count_by_stage(model), OF_STAGE, 120))
+    else:
+        counts = {Path(config).stem: count_parameters(model) for config, model in models.items()}
+        print(side_by_side('Parameters', counts, OF_MODEL))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,70 @@
+#!/usr/bin/env python
+"""Publish what a run trained as one small file: ``python tools/export_adapter.py CONFIG CHECKPOINT OUT.safetensors``."""
+import argparse
+import logging
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
+
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+
+from mmparax.analysis.predictions import build_and_load
+from mmparax.checkpoint.adapters import DTYPES, save_adapter
+from mmparax.cli import add_config_options, check_checkpoint, load_config, tool
+from mmparax.errors import bad_value
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Write adapters and head of a checkpoint, with a description, into a '
+                                     'safetensors file that loads wherever a checkpoint does, onto the same base.')
+    parser.add_argument('config', help='config file of the run')
+    parser.add_argument('checkpoint', help='checkpoint file of the run')
+    parser.add_argument('out', help='file to write; ends in .safetensors')
+    parser.add_argument('--no-head', action='store_true', help='leave out everything outside the backbone')
+    parser.add_argument('--dtype', choices=DTYPES, help='precision in the file (default: the one of the checkpoint)')
+    parser.add_argument('--metric', nargs='+', metavar='NAME=VALUE', default=[],
+                        help='what was measured with this checkpoint, e.g. mIoU=50.3 (default: what a best_* file says itself)')
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+def given_metric(pairs: list) -> Dict[str, float]:
+    """``NAME=VALUE`` pairs as numbers."""
+    metric = {}
+    for pair in pairs:
+        name, _, value = pair.partition('=')
+        try:
+            metric[name] = float(value)
+        except ValueError:
+            raise bad_value('--metric', pair, 'it is NAME=NUMBER, such as mIoU=50.3') from None
+    return metric
+
+
+def own_metric(checkpoint: Mapping[str, Any], path: str) -> Optional[Dict[str, float]]:
+    """What was measured with the weights of a ``best_*`` file: it is written right after its evaluation; others are not."""
+    hub = checkpoint.get('message_hub') or {}
+    best = [value for name, value in (hub.get('runtime_info') or {}).items() if name.startswith('best_ckpt')]
+    if Path(path).name not in [Path(str(value)).name for value in best]:
+        return None
+    return {name[len('val/'):]: float(history.current()) for name, history in hub['log_scalars'].items()
+            if name.startswith('val/') and not name.endswith('time')}
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    cfg = load_config(args)
+    check_checkpoint(args.checkpoint)
+    metric = given_metric(args.metric)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model, content = build_and_load(cfg, args.checkpoint)
+    about = save_adapter(model, args.out, include_head=not args.no_head, dtype=args.dtype, cfg=cfg,
+                         metric=metric or own_metric(content, args.checkpoint),
+                         dataset_meta=(content.get('meta') or {}).get('dataset_meta'))
+    print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB, {about["tensors"]["number"]} tensors, '
+          f'{"with" if about["head_included"] else "without"} head, base {about["fingerprint"][:12]}…')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,36 @@
+#!/usr/bin/env python
+"""Show what an adapter file says of itself: ``python tools/inspect_adapter.py FILE.safetensors``; no model is built."""
+import argparse
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from mmparax.checkpoint.adapter_file import passport, read_adapter
+from mmparax.cli import tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Check that an adapter file is whole and print its description.')
+    parser.add_argument('file', help='adapter file')
+    parser.add_argument('--json', action='store_true', help='the whole description as JSON')
+    return parser.parse_args()
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    about = read_adapter(args.file).about
+    if args.json:
+        print(json.dumps(about, indent=2))
+        return
+    table = Table(title=args.file, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow='fold')
+    for label, value in passport(about):
+        table.add_row(label, value)
+    Console(highlight=False).print(table, markup=False)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,54 @@
+#!/usr/bin/env python
+"""Write a checkpoint that needs no base file: ``python tools/merge_checkpoint.py CONFIG CHECKPOINT OUT``."""
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+
+from mmparax.analysis.predictions import build_and_load
+from mmparax.backbones.adapted import adapted_backbones
+from mmparax.cli import add_config_options, check_checkpoint, load_config, tool
+from mmparax.deploy.standalone import SUFFIXES, check_new, standalone, upstream_checkpoint, upstream_config, write_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Write trunk, adapters and head of a checkpoint or adapter file into one '
+                                     'checkpoint; the config then needs no base_checkpoint.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint or adapter file, with its head')
+    parser.add_argument('out', help='file to write; ends in .pth or .safetensors')
+    parser.add_argument('--upstream', action='store_true',
+                        help="merge the adapters into the trunk and write the keys of the toolbox's own backbone, which then "
+                        'needs no mmparax: LoRA, and methods that add no modules')
+    parser.add_argument('--force', action='store_true', help='replace a file that is there')
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    warnings.simplefilter('ignore')
+    cfg = load_config(args)
+    check_checkpoint(args.checkpoint)
+    check_new(args.out, SUFFIXES, args.force)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model, content = build_and_load(cfg, args.checkpoint)
+    meta = content.get('meta') or {}
+    lines = ['Use it with the same config and model.backbone.base_checkpoint=None.']
+    if args.upstream:
+        merged, difference = upstream_checkpoint(model, meta)
+        lines = [f'{name}={upstream_config(backbone)}' for name, backbone in adapted_backbones(model)]
+        lines += [f'The outputs of this backbone and of the adapted one differ by at most {difference:.3g} (a random image).']
+    else:
+        merged = standalone(model, meta)
+    write_checkpoint(args.out, merged, args.force)
+    print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.1f} MB, {len(merged["state_dict"])} tensors', *lines, sep='\n')
+
+
+if __name__ == '__main__':
+    main()

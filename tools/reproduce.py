@@ -1,0 +1,205 @@
+#!/usr/bin/env python
+"""Run the paper's tables and compare: ``python tools/reproduce.py --list | --table N | --report FILE``."""
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Dict, List
+
+import torch
+from mmengine.logging import MMLogger
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from mmparax.cli import tool
+from mmparax.datasets.scene_files import write_scenes
+from mmparax.errors import ParameterError, bad_value, check_int
+from mmparax.reproduce.cells import Cell, select
+from mmparax.reproduce.counts import ParameterCounts
+from mmparax.reproduce.full import FullScale
+from mmparax.reproduce.pages import check_suffix, write_report
+from mmparax.reproduce.report import NONE, Report, millions
+from mmparax.reproduce.runner import Launch, Outcome, Runner
+from mmparax.reproduce.state import DONE, FAILED, seeds_of, summary
+from mmparax.reproduce.tiny import TinyScale
+
+SCENES = (800, 200)  # training and validation
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Runs every cell of the paper's Tables 1-10, at the paper's scale or on small painted scenes: what is "
+        'missing is run, what stopped is resumed, what is done is kept. docs/reproduce.md explains it.')
+    job = parser.add_argument_group('what to do (to run, give --table alone)')
+    job.add_argument('--list', action='store_true', help='list the cells with their parameters, published numbers and state')
+    job.add_argument('--json', action='store_true', help='with --list: as JSON')
+    job.add_argument('--report', metavar='FILE', help='write published and measured numbers to a .md or .html file')
+    job.add_argument('--dry-run', action='store_true', help='print the commands and run nothing')
+    cells = parser.add_argument_group('which cells')
+    cells.add_argument('--table', type=int, nargs='+', action='extend', metavar='N', help='tables, 1-10')
+    cells.add_argument('--row', nargs='+', action='extend', metavar='NAME', help='rows: methods, or variants of an ablation')
+    cells.add_argument('--backbone', nargs='+', action='extend', metavar='NAME', help='backbones, e.g. swin-b')
+    cells.add_argument('--scale', choices=['full', 'tiny'], default='full',
+                       help="full: the paper's; tiny: painted scenes and small backbones, on a CPU or one GPU (default: full)")
+    cells.add_argument('--seeds', type=int, default=1, metavar='COUNT', help='how many seeds, from 0 on (default: 1)')
+    how = parser.add_argument_group('how to run')
+    how.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher (default: none)')
+    how.add_argument('--gpus', type=int,
+                     help="GPUs of a run; the batch stays the recipe's (default: 4 with a launcher, else 1)")
+    how.add_argument('--partition', default='', help='partition of the Slurm cluster')
+    how.add_argument('--iterations', type=int, help='tiny scale: iterations of each training')
+    how.add_argument('--data', default='data/scenes',
+                     help='tiny scale: folder of the scenes, made if absent (default: %(default)s)')
+    how.add_argument('--rerun-outdated', action='store_true',
+                     help='run again what is done by other code than the present one')
+    how.add_argument('--work-dir', default='work_dirs/reproduce', help='folder of all runs (default: %(default)s)')
+    return parser.parse_args()
+
+
+def launch_of(args: argparse.Namespace) -> Launch:
+    """How to start the runs; raises ParameterError for what does not go together."""
+    check_int('--seeds', args.seeds)
+    if args.gpus is not None:
+        check_int('--gpus', args.gpus)
+    if args.iterations is not None:
+        check_int('--iterations', args.iterations, 4)
+        if args.scale == 'full':
+            raise bad_value('--iterations', args.iterations, "it is for --scale tiny; the paper's recipes have lengths")
+    if args.scale == 'tiny' and (args.launcher != 'none' or args.gpus not in (None, 1)):
+        raise ParameterError('--scale tiny runs in one process, on a GPU if there is one: leave --gpus and --launcher out.')
+    if args.launcher == 'none' and args.gpus not in (None, 1):
+        raise bad_value('--gpus', args.gpus, 'several GPUs need a launcher', 'Add --launcher pytorch or --launcher slurm.')
+    if args.launcher == 'slurm' and not args.partition:
+        raise ParameterError('--launcher slurm needs --partition NAME, the partition of the cluster.')
+    return Launch(args.launcher, args.gpus or (1 if args.launcher == 'none' else 4), args.partition)
+
+
+def check_gpus(args: argparse.Namespace, launch: Launch) -> None:
+    """Full scale needs GPUs; under Slurm they are elsewhere."""
+    found = torch.cuda.device_count()
+    if args.scale == 'tiny' or args.launcher == 'slurm' or found >= launch.gpus:
+        return
+    problem = f'this machine has {found or "no"} GPU{"s" if found != 1 else ""} and a run at full scale needs {launch.gpus}'
+    if not args.dry_run:
+        raise ParameterError(f'{problem}: use --scale tiny, --gpus, --launcher slurm, or --dry-run to see the commands.')
+    print(f'Warning: {problem}.', file=sys.stderr)
+
+
+def described(runner: Runner, cells: List[Cell], seeds: int) -> List[Dict[str, Any]]:
+    """The cells for ``--list``, every one of them with its parameters counted and its state."""
+    described = []
+    for cell in tqdm(cells, desc='cells', unit='cell', file=sys.stderr):
+        known = {*range(seeds), *seeds_of(runner.folder(cell, 0).path.parent)}
+        states = {seed: runner.state(cell, seed) for seed in sorted(known)}
+        papers = cell.papers or (cell, )
+
+        def published(value):
+            """Of a tiny cell, a number for each cell of the paper that it stands for."""
+            named = {f'{paper.backbone} {paper.dataset}': value(paper) for paper in papers}
+            return named if runner.scale.name == 'tiny' and cell.papers else value(cell)
+
+        described.append(dict(
+            table=cell.table, row=cell.row, backbone=cell.backbone, method=cell.method, dataset=cell.dataset,
+            config=os.path.relpath(runner.scale.config_file(cell, 0, runner.folder(cell, 0).path)),
+            params_published=published(lambda paper: paper.params_published),
+            params_built=runner.scale.parameters(cell), published=published(lambda paper: dict(paper.published)),
+            measured={seed: state.result['metrics'] for seed, state in states.items() if state.kind == DONE},
+            state=summary(states)))
+    runner.scale.counts.save()
+    return described
+
+
+def table_of(rows: List[Dict[str, Any]], tiny: bool) -> Table:
+    """The cells as a table of text."""
+    table = Table(title='Cells; parameters: trained in the backbone, in millions')
+    for column in ('table', 'row', 'backbone', 'data set', 'config', 'published', 'built', 'published, %', 'state'):
+        if not (tiny and column.startswith('published')):
+            table.add_column(column, overflow='fold', no_wrap=column != 'state',
+                             justify='right' if column in ('table', 'published', 'built') else 'left')
+    for row in rows:
+        numbers = [] if tiny else [millions(row['params_published'])]
+        metrics = [] if tiny else [' '.join(f'{value:.1f}' for value in row['published'].values()) or NONE]
+        table.add_row(str(row['table']), row['row'], row['backbone'], row['dataset'], Path(row['config']).stem, *numbers,
+                      millions(row['params_built'] / 1e6, 3), *metrics, row['state'])
+    return table
+
+
+def wide_console(stream: Any = None) -> Console:
+    """A console that does not break the lines of a table where they are not looked at on a screen."""
+    file = stream or sys.stdout
+    return Console(file=file, highlight=False, width=None if file.isatty() else 240)
+
+
+def make_scenes(data: str) -> None:
+    """Write the scenes unless there are some."""
+    if not (Path(data) / 'classes.json').is_file():
+        write_scenes(data, *SCENES)
+
+
+def show(outcomes: List[Outcome]) -> None:
+    """A table of what became of the runs."""
+    table = Table(title='Runs')
+    for column in ('run', 'result'):
+        table.add_column(column, overflow='fold')
+    for outcome in outcomes:
+        table.add_row(str(outcome.run), outcome.text, style=dict(failed='red', skipped='yellow').get(outcome.kind))
+    wide_console().print(table)
+
+
+def report(runner: Runner, cells: List[Cell], path: Path) -> None:
+    """Write a report and say where."""
+    write_report(Report(runner, cells, path.resolve().parent), path)
+    runner.scale.counts.save()
+    print(f'Report: {path}')
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    warnings.simplefilter('ignore')
+    launch = launch_of(args)
+    target = check_suffix(args.report) if args.report else None
+    counts = ParameterCounts()
+    scale = TinyScale(counts, args.data, args.iterations) if args.scale == 'tiny' else FullScale(counts)
+    cells = select(scale.cells, args.table, args.row, args.backbone)
+    runner = Runner(scale, Path(args.work_dir), launch, lambda text: print(text, flush=True), args.rerun_outdated)
+    if args.list:
+        rows = described(runner, cells, args.seeds)
+        if args.json:
+            print(json.dumps(rows, indent=1))
+        else:
+            wide_console().print(table_of(rows, args.scale == 'tiny'))
+        return
+    if target:
+        report(runner, cells, target)
+        return
+    if args.table is None:
+        raise ParameterError('there is nothing to do: give --list, --report FILE, or --table N to run a table.')
+    check_gpus(args, launch)
+    runs = runner.runs(cells, range(args.seeds))
+    if args.dry_run:
+        runner.dry_run(runs)
+        return
+    if args.scale == 'tiny':
+        make_scenes(args.data)
+    try:
+        outcomes = runner.run(runs)
+    except KeyboardInterrupt:
+        print('\nStopped. The same command goes on from the last checkpoint.', file=sys.stderr)
+        sys.exit(130)
+    show(outcomes)
+    tables = '-'.join(map(str, sorted({cell.table for cell in cells})))
+    for suffix in ('md', 'html'):
+        whole = [cell for cell in scale.cells if cell.table in {run.table for run in cells}]
+        report(runner, whole, Path(args.work_dir) / args.scale / f'table{tables}.{suffix}')
+    if any(outcome.kind == FAILED for outcome in outcomes):
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
