@@ -22,6 +22,7 @@ class ParallelBottleneck(nn.Module):
         dropout: share dropped after the ReLU while training.
         scale: a constant.
     """
+    per_token = True
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float, scale: float):
         super().__init__()
@@ -38,7 +39,7 @@ class ParallelBottleneck(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
-        """What is added to the residual sum, for tokens (B, N, C); the shape stays."""
+        """What is added to the residual sum, for tokens (B, N, C), class token included; the shape stays."""
         return self.scale * self.up(self.dropout(F.relu(self.down(x))))
 
 

@@ -15,6 +15,9 @@ site                                                 module
 ``prompts``                                          ``() -> (n, C)``: extra tokens for the block's attention
 ===================================================  ==============================================================
 
+A module at a stream site that treats each token by itself may say ``per_token = True``: it then gets class and register
+tokens, too, and ``hw`` is not their number. Others get the H*W tokens of the map alone.
+
 A module at a ``linear:`` site whose action is linear in x and the same for every input may have ``weight_update() ->
 (out, in)``, the matrix that it adds to the frozen weight: it can then be merged into it.
 

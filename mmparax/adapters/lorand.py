@@ -27,6 +27,7 @@ class LoRandAdapter(nn.Module):
     Parameters: ``kernels`` (alpha, beta, beta); ``down_out`` (alpha, n, beta) and ``down_in`` (alpha, beta, C) of D;
     ``up_out`` (alpha, C, beta) and ``up_in`` (alpha, beta, n) of U; ``down_bias`` (n,), ``up_bias`` (C,).
     """
+    per_token = True
 
     def __init__(self, dim: int, hidden_dim: int, branches: int, rank: int):
         super().__init__()
@@ -48,7 +49,7 @@ class LoRandAdapter(nn.Module):
             nn.init.uniform_(bias, -fan_in**-0.5, fan_in**-0.5)
 
     def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
-        """Adapt tokens (B, N, C); the shape stays."""
+        """Adapt tokens (B, N, C), class token included; the shape stays."""
         z = F.gelu(F.linear(x, self.product(self.down_out, self.down_in), self.down_bias))
         return x + F.linear(z, self.product(self.up_out, self.up_in), self.up_bias)
 

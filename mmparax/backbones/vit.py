@@ -23,8 +23,8 @@ from mmparax.registry import MODELS
 class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
     """mmpretrain's TransformerEncoderLayer with sites.
 
-    Sites of the stream get the patch tokens alone; the extra tokens before them (class, registers) pass by. Prompts
-    stand between the two, see and are seen by all, and are dropped after the attention (VPT-deep, Jia et al., ECCV 2022).
+    Sites of the stream get the patch tokens alone, and the extra tokens before them (class, registers) pass by, unless the
+    module there treats each token by itself (``per_token``): then it gets all. Prompts stand between the two, see and are seen by all, and are dropped after the attention (VPT-deep, Jia et al., ECCV 2022).
 
     Attributes:
         extra_tokens: how many tokens stand before the patches.
@@ -57,7 +57,7 @@ class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
         else:
             y = self.ffn(self.ln2(x), identity=x)
         if 'channel_mixer_parallel' in self.adapters:
-            count = self.extra_tokens
+            count = self.passing_by('channel_mixer_parallel')
             y = y + F.pad(super().at('channel_mixer_parallel', x[:, count:], hw), (0, 0, count, 0))
         return self.at('after_channel_mixer', y, hw)
 
@@ -74,8 +74,12 @@ class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
     def at(self, site: str, x: Tensor, hw: Tuple[int, int]) -> Tensor:
         if site not in self.adapters:
             return x
-        count = self.extra_tokens
-        return torch.cat([x[:, :count], super().at(site, x[:, count:], hw)], dim=1)
+        count = self.passing_by(site)
+        return torch.cat([x[:, :count], super().at(site, x[:, count:], hw)], dim=1) if count else super().at(site, x, hw)
+
+    def passing_by(self, site: str) -> int:
+        """How many tokens before the patches the module at ``site`` does not get."""
+        return 0 if getattr(self.adapters[site], 'per_token', False) else self.extra_tokens
 
 
 class GridPatchEmbed(PatchEmbed):

@@ -4,7 +4,8 @@ import logging
 import pytest
 import torch
 from base_files import vit as vit_file
-from cases import TINY_VIT, Toy, ToyStream, toy
+from cases import TINY_VIT, Toy, ToyStream, perturb, toy
+from cases import build as build_cell
 from mmpretrain.models.backbones import VisionTransformer
 
 from mmparax.adapters.base import PROMPT_SITE
@@ -116,6 +117,28 @@ def test_last_adapters_under_a_class_token_head_get_zeros_not_nothing():
         for name, parameter in block.adapters.named_parameters():
             assert parameter.grad is not None, (index, name)
             assert index < 3 or parameter.grad.eq(0).all(), (index, name)
+
+
+@pytest.mark.parametrize('method, extra', [('adaptformer', 1), ('lorand', 1), ('adaptformer', 0)])
+def test_methods_that_see_each_token_alone_adapt_the_class_token_too(method, extra):
+    model = build_cell(method, 'vit', out_type='cls_token' if extra else 'featmap', out_indices=-1)
+    block = model.layers[-1].eval()
+    perturb(block.adapters)
+    block.extra_tokens, block.hw = extra, (3, 4)
+    x, plain = torch.randn(2, extra + 12, 16), build_cell('frozen', 'vit').layers[-1].eval()
+    plain.load_state_dict(block.state_dict(), strict=False)
+    for site, module in block.adapters.items():
+        assert module.per_token and site in ('channel_mixer_parallel', 'token_mixer_branch', 'after_channel_mixer')
+    if method == 'adaptformer':
+        middle = x + plain.attn(plain.ln1(x))
+        expected = plain(x) + block.adapters['channel_mixer_parallel'](middle, None)
+    else:
+        middle = x + block.adapters['token_mixer_branch'](plain.attn(plain.ln1(x)), None)
+        expected = block.adapters['after_channel_mixer'](plain.ffn(plain.ln2(middle), identity=middle), None)
+    torch.testing.assert_close(block(x), expected)
+    if extra:
+        model(torch.randn(2, 3, 48, 48))[0].square().mean().backward()
+        assert all(parameter.grad.abs().max() > 0 for parameter in block.adapters.parameters())
 
 
 def test_parameter_counts_of_table_4():
