@@ -15,7 +15,8 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from tasks import config as task_config
-from test_tasks import CELLS, COLUMNS, trunk
+from tasks import trunk
+from test_tasks import CELLS, COLUMNS
 
 from mmparax.analysis.results import paper_columns
 from mmparax.checkpoint.storage import unlock_folder
@@ -127,7 +128,8 @@ def every_task_trains_and_evaluates(folder):
         write_scenes(folder / 'scenes', 8, 3, size=(96, 96), progress=False)
     barrier()
     for task, backbone in CELLS:
-        cfg = start(task_config(task, folder / 'scenes', folder / task, trunk(task, backbone, with_cp=True), iterations=2))
+        adapted = trunk(task, backbone, allow_random_base=True, drop_path_rate=0.2, with_cp=True)
+        cfg = start(task_config(task, folder / 'scenes', folder / task, adapted, iterations=2))
         if task == 'detection':  # so early nothing would be found
             cfg.model.test_cfg.rcnn.score_thr = 0.
         init_default_scope(cfg.default_scope)
