@@ -1,18 +1,14 @@
 #!/usr/bin/env python
 """Show what a model says about an image: ``python demo/image_demo.py IMAGE CONFIG CHECKPOINT --out-file PICTURE``."""
 import argparse
-import logging
 import os
-import warnings
 
 from mmengine.device import get_device
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 
 from mmparax.analysis.predictions import draw, load_model, predict, read_image, table_of
-from mmparax.cli import add_config_options, check_checkpoint, load_config, tool
+from mmparax.cli import add_config_options, quiet_config, tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,12 +30,8 @@ def parse_args() -> argparse.Namespace:
 @tool
 def main() -> None:
     args = parse_args()
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    warnings.simplefilter('ignore')
-    cfg = load_config(args)
-    check_checkpoint(args.checkpoint)
+    cfg = quiet_config(args)
     image = read_image(args.image)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = load_model(cfg, args.checkpoint, args.device)
     sample = predict(model, cfg, args.image, image)
     draw(model, cfg, image, sample, args.out_file, args.score_thr)

@@ -2,14 +2,17 @@
 import argparse
 import copy
 import functools
+import logging
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.registry import HOOKS
+from mmengine.logging import MMLogger
+from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 
 from mmparax.analysis.data import datasets_of, registered
@@ -104,6 +107,20 @@ def check_checkpoint(path: str) -> None:
     """Raise MissingFileError if a local checkpoint does not exist."""
     if '://' not in path and not os.path.isfile(path):
         raise MissingFileError(f'the checkpoint {path!r} does not exist.')
+
+
+def quiet_config(args: argparse.Namespace) -> Config:
+    """The config of a script that loads ``args.checkpoint`` and prints its own result; of the toolboxes' log only errors are kept.
+
+    Raises:
+        UserError: if the config or the checkpoint does not exist or cannot be read.
+    """
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    warnings.simplefilter('ignore')
+    cfg = load_config(args)
+    check_checkpoint(args.checkpoint)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return cfg
 
 
 def build_runner(cfg: Config) -> Runner:

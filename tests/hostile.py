@@ -1,4 +1,5 @@
-"""Files that would run code if they were unpickled."""
+"""Files that would run code if they were unpickled, and a text that would command a terminal."""
+TERMINAL = '\x1b]0;owned\x07\x1b[2J\u202eowned'  # sets the title, clears the screen, turns the line around
 
 
 class Hostile:

@@ -20,7 +20,7 @@ dist_run() {
         "$(dirname "$0")/$script" "$@"
 }
 
-# slurm_run SCRIPT PARTITION JOB_NAME ARGUMENTS...: as a job of a Slurm cluster.
+# slurm_run SCRIPT PARTITION JOB_NAME ARGUMENTS...: as a job of a Slurm cluster; '' is its default partition.
 slurm_run() {
     local script=$1 partition=$2 job_name=$3 gpus=${GPUS:-4} per_node=()
     shift 3
@@ -31,7 +31,7 @@ slurm_run() {
     export MASTER_PORT=${PORT:-29500}
     # SRUN_ARGS is a list of words on purpose.
     # shellcheck disable=SC2086
-    exec srun --partition="$partition" --job-name="$job_name" --ntasks="$gpus" ${per_node[@]+"${per_node[@]}"} \
+    exec srun ${partition:+"--partition=$partition"} --job-name="$job_name" --ntasks="$gpus" ${per_node[@]+"${per_node[@]}"} \
         --cpus-per-task="${CPUS_PER_TASK:-4}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
         "${PYTHON:-python}" -u "$(dirname "$0")/$script" "$@"
 }

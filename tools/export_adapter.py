@@ -1,16 +1,15 @@
 #!/usr/bin/env python
 """Publish what a run trained as one small file: ``python tools/export_adapter.py CONFIG CHECKPOINT OUT.safetensors``."""
 import argparse
-import logging
+import math
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
-
 from mmparax.analysis.predictions import build_and_load
+from mmparax.checkpoint.adapter_file import SUFFIX, description
 from mmparax.checkpoint.adapters import DTYPES, save_adapter
-from mmparax.cli import add_config_options, check_checkpoint, load_config, tool
+from mmparax.cli import add_config_options, quiet_config, tool
+from mmparax.deploy.standalone import check_new
 from mmparax.errors import bad_value
 
 
@@ -21,9 +20,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file of the run')
     parser.add_argument('out', help='file to write; ends in .safetensors')
     parser.add_argument('--no-head', action='store_true', help='leave out everything outside the backbone')
-    parser.add_argument('--dtype', choices=DTYPES, help='precision in the file (default: the one of the checkpoint)')
+    parser.add_argument('--dtype', choices=DTYPES, help='precision in the file (default: that of the model, '
+                        'float32, whatever the checkpoint has)')
     parser.add_argument('--metric', nargs='+', metavar='NAME=VALUE', default=[],
-                        help='what was measured with this checkpoint, e.g. mIoU=50.3 (default: what a best_* file says itself)')
+                        help='what was measured with this checkpoint, e.g. mIoU=50.3 (default: what a best_* or an '
+                        'adapter file says itself)')
+    parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
     add_config_options(parser)
     return parser.parse_args()
 
@@ -41,23 +43,28 @@ def given_metric(pairs: list) -> Dict[str, float]:
 
 
 def own_metric(checkpoint: Mapping[str, Any], path: str) -> Optional[Dict[str, float]]:
-    """What was measured with the weights of a ``best_*`` file: it is written right after its evaluation; others are not."""
+    """What was measured with the weights of an adapter file or a ``best_*`` file, if it says so.
+
+    A ``best_*`` file is written right after its evaluation; other checkpoints of a run are not. Measures without a value are
+    left out.
+    """
+    published = description(checkpoint)
+    if published:
+        return published['metric']
     hub = checkpoint.get('message_hub') or {}
     best = [value for name, value in (hub.get('runtime_info') or {}).items() if name.startswith('best_ckpt')]
     if Path(path).name not in [Path(str(value)).name for value in best]:
         return None
     return {name[len('val/'):]: float(history.current()) for name, history in hub['log_scalars'].items()
-            if name.startswith('val/') and not name.endswith('time')}
+            if name.startswith('val/') and not name.endswith('time') and math.isfinite(history.current())}
 
 
 @tool
 def main() -> None:
     args = parse_args()
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    cfg = load_config(args)
-    check_checkpoint(args.checkpoint)
+    cfg = quiet_config(args)
+    check_new(args.out, (SUFFIX, ), args.force)
     metric = given_metric(args.metric)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     model, content = build_and_load(cfg, args.checkpoint)
     about = save_adapter(model, args.out, include_head=not args.no_head, dtype=args.dtype, cfg=cfg,
                          metric=metric or own_metric(content, args.checkpoint),

@@ -1,16 +1,13 @@
 #!/usr/bin/env python
 """Write backbone and head as an ONNX file: ``python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx --shape H W``."""
 import argparse
-import logging
-import warnings
 from pathlib import Path
 
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
+from torch import nn
 
 from mmparax.analysis.data import model_config
 from mmparax.analysis.predictions import load_model
-from mmparax.cli import add_config_options, check_checkpoint, load_config, tool
+from mmparax.cli import add_config_options, quiet_config, tool
 from mmparax.deploy.merging import merge_adapter
 from mmparax.deploy.onnx_file import LEVELS, LOGITS, RUNTIME, SCORES, check_packages, compare_onnx, export_onnx
 from mmparax.deploy.standalone import check_new
@@ -41,31 +38,42 @@ def parse_args() -> argparse.Namespace:
 @tool
 def main() -> None:
     args = parse_args()
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    warnings.simplefilter('ignore')
-    cfg = load_config(args)
-    check_checkpoint(args.checkpoint)
+    cfg = quiet_config(args)
     check_packages()
     check_new(args.out, ('.onnx', ), args.force)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = load_model(cfg, args.checkpoint)
     if args.merge:
         merge_adapter(model)
     preprocessor = model_config(cfg).get('data_preprocessor') or {}
-    about = export_onnx(model, args.out, args.shape, args.batch, args.force, dict(data_preprocessor=preprocessor))
-    print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.1f} MB')
+    out = Path(args.out)
+    draft = out.with_name(f'.{out.stem}.part.onnx')
+    try:
+        about = export_onnx(model, draft, args.shape, args.batch, True, dict(data_preprocessor=preprocessor))
+        compared = compare(model, draft, args.out)
+        draft.replace(out)
+    finally:
+        draft.unlink(missing_ok=True)
+    print(f'{out}: {out.stat().st_size / 1e6:.1f} MB')
     print(f'in:  images {about["input"]["shape"]}, normalised: mean {preprocessor.get("mean")}, std {preprocessor.get("std")}')
     for output in about['outputs']:
         print(f'out: {output["name"]} {output["shape"]}')
     print(f'{about["outputs"][0]["name"]}: {MEANING[about["kind"]]}')
+    print(compared)
+
+
+def compare(model: nn.Module, draft: Path, out: str) -> str:
+    """Say how far the file is from the model.
+
+    Raises:
+        ParameterError: if it is too far.
+    """
     if not is_installed(RUNTIME):
-        print(f'Not compared: {RUNTIME} is not installed.')
-        return
-    difference = compare_onnx(model, args.out)
-    print(f'{RUNTIME} and torch differ by at most {difference:.3g} of the largest output (random images).')
+        return f'Not compared: {RUNTIME} is not installed.'
+    difference = compare_onnx(model, draft)
     if not difference <= TOLERANCE:
-        raise ParameterError(f'{args.out!r} gives other outputs than the model (by {difference:.3g} of the largest one, '
-                             f'more than {TOLERANCE}): do not use it.')
+        raise ParameterError(f'the ONNX file gives other outputs than the model (by {difference:.3g} of the largest one, more '
+                             f'than {TOLERANCE}): {out!r} was not written.')
+    return f'{RUNTIME} and torch differ by at most {difference:.3g} of the largest output (random images).'
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from mmparax.checkpoint.adapter_file import passport, read_adapter
+from mmparax.checkpoint.adapter_file import passport, printable, read_adapter
 from mmparax.cli import tool
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(about, indent=2))
         return
-    table = Table(title=args.file, show_header=False)
+    table = Table(title=printable(args.file), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow='fold')
     for label, value in passport(about):

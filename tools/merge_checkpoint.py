@@ -1,16 +1,12 @@
 #!/usr/bin/env python
 """Write a checkpoint that needs no base file: ``python tools/merge_checkpoint.py CONFIG CHECKPOINT OUT``."""
 import argparse
-import logging
-import warnings
 from pathlib import Path
 
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
 
 from mmparax.analysis.predictions import build_and_load
 from mmparax.backbones.adapted import adapted_backbones
-from mmparax.cli import add_config_options, check_checkpoint, load_config, tool
+from mmparax.cli import add_config_options, quiet_config, tool
 from mmparax.deploy.standalone import SUFFIXES, check_new, standalone, upstream_checkpoint, upstream_config, write_checkpoint
 
 
@@ -19,7 +15,7 @@ def parse_args() -> argparse.Namespace:
                                      'checkpoint; the config then needs no base_checkpoint.')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint or adapter file, with its head')
-    parser.add_argument('out', help='file to write; ends in .pth or .safetensors')
+    parser.add_argument('out', help='file to write; ends in .pth or, without --upstream, .safetensors')
     parser.add_argument('--upstream', action='store_true',
                         help="merge the adapters into the trunk and write the keys of the toolbox's own backbone, which then "
                         'needs no mmparax: LoRA, and methods that add no modules')
@@ -31,12 +27,9 @@ def parse_args() -> argparse.Namespace:
 @tool
 def main() -> None:
     args = parse_args()
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    warnings.simplefilter('ignore')
-    cfg = load_config(args)
-    check_checkpoint(args.checkpoint)
-    check_new(args.out, SUFFIXES, args.force)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    cfg = quiet_config(args)
+    # mmengine, which alone loads --upstream's file, reads no safetensors.
+    check_new(args.out, ('.pth', ) if args.upstream else SUFFIXES, args.force)
     model, content = build_and_load(cfg, args.checkpoint)
     meta = content.get('meta') or {}
     lines = ['Use it with the same config and model.backbone.base_checkpoint=None.']

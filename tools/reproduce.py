@@ -11,6 +11,7 @@ from typing import Any, Dict, List
 
 import torch
 from mmengine.logging import MMLogger
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from mmparax.reproduce.state import DONE, FAILED, seeds_of, summary
 from mmparax.reproduce.tiny import TinyScale
 
 SCENES = (800, 200)  # training and validation
+MIN_WIDTHS = {'row': 12, 'config': 12, 'published, %': 14, 'state': 12}  # of the columns of --list that may be folded
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,10 +52,12 @@ def parse_args() -> argparse.Namespace:
     how.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher (default: none)')
     how.add_argument('--gpus', type=int,
                      help="GPUs of a run; the batch stays the recipe's (default: 4 with a launcher, else 1)")
-    how.add_argument('--partition', default='', help='partition of the Slurm cluster')
-    how.add_argument('--iterations', type=int, help='tiny scale: iterations of each training')
+    how.add_argument('--partition', default='', help="partition of the Slurm cluster (default: the cluster's)")
+    how.add_argument('--iterations', type=int,
+                     help='tiny scale: iterations of each training; give --list and --report the same')
     how.add_argument('--data', default='data/scenes',
-                     help='tiny scale: folder of the scenes, made if absent (default: %(default)s)')
+                     help='tiny scale: folder of the scenes, made if absent; give --list and --report the same '
+                     '(default: %(default)s)')
     how.add_argument('--rerun-outdated', action='store_true',
                      help='run again what is done by other code than the present one')
     how.add_argument('--work-dir', default='work_dirs/reproduce', help='folder of all runs (default: %(default)s)')
@@ -73,8 +77,6 @@ def launch_of(args: argparse.Namespace) -> Launch:
         raise ParameterError('--scale tiny runs in one process, on a GPU if there is one: leave --gpus and --launcher out.')
     if args.launcher == 'none' and args.gpus not in (None, 1):
         raise bad_value('--gpus', args.gpus, 'several GPUs need a launcher', 'Add --launcher pytorch or --launcher slurm.')
-    if args.launcher == 'slurm' and not args.partition:
-        raise ParameterError('--launcher slurm needs --partition NAME, the partition of the cluster.')
     return Launch(args.launcher, args.gpus or (1 if args.launcher == 'none' else 4), args.partition)
 
 
@@ -115,10 +117,11 @@ def described(runner: Runner, cells: List[Cell], seeds: int) -> List[Dict[str, A
 
 def table_of(rows: List[Dict[str, Any]], tiny: bool) -> Table:
     """The cells as a table of text."""
-    table = Table(title='Cells; parameters: trained in the backbone, in millions')
+    table = Table(title='Cells; parameters: trained in the backbone, in millions', box=SIMPLE_HEAD, show_edge=False,
+                  padding=0)  # all of it in 100 columns
     for column in ('table', 'row', 'backbone', 'data set', 'config', 'published', 'built', 'published, %', 'state'):
         if not (tiny and column.startswith('published')):
-            table.add_column(column, overflow='fold', no_wrap=column != 'state',
+            table.add_column(column, overflow='fold', no_wrap=column not in MIN_WIDTHS, min_width=MIN_WIDTHS.get(column),
                              justify='right' if column in ('table', 'published', 'built') else 'left')
     for row in rows:
         numbers = [] if tiny else [millions(row['params_published'])]
@@ -150,9 +153,9 @@ def show(outcomes: List[Outcome]) -> None:
     wide_console().print(table)
 
 
-def report(runner: Runner, cells: List[Cell], path: Path) -> None:
+def report(runner: Runner, cells: List[Cell], path: Path, seeds: int) -> None:
     """Write a report and say where."""
-    write_report(Report(runner, cells, path.resolve().parent), path)
+    write_report(Report(runner, cells, path.parent, seeds), path)
     runner.scale.counts.save()
     print(f'Report: {path}')
 
@@ -176,7 +179,7 @@ def main() -> None:
             wide_console().print(table_of(rows, args.scale == 'tiny'))
         return
     if target:
-        report(runner, cells, target)
+        report(runner, cells, target, args.seeds)
         return
     if args.table is None:
         raise ParameterError('there is nothing to do: give --list, --report FILE, or --table N to run a table.')
@@ -196,7 +199,7 @@ def main() -> None:
     tables = '-'.join(map(str, sorted({cell.table for cell in cells})))
     for suffix in ('md', 'html'):
         whole = [cell for cell in scale.cells if cell.table in {run.table for run in cells}]
-        report(runner, whole, Path(args.work_dir) / args.scale / f'table{tables}.{suffix}')
+        report(runner, whole, Path(args.work_dir) / args.scale / f'table{tables}.{suffix}', args.seeds)
     if any(outcome.kind == FAILED for outcome in outcomes):
         sys.exit(1)
 

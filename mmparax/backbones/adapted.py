@@ -12,7 +12,7 @@ from mmparax.adapters.base import BlockInfo, build_method
 from mmparax.backbones.sites import AdaptedBlock, adapter_modules
 from mmparax.checkpoint.base import copy_base, fetch, locate
 from mmparax.checkpoint.files import read_weights
-from mmparax.checkpoint.state import check_keys, check_same_base
+from mmparax.checkpoint.state import CHECKED, CLAIM, check_keys, check_same_base
 from mmparax.errors import ParameterError, RandomBaseError, bad_value, check_options, keyword_defaults, keyword_names
 
 BASE, TUNED, ADAPTER, CENTER, OUTPUT_NORM = 'base', 'tuned', 'adapter', 'center', 'output_norm'
@@ -222,9 +222,7 @@ class AdaptedBackbone:
             ValueError: if the file is unreadable, or keys are missing, unexpected or of another shape.
         """
         self.check_unmerged('load its base')
-        if self.shared:
-            raise ParameterError(f'{type(self).__name__} cannot load a base: its trunk is that of other models of an '
-                                 'AdapterBank, too, and is there.')
+        self._check_unshared('load a base')
         given = read_weights(fetch(self.base_checkpoint))
         others = families_of(given)
         if others and self.family not in others:
@@ -239,6 +237,7 @@ class AdaptedBackbone:
     def init_weights(self) -> None:
         """Load the base if that has not happened; only a random trunk gets upstream's initialisation."""
         self.check_unmerged('be initialised')
+        self._check_unshared('be initialised')
         if self.base_source is None and self.base_checkpoint is not None:
             self.load_base()
         if self.base_source in ('file', 'checkpoint'):
@@ -281,11 +280,31 @@ class AdaptedBackbone:
             raise ParameterError(f'{type(self).__name__} cannot {action} while its adapters are merged into the frozen '
                                  'weights: call mmparax.unmerge_adapter(model) first.')
 
+    def _check_unshared(self, action: str) -> None:
+        if self.shared:
+            raise ParameterError(f'{type(self).__name__} cannot {action}: its trunk is that of other models of an '
+                                 'AdapterBank, too, and is there.')
+
     def _save_to_state_dict(self, *args: Any) -> None:
         self.check_unmerged('give its state dict (to save it, for example)')
         super()._save_to_state_dict(*args)
 
-    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+    def _check_claim(self, metadata: Mapping[str, Any]) -> None:
+        """Check the base of a state dict without trunk by what it says of itself, unless that was done before."""
+        claim = metadata.get(CLAIM)
+        if claim is CHECKED:
+            return
+        known = claim if isinstance(claim, dict) else {}
+        if known.get('fingerprint') and len(known.get('backbones') or ()) == 1:  # several have one fingerprint together
+            from mmparax.checkpoint.fingerprint import check_fingerprint  # imports this module
+            check_fingerprint(self, known, 'the state dict')
+        else:
+            print_log(f'{type(self).__name__} loads a state dict without a frozen trunk that does not say on which base it '
+                      'was trained: that was not checked. Load the checkpoint by mmengine.runner.load_checkpoint, which does.',
+                      logger='current', level=logging.WARNING)
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, local_metadata: Dict[str, Any],
+                              *args: Any) -> None:
         self.check_unmerged('load a checkpoint')
         given = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
         base = self._base()
@@ -301,9 +320,11 @@ class AdaptedBackbone:
                 state_dict.update({prefix + name: parameter.detach() for name, parameter in base.items()})
         elif self.base_source is not None and not base.keys() & given.keys():
             # A small checkpoint: the trunk that is there is not missing.
+            if given and self.method is not None:
+                self._check_claim(local_metadata)
             state = self.state_dict()
             state_dict.update({prefix + name: state[name] for name in self.trunk_names() if name not in given})
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     # ---- running ----
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, BlockInfo, Method
-from mmparax.errors import UpstreamChangedError
+from mmparax.errors import ParameterError, UpstreamChangedError
 
 
 def swap_class(module: nn.Module, expected: Sequence[type], replacement: type, forward: Sequence[str]) -> None:
@@ -67,6 +67,19 @@ class AdaptedLinear(AdapterHost, nn.Linear):
             start, stop = self.slices[name]
             self.weight[start:stop].copy_(rows)
         self.kept.clear()
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._check_unmerged('give its state dict')  # the backbone says so, too, but a part of it can be asked alone
+        super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._check_unmerged('load weights')
+        super()._load_from_state_dict(*args)
+
+    def _check_unmerged(self, action: str) -> None:
+        if self.kept:
+            raise ParameterError(f'a part of a backbone cannot {action} while its adapters are merged into its weights: call '
+                                 'mmparax.unmerge_adapter(model) first.')
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(x, self.weight, self.bias)

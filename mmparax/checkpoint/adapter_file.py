@@ -44,6 +44,10 @@ class AdapterFile:
     about: Dict[str, Any]
 
 
+class Verified(dict):
+    """A description that belongs to its file by the digests of both; only :func:`as_checkpoint` makes one, no file does."""
+
+
 def plain_json(value: Any) -> Any:
     """Configs, NumPy data and tuples as what JSON has; a class by its name, a number that is not finite as a text."""
     if isinstance(value, Mapping):
@@ -71,17 +75,21 @@ def write_adapter(path: Union[str, Path], tensors: Mapping[str, Tensor], about: 
         The description as it is in the file.
 
     Raises:
-        ParameterError: for another suffix.
+        ParameterError: for another suffix, or a description that could not be read again.
         StorageError: if it cannot be written.
     """
     if Path(path).suffix != SUFFIX:
         raise bad_value('path', str(path), f'adapter files end in {SUFFIX}')
+    about = plain_json(about)
+    wrong = _problems({**about, 'tensors': {}})
+    if wrong:
+        raise ParameterError(f'the description of an adapter file to write has no valid {", ".join(wrong)}: nothing was '
+                             'written. docs/adapter_files.md lists its fields.')
     prefix = _prefix(about)
     tensors = {MARK + name[len(prefix):] if prefix is not None and name.startswith(prefix) else name:
                value.detach().cpu().contiguous() for name, value in tensors.items()}
-    described = dict(number=len(tensors), bytes=sum(value.nbytes for value in tensors.values()),
-                     sha256=digest(tensors.items()))
-    about = {name: value for name, value in plain_json(about).items() if name not in ('sha256', 'format_version', 'tensors')}
+    described = _summary(tensors)
+    about = {name: value for name, value in about.items() if name not in ('sha256', 'format_version', 'tensors')}
     about = {'sha256': BLANK, 'format_version': FORMAT, **about, 'tensors': described}
     text = json.dumps(about, separators=(',', ':'), allow_nan=False)
     about['sha256'] = hashlib.sha256(text.encode()).hexdigest()
@@ -144,15 +152,38 @@ def verified(tensors: Mapping[str, Tensor], texts: Mapping[str, str], source: st
     if not isinstance(given, str) or len(given) != len(BLANK) or \
             hashlib.sha256(texts[KEY].replace(given, BLANK, 1).encode(errors='surrogatepass')).hexdigest() != given:
         raise ParameterError(f'{damaged}: its description is not the one that was written (the digest differs). Get it again.')
-    wrong = _invalid(about, FIELDS)
-    if not wrong:
-        wrong = [f'backbones.{name}' for name, entry in about['backbones'].items()
-                 if not isinstance(entry, dict) or _invalid(entry, OF_BACKBONE) or 'type' not in entry['adapter']]
+    wrong = _problems(about)
     if wrong:
         raise ParameterError(f'{damaged}: its description has no valid {", ".join(wrong)}. Get it again.')
-    if digest(tensors.items()) != about['tensors'].get('sha256'):
+    if any(about['tensors'].get(name) != value for name, value in _summary(tensors).items()):
         raise ParameterError(f'{damaged}: its tensors are not those that were written (the digest differs). Get it again.')
     return about
+
+
+def _summary(tensors: Mapping[str, Tensor]) -> Dict[str, Any]:
+    """What a description says of the tensors, under their names in the file."""
+    return dict(number=len(tensors), bytes=sum(value.nbytes for value in tensors.values()), sha256=digest(tensors.items()))
+
+
+def _problems(about: Mapping[str, Any]) -> List[str]:
+    """Names of what a description lacks, or has in another form than it must."""
+    wrong = _invalid(about, FIELDS)
+    if wrong:
+        return wrong
+    wrong = [f'backbones.{printable(name)}' for name, entry in about['backbones'].items()
+             if not isinstance(entry, dict) or _invalid(entry, OF_BACKBONE) or 'type' not in entry['adapter']]
+    return wrong + ([] if valid_classes(about['dataset_meta'] or {}) else ['dataset_meta.classes'])
+
+
+def valid_classes(dataset_meta: Mapping[str, Any]) -> bool:
+    """Whether the names of the classes, if there are any, are a list of texts."""
+    classes = dataset_meta.get('classes')
+    return classes is None or isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)
+
+
+def printable(text: str) -> str:
+    """A text from a file, with what is no printable character, such as an escape sequence of terminals, as its code."""
+    return ''.join(sign if sign.isprintable() else sign.encode('unicode_escape').decode() for sign in text)
 
 
 def _invalid(fields: Mapping[str, Any], wanted: Mapping[str, tuple]) -> List[str]:
@@ -185,21 +216,20 @@ def as_checkpoint(content: Any, source: str) -> Any:
     if not isinstance(texts, dict) or not isinstance(texts.get(KEY), str):
         return content
     about = verified(content['state_dict'], texts, source)
-    meta = dict(mmparax=dict(about, source=source))
+    meta = dict(mmparax=Verified(about, source=source))
     if about['dataset_meta'] is not None:
         meta['dataset_meta'] = tupled(about['dataset_meta'])
     return dict(state_dict=placed(content['state_dict'], about), meta=meta)
 
 
-
 def description(checkpoint: Any) -> Optional[Dict[str, Any]]:
     """The description of an adapter file in what :func:`as_checkpoint` made of it; None of any other checkpoint."""
     found = (checkpoint.get('meta') or {}).get('mmparax') if isinstance(checkpoint, Mapping) else None
-    return found if isinstance(found, dict) and 'format_version' in found else None
+    return found if isinstance(found, Verified) else None
 
 
 def passport(about: Mapping[str, Any]) -> List[Tuple[str, str]]:
-    """The description of a file as (label, text) for people."""
+    """The description of a file as (label, text) for people; no text of the file reaches a terminal as a command."""
     rows = [('format', f'{about["format_version"]}, written by mmparax {about["version"]}')]
     for name, entry in about['backbones'].items():
         options = {key: value for key, value in entry['options'].items() if value not in (None, {}, [], False, 0)}
@@ -214,13 +244,14 @@ def passport(about: Mapping[str, Any]) -> List[Tuple[str, str]]:
     classes = meta.get('classes') or []
     shown = ', '.join(map(str, classes[:8])) + (', …' if len(classes) > 8 else '')
     tensors = about['tensors']
-    return rows + [
+    rows += [
         ('fingerprint of the base', about['fingerprint']), ('model', about['model']),
         ('head', (', '.join(heads) or 'yes') if about['head_included'] else 'none'),
         ('classes', f'{len(classes)}: {shown}' if classes else '–'),
         ('metric', _listed(about['metric'] or {}) or '–'),
-        ('tensors', f'{tensors.get("number")}, {(tensors.get("bytes") or 0) / 1e6:.2f} MB, {about["dtype"]}'),
+        ('tensors', f'{tensors["number"]}, {tensors["bytes"] / 1e6:.2f} MB, {about["dtype"]}'),
         ('digest of the tensors', f'{tensors["sha256"]} (checked)')]
+    return [(printable(label), printable(text)) for label, text in rows]
 
 
 def _listed(values: Mapping[str, Any]) -> str:

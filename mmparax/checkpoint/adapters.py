@@ -1,20 +1,22 @@
 """Saves what a model trained as one small file, and loads it onto the base that it was trained on."""
 import logging
+import math
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
+import numpy as np
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import adapted_backbones
-from mmparax.checkpoint.adapter_file import AdapterFile, plain_json, read_adapter, tupled, write_adapter
+from mmparax.checkpoint.adapter_file import AdapterFile, plain_json, read_adapter, tupled, valid_classes, write_adapter
 from mmparax.checkpoint.base import SHIPPED, is_url
-from mmparax.checkpoint.fingerprint import describe
+from mmparax.checkpoint.fingerprint import converted, describe
 from mmparax.checkpoint.loader import unwrapped
 from mmparax.checkpoint.origin import check_adapter, split_names
 from mmparax.checkpoint.trained import trunk_names
-from mmparax.errors import ParameterError, check_choice
+from mmparax.errors import ParameterError, bad_value, check_choice, check_number
 
 DTYPES = ('float32', 'float16', 'bfloat16')
 
@@ -57,6 +59,11 @@ def save_adapter(model: nn.Module, path: Union[str, Path], include_head: bool = 
                              'to save. Keep the checkpoint of the run, which holds the whole model.')
     if dtype is not None:
         check_choice('dtype', dtype, DTYPES)
+    if converted(model):
+        raise ParameterError(f'the frozen weights of {type(model).__name__} are {converted(model)}, not float32 as they were '
+                             'loaded: the file would fit no base. Save before model.half() or model.to(dtype); a small file '
+                             "is made by dtype='float16'.")
+    metric, dataset_meta = _checked_metric(metric), _dataset_meta(model, dataset_meta)
     state = model.state_dict()
     own, head = split_names(model, state)
     trunk = trunk_names(model)
@@ -72,8 +79,7 @@ def save_adapter(model: nn.Module, path: Union[str, Path], include_head: bool = 
     about = dict(described, model=type(model).__name__, head_included=bool(include_head and head),
                  head=_head_config(model, cfg) if include_head and head else None,
                  dtype='/'.join(sorted(floats)) or None,
-                 dataset_meta=_dataset_meta(model, dataset_meta) if include_head else None,
-                 metric=None if metric is None else dict(metric))
+                 dataset_meta=dataset_meta if include_head else None, metric=metric)
     return write_adapter(path, tensors, about)
 
 
@@ -153,7 +159,6 @@ def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         state[name].copy_(value)
 
 
-
 def base_name(source: Optional[str]) -> Optional[str]:
     """What a published file calls a base: its address, or the name of a local file without the folders around it."""
     return source if source is None or is_url(source) or source.startswith(SHIPPED) else Path(source).name
@@ -181,4 +186,18 @@ def _head_config(model: nn.Module, cfg: Optional[Mapping[str, Any]]) -> Optional
 
 def _dataset_meta(model: nn.Module, given: Optional[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
     found = given or getattr(model, 'dataset_meta', None) or getattr(model, '_dataset_meta', None)
-    return plain_json(found) if found else None
+    found = plain_json(found) if found else None
+    if found is not None and not (isinstance(found, dict) and valid_classes(found)):
+        raise bad_value('dataset_meta', found, 'it is a dict, whose classes are a list of texts',
+                        "Use dataset_meta=dict(classes=('road', 'car'), palette=[[0, 0, 0], [255, 0, 0]]).")
+    return found
+
+
+def _checked_metric(metric: Optional[Mapping[str, Any]]) -> Optional[Dict[str, float]]:
+    """Names and values as texts and numbers; a tensor or array of one element is a number, too."""
+    if metric is None:
+        return None
+    if not isinstance(metric, Mapping):
+        raise bad_value('metric', metric, 'it is a dict of numbers by name', 'Use metric=dict(mIoU=50.3), for example.')
+    return {str(name): check_number(f'metric[{name!r}]', value.item() if isinstance(value, (Tensor, np.ndarray))
+                                    and math.prod(value.shape) == 1 else value) for name, value in metric.items()}

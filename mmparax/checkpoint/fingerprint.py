@@ -2,6 +2,7 @@
 import hashlib
 from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import BASE, AdaptedBackbone, adapted_backbones
@@ -85,6 +86,12 @@ def stamp(checkpoint: Dict[str, Any], model: nn.Module) -> None:
         checkpoint['meta']['mmparax'] = describe(model)
 
 
+def converted(model: nn.Module) -> Optional[str]:
+    """Names of the dtypes that frozen weights were converted to (``model.half()``), or None: they are as they were loaded."""
+    dtypes = {value.dtype for _, backbone in adapted_backbones(model) for _, value in frozen_parameters(backbone)}
+    return ', '.join(sorted(str(dtype)[len('torch.'):] for dtype in dtypes - {torch.float32})) or None
+
+
 def check_fingerprint(model: nn.Module, described: Mapping[str, Any], source: str) -> None:
     """Check that a checkpoint was made on the base that ``model`` has loaded.
 
@@ -99,6 +106,10 @@ def check_fingerprint(model: nn.Module, described: Mapping[str, Any], source: st
     theirs, ours = described.get('fingerprint'), fingerprint(model)
     if theirs and ours and theirs != ours:
         bases = ', '.join(repr(entry.get('base_checkpoint')) for entry in (described.get('backbones') or {}).values())
+        if converted(model):
+            raise ParameterError(f'{source} cannot be compared with the base of {type(model).__name__}, whose frozen weights '
+                                 f'are {converted(model)} now, not float32 as they were loaded: load it first, then convert the '
+                                 'model (.half() or .to(dtype)).')
         raise ParameterError(f'{source} was trained on another base: its fingerprint is {theirs[:12]}… ({bases}), that of '
                              f'the loaded base {ours[:12]}…. Set model.backbone.base_checkpoint to the base that it was '
                              'trained on.')

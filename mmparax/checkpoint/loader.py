@@ -4,19 +4,19 @@ mmengine falls back to full unpickling when a file holds more than tensors and p
 It loads what fits of a checkpoint and logs the rest, which is how adapters came to run on a random trunk.
 """
 from collections import OrderedDict
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Iterable, Mapping
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from mmparax.checkpoint.adapter_file import as_checkpoint
+from mmparax.checkpoint.adapter_file import Verified, as_checkpoint
 from mmparax.checkpoint.base import SHIPPED, fetch
 from mmparax.checkpoint.files import read_file, read_torch, refusal
 from mmparax.checkpoint.meta_text import with_meta
+from mmparax.checkpoint.state import CHECKED, CLAIM, EMA, EMA_PREFIX
 
-CLAIM = 'mmparax'  # key among the metadata of a state dict
 FRESH_HEAD = 'fresh_head'  # in the claim of an adapter file from which a training starts: the head may begin anew
 
 
@@ -35,11 +35,20 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: Any = Non
 def with_claim(content: Any) -> Any:
     """Let the weights of a checkpoint carry the fingerprint in its metadata, which their loading does not see otherwise."""
     described = (content.get('meta') or {}).get('mmparax') if isinstance(content, dict) else None
-    if isinstance(described, dict) and isinstance(content.get('state_dict'), dict):
-        weights = OrderedDict(content['state_dict'])
-        weights._metadata = {**getattr(content['state_dict'], '_metadata', {}), CLAIM: described}
-        content['state_dict'] = weights
+    if isinstance(described, dict):
+        names = list(described['backbones']) if isinstance(described.get('backbones'), dict) else []
+        for key, prefix in (('state_dict', ''), (EMA, EMA_PREFIX)):
+            if isinstance(content.get(key), dict):
+                content[key] = noted(content[key], described, [(prefix + name).rstrip('.') for name in names])
+                content[key]._metadata[CLAIM] = described
     return content
+
+
+def noted(weights: Mapping[str, Any], claim: Any, modules: Iterable[str]) -> 'OrderedDict[str, Any]':
+    """A copy of a state dict with a claim in its metadata of some modules, which each of them sees when it is loaded."""
+    copied, known = OrderedDict(weights), getattr(weights, '_metadata', None) or {}
+    copied._metadata = {**known, **{name: {**known.get(name, {}), CLAIM: claim} for name in modules}}
+    return copied
 
 
 def _load_stream(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
@@ -68,7 +77,7 @@ def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """
     backbones = [(name, part) for name, part in model.named_modules() if hasattr(part, 'check_state')]
     claim = (getattr(state_dict, '_metadata', None) or {}).get(CLAIM) or {}
-    if 'format_version' in claim:
+    if isinstance(claim, Verified):
         from mmparax.checkpoint.origin import check_adapter  # imports the toolboxes
         check_adapter(model, claim, state_dict, f'the adapter file {claim["source"]!r}',
                       'any part' if claim.get(FRESH_HEAD) else 'required')
@@ -77,7 +86,8 @@ def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     for name, part in backbones:
         prefix = f'{name}.' if name else ''
         part.check_state({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)})
-        small = small or part.method is not None and not any(prefix + key in state_dict for key in part.trunk_names())
+        small = small or part.method is not None and not any(
+            prefix + key in state_dict for key, role in part.parameter_roles().items() if role == 'base')
     if small:
         from mmparax.checkpoint.origin import check_base
         check_base(model, claim, 'the checkpoint')
@@ -95,8 +105,10 @@ def load_state_dict(module: nn.Module, state_dict: Dict[str, Any], *args: Any, *
     Raises:
         ParameterError: if a part does not fit; nothing is loaded then.
     """
-    check_fit(unwrapped(module), state_dict)
-    _load_what_fits(module, state_dict, *args, **kwargs)
+    model = unwrapped(module)
+    check_fit(model, state_dict)
+    backbones = [name for name, part in model.named_modules() if hasattr(part, 'check_state')]
+    _load_what_fits(module, noted(state_dict, CHECKED, backbones), *args, **kwargs)
 
 
 def install() -> None:

@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
-from mmparax.checkpoint.fingerprint import check_fingerprint, fingerprint, plain
+from mmparax.checkpoint.fingerprint import check_fingerprint, converted, fingerprint, plain
 from mmparax.checkpoint.state import misfit, wrong_shapes
 from mmparax.checkpoint.trained import trunk_names
 from mmparax.errors import ParameterError, RandomBaseError
@@ -165,7 +165,7 @@ def check_base(model: nn.Module, described: Mapping[str, Any], source: str) -> N
         raise ParameterError(f'{source} holds no frozen trunk and does not say on which one it was trained (it has no '
                              'meta.mmparax.fingerprint): give a file that mmparax wrote.')
     if any(backbone.base_source == 'random' for _, backbone in adapted_backbones(model)) and \
-            fingerprint(model) != described['fingerprint']:
+            not converted(model) and fingerprint(model) != described['fingerprint']:
         raise ParameterError(f'{source} was trained on {_base(described)}, and the trunk of {type(model).__name__} is random '
                              '(allow_random_base=True). Set model.backbone.base_checkpoint to that base.')
     check_fingerprint(model, described, source)

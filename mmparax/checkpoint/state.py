@@ -7,6 +7,10 @@ from torch import Tensor
 from mmparax.checkpoint.base import ignorable
 from mmparax.errors import ParameterError
 
+# Among the metadata that a state dict has of each module: what the checkpoint says of itself, or CHECKED once the model was
+# compared with it. An object, because no file can hold it.
+CLAIM, CHECKED = 'mmparax', object()
+EMA, EMA_PREFIX = 'ema_state_dict', 'module.'  # mmengine's key in a checkpoint, and what is before the names below it
 REMEDY = ('Give the checkpoint of this config (same arch and adapter); the file of a pre-trained trunk belongs to '
           'model.backbone.base_checkpoint. Nothing was loaded.')
 

@@ -5,8 +5,7 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
-
-EMA, EMA_PREFIX = 'ema_state_dict', 'module.'  # mmengine's key in a checkpoint, and what is before the names below it
+from mmparax.checkpoint.state import EMA, EMA_PREFIX
 
 
 def names_in(prefix: str, names: List[str]) -> Set[str]:

@@ -48,7 +48,7 @@ def write_scenes(root: Union[str, Path], num_train: int, num_val: int, seed: int
         force: replace another data set of this kind in ``root``.
 
     Returns:
-        False if ``root`` held this very data set already, so that nothing was written.
+        False if ``root`` held this very data set already, or another process has put it there by the end.
 
     Raises:
         ParameterError: if an argument is out of range, or ``root`` holds something else.
@@ -73,7 +73,12 @@ def write_scenes(root: Union[str, Path], num_train: int, num_val: int, seed: int
         _write_json(draft / 'classes.json', dict(meta, files=_count_files(draft)), indent=1)
         if force and root.exists():
             shutil.rmtree(root)
-        draft.rename(root)
+        try:
+            draft.rename(root)
+        except OSError:
+            if not _holds(root, meta, force=False):  # another process may have written the same scenes in the meantime
+                raise
+            return False
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return True

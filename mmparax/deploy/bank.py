@@ -1,5 +1,7 @@
 """Several tasks on one frozen trunk in one process."""
+import copy
 import threading
+import weakref
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
@@ -7,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from mmparax.analysis.data import datasets_of
 from mmparax.analysis.predictions import load_model
 from mmparax.backbones.adapted import BASE, AdaptedBackbone, adapted_backbones
 from mmparax.checkpoint.loader import unwrapped
@@ -22,7 +25,9 @@ class AdapterBank:
     builds its model whole and then drops its copy of the trunk: for that moment there are two.
 
     Different tasks may run in different threads at the same time, for running only reads the trunk. One task runs in one
-    thread at a time: its ViT notes the size of the input in its blocks, and heads may keep notes of their own.
+    thread at a time: its ViT notes the size of the input in its blocks, and heads may keep notes of their own. That is
+    ``model.test_step``; what looks names up (:meth:`add`, the toolboxes' ``inference_*``) runs alone: the scope of the
+    names is one for the whole process.
 
     Args:
         device: where all models are, such as ``'cpu'`` or ``'cuda:0'``. Move or convert none of them afterwards.
@@ -36,7 +41,7 @@ class AdapterBank:
     """
 
     def __init__(self, device: Union[str, torch.device] = 'cpu'):
-        self.device = torch.device(device)
+        self.device = torch.empty(0, device=device).device  # with its number
         self._models: Dict[str, nn.Module] = {}
         self._trunk: Dict[str, nn.Parameter] = {}
         self._uses: Dict[str, List[Tuple[nn.Module, str, nn.Parameter, torch.dtype]]] = {}
@@ -46,13 +51,17 @@ class AdapterBank:
     def add(self, name: str, config: Union[str, Config], checkpoint: str) -> nn.Module:
         """Build the model of a config, load a checkpoint or adapter file into it, and put it on the shared trunk.
 
+        Sets the process's default scope meanwhile: no other thread may build or infer by the toolboxes' functions then.
+
         Args:
             name: of the task.
             config: path of a config file, or what was read from one.
             checkpoint: path or URL; with its head.
 
         Returns:
-            The model in evaluation mode, with ``cfg`` and ``dataset_meta``, as the toolboxes' ``inference_*`` want it.
+            The model in evaluation mode, with ``dataset_meta`` and ``cfg``, as ``mmseg.apis.inference_model`` and
+            ``mmdet.apis.inference_detector`` want it: in that copy of the config, the transforms of the test pipelines
+            name their scope.
 
         Raises:
             ParameterError: if the checkpoint does not fit, or as in :meth:`adopt`.
@@ -61,7 +70,7 @@ class AdapterBank:
         cfg = Config.fromfile(config) if isinstance(config, str) else config
         with self._lock, DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
             model = load_model(cfg, checkpoint)
-            model.cfg = cfg
+            model.cfg = _with_scopes(cfg)
             return self.adopt(name, model)
 
     def adopt(self, name: str, model: nn.Module) -> nn.Module:
@@ -75,21 +84,19 @@ class AdapterBank:
             ``model``.
 
         Raises:
-            ParameterError: if the name is taken, the trunk is not the one of the other tasks, nothing of it is frozen
-                (``adapter=None``), or adapters are merged; the model is as it was.
+            ParameterError: if the name is taken, the trunk is not the one of the other tasks or is shared already, nothing
+                of it is frozen (``adapter=None``), or adapters are merged; the model is as it was.
             RandomBaseError: if its base has not been loaded.
         """
         model = unwrapped(model)
         with self._lock:
             self._check_free(name)
             backbone = self._backbone_of(model)
+            self._check_same_trunk(name, backbone, _frozen(backbone))
             model.to(self.device).eval()
-            roles = backbone.parameter_roles()
-            frozen = {key: value for key, value in backbone.named_parameters() if roles[key] == BASE}
-            self._check_same_trunk(name, backbone, frozen)
             self._family = backbone.family
             uses = []
-            for key, value in frozen.items():
+            for key, value in _frozen(backbone).items():
                 path, _, attribute = key.rpartition('.')
                 module = backbone.get_submodule(path)
                 module._parameters[attribute] = self._trunk.setdefault(key, value)
@@ -107,21 +114,28 @@ class AdapterBank:
         with self._lock:
             self._check_known(name)
             for module, attribute, shared, dtype in self._uses[name]:
-                if module._parameters[attribute] is not shared or shared.dtype != dtype:
+                if module._parameters[attribute] is not shared or (shared.dtype, shared.device) != (dtype, self.device):
                     raise ParameterError(f'the model of {name!r} no longer runs on the shared trunk: it was moved or '
                                          'converted after it was added. Remove it and add it again.')
             return self._models[name]
 
     def remove(self, name: str) -> None:
-        """Forget a task; what only it needed is freed once nobody holds its model.
+        """Forget a task and free what only it needed; if somebody still holds its model, that gets a trunk of its own.
 
         Raises:
             ParameterError: if there is no such task.
         """
         with self._lock:
             self._check_known(name)
-            del self._models[name], self._uses[name]
+            held, left = weakref.ref(self._models.pop(name)), self._uses.pop(name)
             needed = {id(shared) for uses in self._uses.values() for _, _, shared, _ in uses}
+            model = held()
+            if model is not None:
+                for module, attribute, shared, _ in left:
+                    if id(shared) in needed and module._parameters[attribute] is shared:
+                        module._parameters[attribute] = nn.Parameter(shared.detach().clone(), requires_grad=False)
+                for _, backbone in adapted_backbones(model):
+                    backbone.shared = False
             self._trunk = {key: value for key, value in self._trunk.items() if id(value) in needed}
             self._family = self._family if self._models else None
 
@@ -154,6 +168,9 @@ class AdapterBank:
         backbone, = backbones
         backbone.check_base()
         backbone.check_unmerged('join an AdapterBank')
+        if backbone.shared:
+            raise ParameterError(f'the trunk of this {type(backbone).__name__} is that of an AdapterBank already: remove its '
+                                 'task there first, or build a model of its own.')
         if backbone.method is None:
             raise ParameterError('adapter=None trains the whole backbone: there is no frozen trunk that an AdapterBank could '
                                  'share. Choose an adapter.')
@@ -166,8 +183,24 @@ class AdapterBank:
                                  f'{self._family}: use another bank for it.')
         others = [key for key, value in frozen.items() if key in self._trunk and not (
             value.shape == self._trunk[key].shape and value.dtype == self._trunk[key].dtype
-            and torch.equal(value, self._trunk[key]))]
+            and torch.equal(value.to(self.device), self._trunk[key]))]
         if others:
             raise ParameterError(f'the model of {name!r} has another trunk than the other tasks of this AdapterBank: '
                                  f'{listed(others)} of {len(frozen)} frozen weights differ. All tasks need the same '
                                  'base, arch and precision; use another bank for it.')
+
+
+def _frozen(backbone: AdaptedBackbone) -> Dict[str, nn.Parameter]:
+    roles = backbone.parameter_roles()
+    return {key: value for key, value in backbone.named_parameters() if roles[key] == BASE}
+
+
+def _with_scopes(cfg: Config) -> Config:
+    """A copy of a config whose test pipelines are built without regard to the default scope."""
+    cfg = copy.deepcopy(cfg)
+    pipelines = [dataset.get('pipeline') for dataset in datasets_of(cfg.get('test_dataloader'))] + [cfg.get('test_pipeline')]
+    for transform in (transform for pipeline in pipelines for transform in pipeline or []):
+        if isinstance(transform, dict):
+            # Holds for the transforms inside of it, too: they are built while it is.
+            transform.setdefault('_scope_', cfg.get('default_scope', 'mmengine'))
+    return cfg

@@ -110,14 +110,14 @@ def compare_onnx(model: nn.Module, path: Union[str, Path], seed: int = 0) -> flo
     """Run an ONNX file in onnxruntime and return the largest difference to ``model``, relative to the largest output.
 
     Args:
-        model: what was exported.
+        model: what was exported, in the precision of the file.
         path: the file.
         seed: of the random images.
     """
     import onnxruntime  # optional
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     source, = session.get_inputs()
-    images = torch.randn(source.shape, generator=torch.Generator().manual_seed(seed))
-    found = session.run(None, {source.name: images.numpy()})
-    expected = flat(Deployable(unwrapped(model)).eval()(images.to(next(model.parameters()))))
+    images = torch.randn(source.shape, generator=torch.Generator().manual_seed(seed)).to(next(model.parameters()))
+    found = session.run(None, {source.name: images.cpu().numpy()})
+    expected = flat(Deployable(unwrapped(model)).eval()(images))
     return max(float((torch.from_numpy(a) - b.cpu()).abs().max() / b.abs().max()) for a, b in zip(found, expected))

@@ -43,25 +43,29 @@ def upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Tuple[Dict
         The checkpoint, and the largest difference of two outputs.
 
     Raises:
-        ParameterError: if the adapters cannot be merged.
+        ParameterError: if the adapters cannot be merged, or the model is in half precision.
     """
     backbones = adapted_backbones(model)
     for _, backbone in backbones:
         check_mergeable(backbone)
+        _check_precision(backbone)
     names = list(model.state_dict())
     for prefix, backbone in backbones:
         own = [f'{prefix}.{name}' if prefix else name for name in backbone.names_of(ADAPTER, CENTER)]
         names = [name for name in names if name not in set(own)]
-    training = model.training
-    model.eval()
-    expected = [_outputs(backbone) for _, backbone in backbones]
-    merge_adapter(model)
-    # Not by state_dict(), which a merged model refuses, because with its adapters it would be another model.
-    state: Dict[str, Tensor] = {**dict(model.named_parameters(remove_duplicate=False)),
-                                **dict(model.named_buffers(remove_duplicate=False))}
-    state = {name: state[name].detach().clone() for name in names}
-    unmerge_adapter(model)
-    model.train(training)
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        expected = [_outputs(backbone) for _, backbone in backbones]
+        merge_adapter(model)
+        # Not by state_dict(), which a merged model refuses, because with its adapters it would be another model.
+        state: Dict[str, Tensor] = {**dict(model.named_parameters(remove_duplicate=False)),
+                                    **dict(model.named_buffers(remove_duplicate=False))}
+        state = {name: state[name].detach().clone() for name in names}
+    finally:
+        unmerge_adapter(model)
+        for module, training in modes.items():
+            module.training = training  # each its own: some may have been set apart, such as norms that do not adapt
     worst = 0.
     for (prefix, backbone), before in zip(backbones, expected):
         start = f'{prefix}.' if prefix else ''
@@ -108,6 +112,13 @@ def check_new(path: Union[str, Path], suffixes: Tuple[str, ...], overwrite: bool
         raise bad_value('OUT', str(path), f'it must end in {" or ".join(suffixes)}')
     if Path(path).exists() and not overwrite:
         raise bad_value('OUT', str(path), 'the file exists', 'Choose another name, or replace it by --force.')
+
+
+def _check_precision(backbone: AdaptedBackbone) -> None:
+    found = sorted({str(value.dtype) for value in backbone.parameters()} - {'torch.float32', 'torch.float64'})
+    if found:
+        raise ParameterError(f'{type(backbone).__name__} is in {" and ".join(found)}, and outputs are compared in torch.float32 '
+                             'or torch.float64: load it without converting it, and convert what comes out.')
 
 
 @torch.no_grad()

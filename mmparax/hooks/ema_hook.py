@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmparax.checkpoint.loader import unwrapped
-from mmparax.checkpoint.trained import EMA
+from mmparax.checkpoint.state import EMA
 from mmparax.errors import bad_value, check_int, check_number
 from mmparax.registry import HOOKS
 

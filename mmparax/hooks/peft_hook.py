@@ -1,5 +1,5 @@
 """Tells what trains, and stops a run that would train the wrong thing."""
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import Hook
@@ -7,10 +7,11 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmparax.analysis.parameters import count_parameters
-from mmparax.checkpoint.adapter_file import description
+from mmparax.checkpoint.adapter_file import Verified, description
 from mmparax.checkpoint.fingerprint import stamp
-from mmparax.checkpoint.loader import CLAIM, FRESH_HEAD, unwrapped
+from mmparax.checkpoint.loader import FRESH_HEAD, unwrapped
 from mmparax.checkpoint.origin import keep_fitting_head
+from mmparax.checkpoint.state import CLAIM
 from mmparax.checkpoint.trained import keep_trained, needed_trunks, trim_histories
 from mmparax.errors import bad_value, check_choice
 from mmparax.hooks import checks, structure
@@ -18,6 +19,17 @@ from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.registry import HOOKS
 
 SAVE = ('trained', 'all')
+
+
+class FirstLook(Hook):
+    """Lets :class:`PEFTHook`, which comes last elsewhere, judge a checkpoint before hooks of moving averages copy from it."""
+    priority = 'HIGHEST'
+
+    def __init__(self, judge: Callable[[Runner, Dict[str, Any]], None]):
+        self._judge = judge
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        self._judge(runner, checkpoint)
 
 
 @HOOKS.register_module()
@@ -61,8 +73,15 @@ class PEFTHook(Hook):
             if isinstance(loop, BaseLoop):  # those of this run; the others are configs
                 metainfo = getattr(loop.dataloader.dataset, 'metainfo', None) or {}
                 structure.check_class_counts(model, metainfo, f'{name}_dataloader.dataset')
+        if not any(isinstance(hook, FirstLook) for hook in runner.hooks):
+            # A new list: the runner is walking over the old one, in which every hook would move on by one place.
+            runner._hooks = [FirstLook(self._judge), *runner._hooks]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+        if not any(isinstance(hook, FirstLook) for hook in runner.hooks):  # loaded by hand, before the run
+            self._judge(runner, checkpoint)
+
+    def _judge(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         source = str(runner._load_from or runner.cfg.get('load_from') or 'the latest checkpoint')
         training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
         if training and runner._resume:
@@ -76,7 +95,7 @@ class PEFTHook(Hook):
     def _start_from_adapter(runner: Runner, model: nn.Module, checkpoint: Dict[str, Any], source: str) -> None:
         """Let a training begin with another head than the file's."""
         weights = checkpoint['state_dict']
-        weights._metadata[CLAIM] = {**weights._metadata[CLAIM], FRESH_HEAD: True}
+        weights._metadata[CLAIM] = Verified(weights._metadata[CLAIM], **{FRESH_HEAD: True})
         kept, fresh = keep_fitting_head(model, weights)
         if fresh:
             runner.logger.warning(f'{source!r} gives the adapter and {len(kept)} tensors of the head; the others start fresh: '

@@ -101,9 +101,19 @@ def root() -> Path:
                            'mmparax from its repository.')
 
 
+def published_numbers() -> Dict[str, Any]:
+    """What the paper prints, by table."""
+    return json.loads(Path(__file__).with_name('published.json').read_text(encoding='utf-8'))
+
+
+def published_average(backbone: str, row: str) -> float:
+    """Mean over the data sets of Table 4, in percent, as the paper prints it."""
+    return published_numbers()['4'][backbone][row]['avg']
+
+
 def paper_cells() -> List[Cell]:
     """All cells of Tables 1-10, in the paper's order."""
-    published = json.loads(Path(__file__).with_name('published.json').read_text(encoding='utf-8'))
+    published = published_numbers()
     folders = {1: ('semantic_segmentation', '4xb4-160k_ade20k-512x512'), 2: ('instance_segmentation', '4xb4-1x_coco'),
                3: ('panoptic_segmentation', '4xb4-1x_coco')}
     cells = []

@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
+import mmpretrain
 from mmengine.registry import MODELS
 
 from mmparax.analysis.meta import on_meta
@@ -20,12 +21,14 @@ class ParameterCounts:
     """Counts the trained parameters of backbones.
 
     Args:
-        cache: file in which the counts are kept; they are counted anew when the code of adapters or backbones changes.
+        cache: file in which the counts are kept; they are counted anew when the code of adapters, backbones or
+            counting changes.
     """
 
     def __init__(self, cache: Optional[Path] = None):
         self.cache = (cache or CACHE).expanduser()
-        self.source = fingerprint(package_source('adapters', 'backbones'))
+        self.source = fingerprint(package_source('adapters', 'backbones', 'analysis/parameters.py', 'analysis/meta.py'),
+                                  mmpretrain.__version__.encode())
         self.counts: Dict[str, int] = {}
         try:
             known = json.loads(self.cache.read_text(encoding='utf-8'))

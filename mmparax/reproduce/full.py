@@ -66,8 +66,8 @@ class FullScale:
             options['train_dataloader.batch_size'] = batch // gpus
         return options
 
-    def keeps_best(self, cell: Cell) -> bool:
-        """Whether the recipe evaluates its best checkpoint instead of its last."""
-        return bool(self.config(cell).default_hooks.checkpoint.get('save_best'))
+    def best_by(self, cell: Cell) -> Optional[str]:
+        """The metric, more is better, by which the recipe chooses the checkpoint to evaluate; None: it takes the last."""
+        return self.config(cell).default_hooks.checkpoint.get('save_best')
 
     validates = True

@@ -18,7 +18,11 @@ _LINE = re.compile(r'(?:Iter|Epoch)\((train|val|test)\) +(?:\[ *(\d+)\])?\[ *(\d
 
 
 class StepFailed(UserError):
-    """A script that was called ended with an error."""
+    """A script that was called ended with an error; ``output`` is all that it printed."""
+
+    def __init__(self, message: str, output: str):
+        super().__init__(message)
+        self.output = output
 
 
 def progress_of(line: str, mode: str, epochs: Optional[int] = None) -> Optional[Tuple[int, int]]:
@@ -41,7 +45,8 @@ def progress_of(line: str, mode: str, epochs: Optional[int] = None) -> Optional[
 
 
 def run_script(command: Sequence[str], log: Path, label: str, mode: str, total: int = 1, epochs: Optional[int] = None,
-               append: bool = False, environment: Optional[Mapping[str, str]] = None) -> str:
+               append: bool = False, environment: Optional[Mapping[str, str]] = None,
+               one_process: bool = True) -> str:
     """Run a script to its end.
 
     Args:
@@ -53,6 +58,7 @@ def run_script(command: Sequence[str], log: Path, label: str, mode: str, total: 
         epochs: of the training, if it counts them.
         append: keep what the log holds.
         environment: added to this process's.
+        one_process: it computes in one process, which gets all cores but one unless the user says how many.
 
     Returns:
         Its output.
@@ -63,13 +69,13 @@ def run_script(command: Sequence[str], log: Path, label: str, mode: str, total: 
     log.parent.mkdir(parents=True, exist_ok=True)
     text = []
     # One core is left to the process that loads the images; threads that share a core wait for each other.
-    threads = str(max(1, (os.cpu_count() or 2) - 1))
+    threads = dict(OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 2) - 1))) if one_process else {}
     with open(log, 'a' if append else 'w', encoding='utf-8', buffering=1) as file, \
             tqdm(total=total, desc=label, unit='it') as bar:
         file.write(f'$ {shlex.join(command)}\n')
         process = subprocess.Popen(
             list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace',
-            env={'OMP_NUM_THREADS': threads, **os.environ, **(environment or {})},
+            env={**threads, **os.environ, **(environment or {})},
             # Nobody reads its output or waits for its result once this process was killed.
             preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM))
         try:
@@ -90,7 +96,7 @@ def run_script(command: Sequence[str], log: Path, label: str, mode: str, total: 
         if process.returncode == 0:
             bar.update(bar.total - bar.n)
     if process.returncode:
-        raise StepFailed(f'{label} failed; the end of {log}:\n{"".join(text[-25:])}')
+        raise StepFailed(f'{label} failed; the end of {log}:\n{"".join(text[-25:])}', ''.join(text))
     return ''.join(text)
 
 

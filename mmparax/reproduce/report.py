@@ -1,15 +1,15 @@
 """The paper's tables with what was measured here beside what was published: never one in the place of the other."""
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from mmparax.reproduce.cells import BACKBONES, DATASETS, TABLES, Cell
+from mmparax.reproduce.cells import BACKBONES, DATASETS, TABLES, Cell, published_average
 from mmparax.reproduce.runner import Runner
 from mmparax.reproduce.state import DONE, NOT_RUN, State, mean_and_spread, seeds_of, summary
 from mmparax.reproduce.tiny import RULES, TABLE_RULES
 
 NONE = '–'
+OUTDATED = '*'  # at a seed
 PER_SECTION = 3  # metrics side by side
 
 
@@ -47,11 +47,12 @@ class Report:
     Args:
         runner: knows the scale and the folders.
         cells: those of the report.
-        folder: where the report will be; links are relative to it.
+        folder: where the report will be; logs below it are linked, relative to it.
+        seeds: how many there should be of each cell.
     """
 
-    def __init__(self, runner: Runner, cells: Sequence[Cell], folder: Path):
-        self.runner, self.cells, self.folder = runner, list(cells), folder
+    def __init__(self, runner: Runner, cells: Sequence[Cell], folder: Path, seeds: int = 1):
+        self.runner, self.cells, self.folder, self.seeds = runner, list(cells), folder.resolve(), seeds
         self.tiny = runner.scale.name == 'tiny'
         self.states: Dict[str, Dict[int, State]] = {}
         for cell in self.cells:
@@ -77,7 +78,7 @@ class Report:
         runs = {(name, seed): state for name, states in self.states.items() for seed, state in states.items()}
         done = [state.result for state in runs.values() if state.kind == DONE]
         machines = sorted({result['machine'] for result in done})
-        other = sum(result.get('code') != self.runner.code for result in done)
+        other = sum(map(self._outdated, runs.values()))
         measured = f'{len(done)} runs are done' + (f', on {", ".join(machines)}' if machines else '') + (
             f'; {other} of them by other code than the present one' if other else '')
         strange = sum(state.kind == NOT_RUN for state in runs.values())
@@ -105,7 +106,9 @@ class Report:
         states = self.states[cell.name]
         values = self._values(cell, metric)
         if values:
-            return plain(mean_and_spread(values), 'measured')
+            wanted = {*range(self.seeds), *(seed for seed, state in states.items() if state.kind != NOT_RUN)}
+            missing = f' ({len(values)} of {len(wanted)} seeds)' if len(values) < len(wanted) else ''
+            return plain(mean_and_spread(values) + missing, 'measured')
         if any(state.kind == DONE for state in states.values()):
             return plain('not measurable', 'measured')
         started = {seed: state for seed, state in states.items() if state.kind != NOT_RUN}
@@ -115,19 +118,29 @@ class Report:
         values = self._values(cell, metric)
         if not values or metric not in cell.published:
             return plain(NONE)
-        return plain(f'{sum(values) / len(values) - cell.published[metric]:+.1f}'.replace('-', '−'), 'measured')
+        return difference(sum(values) / len(values), cell.published[metric])
+
+    def _outdated(self, state: State) -> bool:
+        return state.kind == DONE and state.result.get('code') != self.runner.code
 
     def _seeds(self, cell: Cell) -> Value:
-        """Seeds with links to their logs."""
+        """Seeds, each with what it is if not done, and with a link to its log if that goes along with the report."""
         pieces: List[Tuple[str, Optional[str]]] = []
         for seed, state in self.states[cell.name].items():
             run = self.runner.folder(cell, seed)
             log = run.train_log if state.kind != DONE or run.train_log.exists() else run.test_log
             if state.kind == NOT_RUN or not log.exists():
                 continue
-            link = Path(os.path.relpath(log, self.folder)).as_posix()
-            pieces += [*([(', ', None)] if pieces else []), (str(seed), link)]
+            log = log.resolve()
+            link = log.relative_to(self.folder).as_posix() if log.is_relative_to(self.folder) else None
+            mark = OUTDATED if self._outdated(state) else '' if state.kind == DONE else f': {state.kind}'
+            pieces += [*([(', ', None)] if pieces else []), (f'{seed}{mark}', link)]
         return Value(pieces or [(NONE, None)])
+
+    def _marks(self, cells: Sequence[Cell]) -> List[str]:
+        """What the marks at the seeds mean, if there are any."""
+        outdated = any(self._outdated(state) for cell in cells for state in self.states[cell.name].values())
+        return [f'{OUTDATED}: run by other code than the present one.'] if outdated else []
 
     def _head(self, number: int, cell: Cell) -> List[Value]:
         names = [cell.row] if number > 4 else [BACKBONES.get(cell.backbone, cell.backbone), cell.row]
@@ -152,7 +165,22 @@ class Report:
                 row += [plain(millions(cell.published.get(metric)), 'published'), self._measured(cell, metric),
                         self._difference(cell, metric)]
             section.rows.append([*row, self._seeds(cell)])
+            same = [other for other in cells if (other.backbone, other.row) == (cell.backbone, cell.row)]
+            if number == 4 and cell is same[-1]:
+                section.rows.append(self._average(same))
+        section.notes += self._marks(cells)
         return section
+
+    def _average(self, cells: Sequence[Cell]) -> List[Value]:
+        """The row of a method's mean over the data sets of Table 4, measured only if all of them are."""
+        first, metric = cells[0], TABLES[4].metrics[0]
+        published = published_average(first.backbone, first.row)
+        means = [sum(values) / len(values) for cell in cells if (values := self._values(cell, metric))]
+        row = [*self._head(4, first)[:-1], plain('average'), plain(NONE), plain(NONE), plain(f'{published:.1f}', 'published')]
+        if len(means) < 3:
+            return [*row, plain(NOT_RUN if not means else f'{len(means)} of 3 data sets'), plain(NONE), plain(NONE)]
+        mean = sum(means) / len(means)
+        return [*row, plain(f'{mean:.1f}', 'measured'), difference(mean, published), plain(NONE)]
 
     def _tiny(self, number: int, cells: Sequence[Cell]) -> Section:
         metrics, scale = TABLES[number].metrics, self.runner.scale
@@ -164,6 +192,7 @@ class Report:
                           *(f'{metric} measured here (tiny)' for metric in metrics), 'rank measured', 'seeds (logs)',
                           *(name for source in sources
                             for name in (f"{first} published (paper's scale), {source}", 'rank published'))]
+        section.notes += self._marks(cells)
         for backbone in dict.fromkeys(cell.backbone for cell in cells):
             same = [cell for cell in cells if cell.backbone == backbone]
             means = {cell.row: sum(values) / len(values) for cell in same if (values := self._values(cell, first))}
@@ -188,6 +217,11 @@ class Report:
     @staticmethod
     def _source(paper: Cell) -> str:
         return DATASETS[paper.dataset] if paper.table == 4 else BACKBONES[paper.backbone]
+
+
+def difference(measured: float, published: float) -> Value:
+    """Measured less published, with its sign."""
+    return plain(f'{measured - published:+.1f}'.replace('-', '−'), 'measured')
 
 
 def rank(numbers: Dict[str, float], row: str) -> str:

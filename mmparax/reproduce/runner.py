@@ -1,15 +1,19 @@
 """Runs cells: trains and evaluates what is missing, resumes what stopped, skips what is done or runs elsewhere."""
+import math
+import os
 import platform
 import re
 import shlex
 import sys
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 
+from mmparax import errors
 from mmparax.checkpoint.storage import lock_folder, unlock_folder
 from mmparax.errors import StorageError, UserError
 from mmparax.reproduce.cells import Cell, root
@@ -40,11 +44,15 @@ class Launch:
             return [str(tools / f'dist_{script}.sh'), *arguments, str(self.gpus), *options]
         return [str(tools / f'slurm_{script}.sh'), self.partition, name, *arguments, *options]
 
-    @property
-    def environment(self) -> Dict[str, str]:
-        """What the scripts read from the environment."""
-        python = {} if self.launcher == 'none' else dict(PYTHON=sys.executable)
-        return {**python, 'GPUS': str(self.gpus)} if self.launcher == 'slurm' else python
+    def environment(self, run: str) -> Dict[str, str]:
+        """What the scripts read from the environment; under Slurm each run has a port, as several may share a node."""
+        if self.launcher == 'none':
+            return {}
+        python = dict(PYTHON=sys.executable)
+        if self.launcher == 'pytorch':
+            return python
+        port = os.environ.get('PORT', str(20000 + zlib.crc32(run.encode()) % 10000))
+        return {**python, 'GPUS': str(self.gpus), 'PORT': port}
 
 
 @dataclass(frozen=True)
@@ -122,9 +130,10 @@ class Runner:
             train, test = self.commands(run)
             length = self.scale.length(run.cell)
             last = f'epoch_{length["epochs"]}.pth' if length['epochs'] else f'iter_{length["iterations"]}.pth'
-            place = run.folder.train / ('BEST' if self.scale.keeps_best(run.cell) else last)
+            place = run.folder.train / ('BEST' if self.scale.best_by(run.cell) else last)
             for command in (train, test(str(place))):
-                words = shlex.join([*(f'{name}={value}' for name, value in self.launch.environment.items()), *command])
+                environment = self.launch.environment(str(run.folder.path))
+                words = shlex.join([*(f'{name}={value}' for name, value in environment.items()), *command])
                 self.say(words.replace(str(place), f'{run.folder.train}/best_*.pth') if place.name == 'BEST' else words)
 
     def run(self, runs: Sequence[Run]) -> List[Outcome]:
@@ -132,7 +141,11 @@ class Runner:
         outcomes = []
         for number, run in enumerate(runs, 1):
             self.say(f'\nCell {number} of {len(runs)}: {run}')
-            outcomes.append(self._one(run))
+            try:
+                outcomes.append(self._one(run))
+            except Exception as error:  # a folder that cannot be locked, a config that cannot be read, a full disk, ...
+                reason = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
+                outcomes.append(Outcome(run, FAILED, f'{FAILED}: {reason}'))
             self.say(f'{run}: {outcomes[-1].text}')
         return outcomes
 
@@ -160,11 +173,9 @@ class Runner:
                 result = self._train_and_test(run, settings)
             except StepFailed as error:
                 log = folder.test_log if folder.read('run.json').get('step') == 'evaluation' else folder.train_log
-                reason = reason_of(str(error))
+                reason = reason_of(error.output)
                 folder.note(failure=reason)
                 return Outcome(run, FAILED, f'{FAILED}: {reason} ({log})')
-            except UserError as error:  # a disk that is full, say: the next run may need less
-                return Outcome(run, FAILED, f'{FAILED}: {error}')
             return Outcome(run, DONE, self.state(run.cell, run.seed).text + f' after {result["seconds"]:.0f} s')
         finally:
             unlock_folder(folder.path)
@@ -185,25 +196,50 @@ class Runner:
         unit, last = ('epoch', length['epochs']) if length['epochs'] else ('iter', length['iterations'])
         if folder.checkpoint_step() != (unit, last):
             start = time.time()
+            folder.note(training_ended=False)
             try:
                 run_script(train, folder.train_log, f'{run}: training', 'train', length['iterations'] or 1, length['epochs'],
-                           append=starts > 1, environment=self.launch.environment)
+                           append=starts > 1, **self._start(run))
+                folder.note(training_ended=True)
             finally:
                 seconds += time.time() - start
                 folder.note(seconds_training=round(seconds, 1))
-        checkpoint = folder.best_checkpoint() if scale.keeps_best(cell) else None
-        checkpoint = checkpoint or folder.train / f'{unit}_{last}.pth'
         folder.note(step='evaluation')
         start = time.time()
-        output = run_script(test(str(checkpoint)), folder.test_log, f'{run}: evaluating', 'test',
-                            environment=self.launch.environment)
-        result = dict(settings=settings, metrics=measured(folder.metrics(), output, cell.metrics),
+        tested = [(checkpoint, *self._test(run, test(str(checkpoint)), append=number > 0)) for number, checkpoint
+                  in enumerate(self._candidates(cell, folder, f'{unit}_{last}.pth'))]
+        by = scale.best_by(cell)
+        compared = {path.name: metrics.get(by) for path, metrics, _ in tested} if len(tested) > 1 else {}
+        # Of equal ones the first, as in the training.
+        checkpoint, metrics, output = max(tested, key=lambda one: -math.inf if one[1].get(by) is None else one[1][by])
+        result = dict(settings=settings, metrics=measured(metrics, output, cell.metrics),
                       parameters=trained_parameters(folder.train_log.read_text(encoding='utf-8')),
                       seconds_training=round(seconds, 1), seconds=round(seconds + time.time() - start, 1), starts=starts,
-                      checkpoint=checkpoint.name, version=__version__, machine=machine(self.launch.launcher),
+                      checkpoint=checkpoint.name, compared=compared, version=__version__,
+                      machine=machine(self.launch.launcher), gpus=self.launch.gpus,
                       code=codes[0] if len(codes) == 1 else 'several', finished=time.strftime('%Y-%m-%d %H:%M:%S'))
         folder.finish(result)
         return result
+
+    def _candidates(self, cell: Cell, folder: RunFolder, last: str) -> List[Path]:
+        """The checkpoints of which the better one is the result: one, unless the training did not end well after the last.
+
+        The last checkpoint is written before its validation, so a training that was killed then has not compared it.
+        """
+        best = folder.best_checkpoint() if self.scale.best_by(cell) else None
+        if best is None:
+            return [folder.train / last]
+        compared = folder.read('run.json').get('training_ended') or best.name.endswith(f'_{last}')
+        return [best] if compared else [best, folder.train / last]
+
+    def _start(self, run: Run) -> Dict[str, Any]:
+        """How the scripts of a run are started."""
+        return dict(environment=self.launch.environment(str(run.folder.path)), one_process=self.launch.launcher == 'none')
+
+    def _test(self, run: Run, command: Sequence[str], append: bool) -> Tuple[Dict[str, Any], str]:
+        """(metrics of an evaluation, its output)."""
+        output = run_script(command, run.folder.test_log, f'{run}: evaluating', 'test', append=append, **self._start(run))
+        return run.folder.metrics(), output
 
 
 def trained_parameters(log: str) -> Optional[int]:
@@ -220,7 +256,12 @@ def machine(launcher: str) -> str:
 
 
 def reason_of(output: str) -> str:
-    """The last line of a failed script's output that names an error, or the last one at all."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r'(\w+\.)*\w*(Error|Exception)\b', line)]
-    return (errors or lines)[-1]
+    """The line of a failed script's output that names its error, rather one of mmparax; without any, the last line.
+
+    A launcher reports the failure of its processes after their own errors; that report says nothing.
+    """
+    lines = [re.sub(r'^\[rank\d+\]: ', '', line.strip()) for line in output.splitlines() if line.strip()]
+    named = [(match[1], line) for line in lines if (match := re.match(r'(?:\w+\.)*(\w*(?:Error|Exception))\b', line))
+             and not line.startswith('torch.distributed.elastic')]
+    own = [line for name, line in named if hasattr(errors, name)]
+    return (own or [line for _, line in named] or lines or ['it printed nothing'])[-1]

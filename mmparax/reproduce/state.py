@@ -30,8 +30,8 @@ class RunFolder:
 
     ``train/`` and ``test/`` are the work dirs of tools/train.py and tools/test.py, ``train.txt`` and ``test.txt`` their
     output; ``run.json`` has the settings of what is here, the versions of the code, how often it was started, the seconds of
-    training that are known, and why it failed; ``result.json`` the result. All of it belongs to the process that holds the
-    folder's lock.
+    training that are known, whether the training ended well, and why it failed; ``result.json`` the result. All of it belongs
+    to the process that holds the folder's lock.
     """
 
     def __init__(self, path: Path):

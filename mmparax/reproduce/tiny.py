@@ -29,8 +29,9 @@ FROZEN = 'Frozen'
 RULES = (
     f'Sizes: AdaRoute has the latent width {WIDTH}. LoRA, AdaptFormer, LoRand ({LORAND_BRANCHES} branches) and Mona have the '
     "rank or width whose trained parameters in the backbone come nearest to AdaRoute's; VPT keeps its ten prompts. The other "
-    'options of a method are those of its full-scale config. In Tables 5-10 latent widths are those of the paper times '
-    f'{WIDTH}/{PAPERS_WIDTH}.',
+    'options of a method are those of its full-scale config; AdaRoute has its defaults in Tables 1-4, also where its '
+    "full-scale config has others: layer scale and shortcut's scale in Table 2 with Swin-B, the router's width in Table 4. "
+    f'In Tables 5-10 latent widths are those of the paper times {WIDTH}/{PAPERS_WIDTH}.',
     'Recipe: within a table all methods share iterations, learning rate, data and head, full fine-tuning and the frozen trunk '
     'included; nothing was tuned for any of them.',
     f'{FROZEN} (output norms and head train) is not in the paper.')
@@ -168,8 +169,8 @@ class TinyScale:
         """What the command line adds to the config."""
         return {}
 
-    def keeps_best(self, cell: Cell) -> bool:
-        """The last checkpoint is evaluated."""
-        return False
+    def best_by(self, cell: Cell) -> Optional[str]:
+        """None: the last checkpoint is evaluated."""
+        return None
 
     validates = False

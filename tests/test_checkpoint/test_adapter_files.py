@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cases import METHODS, TINY_SWIN, build
@@ -244,6 +245,12 @@ REFUSED = {
     'nothing frozen': (lambda f: Model(f, None), {}, 'backbone has adapter=None: everything trains'),
     'no base': (lambda f: Model(None, allow_random_base=False), {}, 'has no base to identify yet'),
     'dtype': (Model, dict(dtype='int8'), "dtype='int8' is not allowed: choose one of 'float32'"),
+    'converted': (lambda f: Model(f).half(), {}, 'weights of Model are float16, not float32 as they were loaded'),
+    'metric: a number': (Model, dict(metric=50.3), r'metric=50.3 is not allowed: it is a dict of numbers by name'),
+    'metric: a text': (Model, dict(metric=dict(mIoU='high')), r"metric\['mIoU'\]='high' is not allowed: it must be a fini"),
+    'metric: an array': (Model, dict(metric=dict(IoU=torch.ones(2))), r"metric\['IoU'\]=tensor.* must be a finite number"),
+    'classes alone': (Model, dict(dataset_meta=['a', 'b']), r"dataset_meta=\['a', 'b'\] is not allowed: it is a dict"),
+    'classes: a number': (Model, dict(dataset_meta=dict(classes=5)), r"dataset_meta={'classes': 5} is not allowed: it is"),
     'suffix': (Model, dict(path='a.pth'), "path='.*a.pth' is not allowed: adapter files end in .safetensors"),
     'no folder': (Model, dict(path='/proc/absent/a.safetensors'), r'could not be written: .*Make room, or choose another place'),
 }
@@ -257,6 +264,21 @@ def test_what_cannot_be_saved(case, folder, tmp_path):
     with pytest.raises((ValueError, RuntimeError, OSError), match=message):
         mmparax.save_adapter(make(folder), path, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_measure_of_one_element_is_a_number(folder, tmp_path):
+    about = mmparax.save_adapter(Model(folder), tmp_path / 'a.safetensors',
+                                 metric=dict(a=torch.tensor(50.5), b=np.array([2]), c=np.float32(0.5), d=1))
+    assert about['metric'] == read_adapter(tmp_path / 'a.safetensors').about['metric'] == dict(a=50.5, b=2, c=0.5, d=1)
+
+
+@pytest.mark.parametrize('base', [True, False], ids=['a file', 'random'])
+def test_a_converted_model_is_told_from_another_base(base, folder, tmp_path):
+    mmparax.save_adapter(Model(folder), tmp_path / 'a.safetensors')
+    model = Model(folder if base else None).half()
+    for act in (mmparax.load_adapter, load_checkpoint):
+        with pytest.raises(ValueError, match='base of Model, whose frozen weights are float16 now, .*load it first, then'):
+            act(model, str(tmp_path / 'a.safetensors'))
 
 
 def test_what_is_no_adapter_file(folder, tmp_path):
@@ -301,16 +323,17 @@ def test_runs_start_from_it_and_do_not_resume_from_it(run_base, tmp_path):
         build_run(config(tmp_path / 'test', **run_base), load_from=paths['headless']).val()
 
 
-def test_a_training_with_other_classes_takes_what_fits(run_base, tmp_path):
-    runner = train(tmp_path / 'run', iterations=3, **run_base)
+@pytest.mark.parametrize('hook', ['', 'EMAHook', 'mmparax.EMAHook'])
+def test_a_training_with_other_classes_takes_what_fits(hook, run_base, tmp_path):
+    runner = build_run(config(tmp_path / 'run', **run_base))
     mmparax.save_adapter(runner.model, tmp_path / 'a.safetensors')
-    cfg = config(tmp_path / 'new', iterations=3, **run_base)
+    cfg = config(tmp_path / 'new', iterations=3, hooks=[dict(type=hook, momentum=0.3)] if hook else [], **run_base)
     cfg.model.decode_head.num_classes = 4
     cfg.train_dataloader.dataset.metainfo = cfg.val_dataloader.dataset.metainfo = dict(classes=tuple('abcd'))
     new, lines = build_run(cfg, load_from=str(tmp_path / 'a.safetensors')), []
     new.logger.warning = lambda text, *args: lines.append(text % args if args else str(text))
     new.train()
-    assert any('others start fresh: 2 (decode_head.conv_seg.weight, decode_head.conv_seg.bias)' in line for line in lines)
+    assert len([line for line in lines if 'fresh: 2 (decode_head.conv_seg.weight, decode_head.conv_seg.bias)' in line]) == 1
 
 
 def call(script, *arguments):
@@ -331,8 +354,17 @@ def test_the_tools(run_base, tmp_path, capsys):
     about = read_adapter(out).about
     assert about['metric'] == dict(mIoU=saved(tmp_path / 'run')['message_hub']['runtime_info']['best_score'])
     assert about['head']['decode_head']['type'] == 'FCNHead'
-    last = (tmp_path / 'run' / 'last_checkpoint').read_text()
-    call('export_adapter.py', tmp_path / 'config.py', last, out, '--no-head', '--dtype', 'float16', '--metric', 'mIoU=1.5')
+    call('export_adapter.py', tmp_path / 'config.py', out, tmp_path / 'again.safetensors')
+    assert (tmp_path / 'again.safetensors').read_bytes() == out.read_bytes()
+    last, before = (tmp_path / 'run' / 'last_checkpoint').read_text(), out.read_bytes()
+    for arguments, message in ((('b.safetensors', '--metric', 'mIoU'), "--metric='mIoU' is not allowed: it is NAME=NUMBER"),
+                               (('a.pth', ), "OUT='a.pth' is not allowed"), ((out, ), 'the file exists. Choose another name')):
+        with pytest.raises(SystemExit) as stopped, pytest.MonkeyPatch.context() as patch:
+            patch.setattr('mmparax.analysis.predictions.build_and_load', None)  # said before anything is built
+            call('export_adapter.py', tmp_path / 'config.py', last, *arguments)
+        assert message in stopped.value.code and out.read_bytes() == before
+    call('export_adapter.py', tmp_path / 'config.py', last, out, '--no-head', '--dtype', 'float16', '--metric', 'mIoU=1.5',
+         '--force')
     capsys.readouterr()
     call('inspect_adapter.py', out, '--json')
     shown = json.loads(capsys.readouterr().out)
@@ -341,12 +373,7 @@ def test_the_tools(run_base, tmp_path, capsys):
     table = capsys.readouterr().out
     for part in ('AdaptedSwin', 'AdaRoute', 'hidden_dim=8', 'base.pth', 'mIoU=1.5', 'float16', '(checked)'):
         assert part in table
-    for arguments, message in (((out, '--metric', 'mIoU'), "--metric='mIoU' is not allowed: it is NAME=NUMBER"),
-                               (('a.pth', ), "path='a.pth' is not allowed")):
-        with pytest.raises(SystemExit) as stopped:
-            call('export_adapter.py', tmp_path / 'config.py', last, *arguments)
-        assert message in stopped.value.code
-    call('export_adapter.py', tmp_path / 'config.py', last, out)
+    call('export_adapter.py', tmp_path / 'config.py', last, out, '--force')
     assert read_adapter(out).about['metric'] is None  # an iter_* file is not what was evaluated last
     out.write_bytes(out.read_bytes()[:-1])
     with pytest.raises(SystemExit) as stopped:

@@ -4,11 +4,13 @@ import io
 import json
 import pickle
 import random
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
 from cases import build
-from hostile import Hostile, through_getattr
+from hostile import TERMINAL, Hostile, through_getattr
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 from safetensors.torch import load, save
 from torch import nn
@@ -92,6 +94,9 @@ def test_metadata_and_tensors_belong_together(folder, tmp_path):
     cases += [(tensors[0], {KEY: signed({key: value for key, value in about.items() if key != absent})}) for absent in about
               if absent != 'sha256']
     cases += [(tensors[0], {KEY: signed({**about, key: 7.5})}) for key in about if key != 'sha256']
+    cases += [(tensors[0], {KEY: signed({**about, 'dataset_meta': {'classes': bad}})}) for bad in (5, 'abc', [1], {'a': 1})]
+    cases += [(tensors[0], {KEY: signed({**about, 'tensors': {**about['tensors'], name: value}})})
+              for name in ('number', 'bytes') for value in ('5', None, 10**400)]
     cases += [(tensors[0], {KEY: signed({**about, 'backbones': {'backbone': entry}})}) for entry in
               (None, {}, {**about['backbones']['backbone'], 'adapter': None}, {**about['backbones']['backbone'], 'options': 3})]
     cases += [({**tensors[0], 'head.bias': tensors[0]['head.bias'] + 1e-6}, texts[0]),
@@ -103,6 +108,14 @@ def test_metadata_and_tensors_belong_together(folder, tmp_path):
         path.write_bytes(save(weights, text))
         refused(path)
     assert len(cases) > 40
+
+
+def test_what_could_not_be_read_is_not_written(folder, tmp_path):
+    about = read_adapter(folder / 'good.safetensors').about
+    for bad in (dict(metric=50.3), dict(dataset_meta=['a']), dict(dataset_meta=dict(classes=5)), dict(backbones=dict(a={}))):
+        with pytest.raises(ValueError, match='description of an adapter file to write has no valid .*: nothing was written'):
+            write_adapter(tmp_path / 'a.safetensors', {}, {**about, **bad})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('number', [0, 2, '1', 1.5, True, None])
@@ -154,6 +167,21 @@ def test_hostile_text_is_text(folder, tmp_path):
             with pytest.raises(ValueError, match='trained with the adapter .*, but backbone has NormTuning'):
                 act(Model(folder), str(tmp_path / 'a.safetensors'))
     assert not trace.exists()
+
+
+def test_no_text_of_a_file_commands_the_terminal(folder, tmp_path, monkeypatch, capsys):
+    about = read_adapter(folder / 'good.safetensors').about
+    bad = {**about, 'model': TERMINAL, 'version': TERMINAL, 'dataset_meta': {'classes': [TERMINAL]},
+           'metric': {TERMINAL: TERMINAL}, 'head': {TERMINAL: {'type': TERMINAL}}}
+    entry = about['backbones']['backbone']
+    tensors = load((folder / 'good.safetensors').read_bytes())
+    for backbones in ({'a': {**entry, 'adapter': {'type': TERMINAL, TERMINAL: TERMINAL}}}, {TERMINAL: entry, 'b': entry}):
+        write_adapter(tmp_path / 'a.safetensors', tensors, {**bad, 'backbones': backbones})
+        for option in ([], ['--json']):
+            monkeypatch.setattr('sys.argv', ['inspect_adapter.py', str(tmp_path / 'a.safetensors'), *option])
+            runpy.run_path(str(Path(__file__).parents[2] / 'tools' / 'inspect_adapter.py'), run_name='__main__')
+            shown = capsys.readouterr().out
+            assert 'owned' in shown and all(sign.isprintable() or sign == '\n' for sign in shown)
 
 
 def test_whatever_is_wrong_the_model_is_as_it_was(folder, tmp_path):

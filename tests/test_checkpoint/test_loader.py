@@ -22,8 +22,10 @@ from torch import nn
 
 import mmparax
 from mmparax.backbones import AdaptedSwin
+from mmparax.checkpoint.adapter_file import description
 from mmparax.checkpoint.base import fetch
 from mmparax.checkpoint.fingerprint import describe
+from mmparax.checkpoint.meta_text import as_text
 
 
 @pytest.fixture
@@ -251,6 +253,61 @@ def test_a_checkpoint_of_what_trains_is_enough(tmp_path):
         torch.save(dict(state_dict=kept, meta=dict(mmparax=describe(source))), tmp_path / 'small.pth')
         load_checkpoint(model, str(tmp_path / 'small.pth'))
         assert all(torch.equal(value, source.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A model on one base, and its state dict without the trunk's parameters but with its buffers; another base is there."""
+    for name in ('one', 'two'):
+        torch.save(build('frozen').state_dict(), tmp_path / f'{name}.pth')
+    source = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'one.pth'))
+    frozen = {name for name, parameter in source.named_parameters() if not parameter.requires_grad}
+    return source, {name: value for name, value in source.state_dict().items() if name not in frozen}
+
+
+@pytest.mark.parametrize('meta', [True, False], ids=['described', 'not described'])
+@pytest.mark.parametrize('base', ['two', None], ids=['another base', 'random base'])
+def test_buffers_of_a_trunk_do_not_make_it_whole(base, meta, small, tmp_path):
+    source, state = small
+    assert any('relative_position_index' in name for name in state)
+    torch.save(dict(state_dict=state, meta=dict(mmparax=describe(source)) if meta else {}), tmp_path / 'small.pth')
+    model = Model('adaroute', allow_random_base=base is None, base_checkpoint=base and str(tmp_path / f'{base}.pth'))
+    before = model.state_dict()[ADAPTER].clone()
+    with pytest.raises(ValueError, match='was trained on' if meta else 'does not say on which one it was trained'):
+        load_checkpoint(model, str(tmp_path / 'small.pth'))
+    assert torch.equal(model.state_dict()[ADAPTER], before)
+
+
+def test_by_torch_a_small_state_dict_is_compared_where_it_says_its_base(small, tmp_path, monkeypatch):
+    source, state = small
+    torch.save(dict(state_dict=state, ema_state_dict={f'module.{name}': value for name, value in state.items()},
+                    meta=dict(mmparax=describe(source))), tmp_path / 'small.pth')
+    content = CheckpointLoader.load_checkpoint(str(tmp_path / 'small.pth'))
+    same, other = (Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / f'{name}.pth'))
+                   for name in ('one', 'two'))
+    lines = []
+    monkeypatch.setattr('mmparax.backbones.adapted.print_log', lambda text, **_: lines.append(text))
+    for key, models in (('state_dict', (same, other)),
+                        ('ema_state_dict', [nn.ModuleDict(dict(module=model)) for model in (same, other)])):
+        models[0].load_state_dict(content[key])
+        with pytest.raises(ValueError, match='the state dict was trained on another base: its fingerprint is'):
+            models[1].load_state_dict(content[key])
+    load_checkpoint(same, str(tmp_path / 'small.pth'))
+    assert not lines
+    other.load_state_dict(state)
+    assert len(lines) == 1 and 'does not say on which base it was trained: that was not checked' in lines[0]
+
+
+@pytest.mark.parametrize('about', [dict(format_version=1), dict(format_version=99), dict(format_version=1, source='a')], ids=str)
+def test_a_checkpoint_that_calls_itself_an_adapter_file_is_none(about, small, tmp_path):
+    source, state = small
+    torch.save(dict(state_dict=state, meta=dict(mmparax=about)), tmp_path / 'small.pth')
+    assert description(CheckpointLoader.load_checkpoint(str(tmp_path / 'small.pth'))) is None
+    with pytest.raises(ValueError, match='the checkpoint holds no frozen trunk and does not say on which one it was trained'):
+        load_checkpoint(source, str(tmp_path / 'small.pth'))
+    save_file(state, tmp_path / 'small.safetensors', as_text(dict(mmparax=about)))
+    with pytest.raises(ValueError, match='the checkpoint holds no frozen trunk and does not say on which one it was trained'):
+        load_checkpoint(source, str(tmp_path / 'small.safetensors'))
 
 
 @pytest.mark.parametrize('late', [False, True])

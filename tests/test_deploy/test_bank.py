@@ -1,6 +1,10 @@
 """Segmentation and detection from one trunk in one process."""
 import threading
+from collections import OrderedDict
 
+import mmdet.apis
+import mmseg.apis
+import numpy as np
 import pytest
 import torch
 from cases import build
@@ -77,6 +81,27 @@ def test_every_task_says_what_it_says_alone(bank, alone):
     assert DefaultScope.get_current_instance() is before
 
 
+def test_the_toolboxes_functions_need_no_scope(files, monkeypatch):
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())  # as in a fresh process
+    bank, image = mmparax.AdapterBank(), np.zeros((64, 96, 3), np.uint8)
+    start = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 64))]
+    flips = [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1.)]
+    pipelines = dict(segmentation=[*start, dict(type='TestTimeAug', transforms=[flips, [dict(type='PackSegInputs')]])],
+                     detection=[*start, dict(type='PackDetInputs')])
+    configs = {task: Config.fromfile(files[task][0]) for task in pipelines}
+    for task, pipeline in pipelines.items():
+        cfg = configs[task]
+        cfg.merge_from_dict(dict(test_pipeline=pipeline, test_dataloader=dict(dataset=dict(
+            type='ConcatDataset', datasets=[dict(type='BaseDataset', pipeline=pipeline)]))))
+        bank.add(task, cfg, files[task][1])
+    assert '_scope_' not in str(configs)
+    assert isinstance(mmdet.apis.inference_detector(bank.use('detection'), image), DetDataSample)
+    packed = mmseg.apis.utils._preprare_data(image, bank.use('segmentation'))[0]
+    assert [type(sample) for samples in packed['data_samples'] for sample in samples] == [SegDataSample] * 2
+    bank.use('segmentation').cfg.test_pipeline[-1] = dict(type='PackSegInputs', _scope_='mmseg')
+    assert isinstance(mmseg.apis.inference_model(bank.use('segmentation'), image), SegDataSample)
+
+
 def test_the_trunk_is_there_once(bank, alone):
     first, second, tuned = (bank.use(task) for task in TASKS)
     assert storages(first, 'base') == storages(second, 'base')
@@ -109,6 +134,22 @@ def test_a_task_that_is_removed_takes_along_what_only_it_needed(bank):
     bank.adopt('another family', build('lora', 'vit'))
 
 
+def test_a_model_that_left_has_a_trunk_of_its_own(bank):
+    model, other = bank.use('detection'), bank.use('segmentation')
+    before, expected = says(other), says(model)
+    for task in ('detection', 'panoptic'):
+        bank.remove(task)
+    assert not set(storages(model, 'base').values()) & set(storages(other, 'base').values())
+    assert all(torch.equal(a, b) for a, b in zip(says(model), expected))
+    assert mmparax.merge_adapter(model) > 0
+    assert all(torch.equal(a, b) for a, b in zip(says(bank.use('segmentation')), before))
+    mmparax.unmerge_adapter(model)
+    bank.adopt('again', model)
+    assert storages(model, 'base') == storages(other, 'base')
+    assert not any(value.requires_grad for name, value in model.backbone.named_parameters()
+                   if model.backbone.parameter_roles()[name] == 'base')
+
+
 def test_tasks_run_at_the_same_time(bank, alone):
     found = {}
 
@@ -126,10 +167,11 @@ def test_tasks_run_at_the_same_time(bank, alone):
 
 
 def refused(bank, match, model, name='new', error=ValueError):
-    before, names = bank.memory(), bank.names()
+    before, names, mode = bank.memory(), bank.names(), model.training
     with pytest.raises(error, match=match):
         bank.adopt(name, model)
-    assert bank.memory() == before and bank.names() == names and not getattr(model, 'shared', False)
+    assert bank.memory() == before and bank.names() == names
+    assert not getattr(model, 'shared', False) and model.training == mode
 
 
 def test_what_does_not_belong_is_refused(bank, tmp_path):
@@ -142,6 +184,8 @@ def test_what_does_not_belong_is_refused(bank, tmp_path):
     refused(bank, 'random trunk', build('lora', allow_random_base=False), error=RuntimeError)
     refused(bank, 'takes models with one backbone of mmparax, and Linear has 0', torch.nn.Linear(2, 2))
     refused(bank, 'the bank has a task of that name', build('lora'), 'detection')
+    with pytest.raises(ValueError, match='is that of an AdapterBank already: remove its task there first'):
+        mmparax.AdapterBank().adopt('taken', bank.use('detection'))
 
 
 def test_a_model_of_a_bank_leaves_the_trunk_alone(bank):
@@ -151,6 +195,8 @@ def test_a_model_of_a_bank_leaves_the_trunk_alone(bank):
         mmparax.merge_adapter(model)
     with pytest.raises(ValueError, match='that of other models of an AdapterBank, too'):
         model.backbone.load_base()
+    with pytest.raises(ValueError, match='cannot be initialised: its trunk is that of other models of an AdapterBank, too'):
+        model.init_weights()
     other = {name: value + 1 for name, value in model.state_dict().items()}
     model.backbone.base_source = 'checkpoint'  # where it came from makes no difference
     with pytest.raises(ValueError, match='another base'):
@@ -159,6 +205,12 @@ def test_a_model_of_a_bank_leaves_the_trunk_alone(bank):
                            for name, value in model.state_dict().items()})
     roles = model.backbone.parameter_roles()
     assert all(torch.equal(value, before[name]) for name, value in model.backbone.named_parameters() if roles[name] == 'base')
+
+
+def test_a_moved_trunk_is_noticed(bank):
+    bank.device = torch.device('meta')  # where the bank is, the trunk is not
+    with pytest.raises(ValueError, match="the model of 'detection' no longer runs on the shared trunk: it was moved"):
+        bank.use('detection')
 
 
 def test_a_converted_model_is_noticed(bank):

@@ -83,6 +83,21 @@ def test_a_merged_model_only_runs(action, named, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('action', [
+    lambda stages: stages.state_dict(),
+    lambda stages: stages.load_state_dict(trained().stages.state_dict()),
+], ids=['state dict', 'load'])
+def test_so_does_a_part_of_it(action):
+    model, x = trained(), images()
+    expected = outputs(model, x)
+    mmparax.merge_adapter(model)
+    with pytest.raises(ValueError, match='a part of a backbone cannot .* call mmparax.unmerge_adapter'):
+        action(model.stages)
+    mmparax.unmerge_adapter(model)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), expected))
+    action(model.stages)
+
+
 @pytest.mark.parametrize('method', WHY)
 def test_what_is_not_linear_says_why(method):
     model = build(method)

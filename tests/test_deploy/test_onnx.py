@@ -80,6 +80,32 @@ def test_the_tool_on_every_task(task, options, expected, tmp_path, monkeypatch, 
     assert json.loads(properties['mmparax'])['classes'] == ['a', 'b']
 
 
+@pytest.mark.parametrize('there', [None, b'mine'])
+def test_a_file_that_says_something_else_is_not_written(there, tmp_path, monkeypatch, capsys):
+    write_base(tmp_path)
+    config, adapter = write_task(tmp_path, 'segmentation', 'frozen')
+    out = tmp_path / 'x.onnx'
+    if there:
+        out.write_bytes(there)
+    before = sorted(tmp_path.iterdir())
+
+    def export(model, path, *_):
+        path.write_bytes(b'wrong')
+
+    monkeypatch.setattr(onnx_file, 'export_onnx', export)
+    monkeypatch.setattr(onnx_file, 'compare_onnx', lambda model, path: 0.5)
+    monkeypatch.setattr(sys, 'argv', ['export_onnx.py', config, adapter, str(out), '--shape', '64', '96', '--force'])
+    with pytest.raises(SystemExit, match=r"gives other outputs than the model .*x.onnx' was not written"):
+        runpy.run_path(str(TOOL), run_name='__main__')
+    assert sorted(tmp_path.iterdir()) == before and (not there or out.read_bytes() == there)
+
+
+def test_half_precision_is_compared_in_its_own(tmp_path):
+    model = torch.nn.Conv2d(3, 2, 1).half()
+    export_onnx(model, tmp_path / 'x.onnx', (4, 4))
+    assert compare_onnx(model, tmp_path / 'x.onnx') < 1e-2
+
+
 def test_what_is_wrong_is_said_before_anything_is_built(tmp_path, monkeypatch):
     model = small('vit')
     (tmp_path / 'x.onnx').write_bytes(b'mine')

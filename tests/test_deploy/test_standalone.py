@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import build
 from deployed import write_base, write_task
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -14,7 +15,8 @@ from safetensors import safe_open
 
 import mmparax
 from mmparax.analysis.predictions import load_model
-from mmparax.deploy.standalone import upstream_config
+from mmparax.deploy import standalone
+from mmparax.deploy.standalone import upstream_checkpoint, upstream_config
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'merge_checkpoint.py'
 MERGEABLE = [('lora', 'swin'), ('bitfit', 'swin'), (None, 'swin'), ('lora-ffn', 'convnext'), ('norm-tuning', 'mit'),
@@ -99,6 +101,29 @@ def test_what_cannot_be_merged_keeps_its_own_keys_only(merge, tmp_path):
     assert not out.exists()
 
 
+def test_the_modes_of_a_model_stay(monkeypatch):
+    model = torch.nn.ModuleDict(dict(backbone=build('lora'), norm=torch.nn.BatchNorm2d(3))).train()
+    model['norm'].eval()
+    before = [module.training for module in model.modules()]
+    upstream_checkpoint(model, {})
+    assert [module.training for module in model.modules()] == before
+
+    def fail(model):
+        mmparax.merge_adapter(model)
+        raise MemoryError
+
+    monkeypatch.setattr(standalone, 'merge_adapter', fail)
+    with pytest.raises(MemoryError):
+        upstream_checkpoint(model, {})
+    assert [module.training for module in model.modules()] == before and not model['backbone'].merged
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_named(dtype):
+    with pytest.raises(ValueError, match=f'AdaptedSwin is in {dtype}, and outputs are compared in torch.float32'):
+        upstream_checkpoint(build('lora').to(dtype), {})
+
+
 def test_files_are_replaced_only_if_asked_for(merge, tmp_path):
     write_base(tmp_path)
     config, adapter = write_task(tmp_path, 'segmentation', 'frozen')
@@ -108,6 +133,7 @@ def test_files_are_replaced_only_if_asked_for(merge, tmp_path):
     merge(config, adapter, out, '--force')
     load_checkpoint(model_of(config, adapter), str(out))
     assert "it must end in .pth or .safetensors" in merge(config, adapter, tmp_path / 'whole.bin')
+    assert merge(config, adapter, tmp_path / 'x.safetensors', '--upstream').endswith('it must end in .pth.')
     assert 'does not exist' in merge(config, tmp_path / 'absent.pth', tmp_path / 'other.pth')
 
 

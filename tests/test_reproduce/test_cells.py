@@ -4,10 +4,10 @@ from collections import Counter
 import pytest
 
 from mmparax.errors import ParameterError
-from mmparax.reproduce.cells import TABLES, paper_cells, root, select
+from mmparax.reproduce.cells import TABLES, paper_cells, published_average, published_numbers, root, select
 from mmparax.reproduce.counts import ParameterCounts
 from mmparax.reproduce.full import FullScale
-from mmparax.reproduce.settings import code
+from mmparax.reproduce.settings import code, content, fingerprint
 from mmparax.reproduce.tiny import BLOCKS, TinyScale, tiny_cells
 
 CELLS = {1: 24, 2: 24, 3: 24, 4: 21, 5: 4, 6: 4, 7: 7, 8: 3, 9: 3, 10: 2}
@@ -42,6 +42,17 @@ def test_published_numbers_are_those_of_their_cell():
     assert numbers[5, 'L/2-192', 'swin-b', 'coco'] == (5.4, 47.2, 42.6)
     assert numbers[7, 'k579', 'swin-b', 'coco'] == (5.5, 46.9, 42.6)
     assert numbers[9, 'sequential_no_residual', 'swin-b', 'coco'] == (None, 46.6, 42.3)
+
+
+def test_no_published_number_changes_unnoticed():
+    assert fingerprint(content(published_numbers())) == '233248b38a1b3f21'
+
+
+def test_the_published_averages_of_table_4_are_those_of_its_data_sets():
+    rows = {cell.row for cell in paper_cells() if cell.table == 4}
+    for row in rows:
+        values = [cell.published['top-1'] for cell in paper_cells() if (cell.table, cell.row) == (4, row)]
+        assert published_average('vit-b16', row) == pytest.approx(sum(values) / 3, abs=0.05)
 
 
 def test_tiny_cells_stand_for_all_cells_that_have_a_counterpart():
@@ -116,9 +127,9 @@ def test_full_scale_keeps_the_recipes_batch(gpus, changed, tmp_path):
     assert scale.options(cell, 2, gpus) == {'randomness.seed': 2, **changed}
     with pytest.raises(ParameterError, match='--gpus=3 is not allowed'):
         scale.options(cell, 0, 3)
-    assert scale.keeps_best(cell) and scale.length(cell) == dict(iterations=160000, epochs=None)
+    assert scale.best_by(cell) == 'mIoU' and scale.length(cell) == dict(iterations=160000, epochs=None)
     panoptic = select(scale.cells, [3])[0]
-    assert not scale.keeps_best(panoptic) and scale.length(panoptic) == dict(iterations=None, epochs=12)
+    assert scale.best_by(panoptic) is None and scale.length(panoptic) == dict(iterations=None, epochs=12)
 
 
 def test_counts_are_kept_until_the_code_changes(tmp_path, monkeypatch):
@@ -128,8 +139,11 @@ def test_counts_are_kept_until_the_code_changes(tmp_path, monkeypatch):
     assert scale.parameters(cell) == 5242992
     counts.save()
     assert ParameterCounts(cache).counts == counts.counts and len(counts.counts) == 1
-    monkeypatch.setattr('mmparax.reproduce.counts.package_source', lambda *parts: b'other')
-    assert ParameterCounts(cache).counts == {}
+    for name, other in (('mmparax.reproduce.counts.package_source', lambda *parts: b'other'), ('mmpretrain.__version__', '9')):
+        with monkeypatch.context() as changed:
+            changed.setattr(name, other)
+            assert ParameterCounts(cache).counts == {}
+    assert ParameterCounts(cache).counts
     cache.write_text('{')
     assert ParameterCounts(cache).counts == {}
 

@@ -11,9 +11,10 @@ from reproduction import StandInLaunch, StandInScale, wish
 from tqdm import tqdm
 
 from mmparax.checkpoint.storage import in_use, lock_folder, unlock_folder
-from mmparax.reproduce.process import progress_of
+from mmparax.reproduce.cells import paper_cells
+from mmparax.reproduce.process import progress_of, run_script
 from mmparax.reproduce.report import Report
-from mmparax.reproduce.runner import Runner, reason_of
+from mmparax.reproduce.runner import Launch, Runner, reason_of
 from mmparax.reproduce.state import DONE, FAILED, NOT_RUN, RUNNING, STOPPED, measured
 from mmparax.reproduce.tiny import RULES
 
@@ -99,6 +100,56 @@ def test_one_failure_does_not_stop_the_rest_and_is_tried_again(runner):
     assert 'begins at 2' in runner.folder(LORA, 0).train_log.read_text()  # from its checkpoint, not anew
 
 
+@pytest.mark.parametrize('error', [OSError('no such disk'), KeyError('type'), SyntaxError('a config')], ids=repr)
+def test_no_error_of_one_run_stops_the_rest(runner, monkeypatch, error):
+    settings = runner.scale.settings
+
+    def fail(cell, seed):
+        if cell is LORA:
+            raise error
+        return settings(cell, seed)
+
+    monkeypatch.setattr(runner.scale, 'settings', fail)
+    outcomes = runner.run(runner.runs([LORA, MONA], [0]))
+    assert [outcome.kind for outcome in outcomes] == [FAILED, DONE]
+    assert outcomes[0].text == f'failed: {type(error).__name__}: {error}' and not in_use(runner.folder(LORA, 0).path)
+
+
+def test_a_folder_that_cannot_be_locked_fails_alone_and_an_interrupt_ends_all(runner, monkeypatch):
+    place = runner.folder(LORA, 0).path
+    place.parent.mkdir(parents=True)
+    place.write_text('a file')
+    outcomes = runner.run(runner.runs([LORA, MONA], [0]))
+    assert [outcome.kind for outcome in outcomes] == [FAILED, DONE] and 'cannot be written to' in outcomes[0].text
+
+    def interrupt(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, '_one', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(runner)
+
+
+@pytest.mark.parametrize('best, chosen, value', [('2', 'iter_4.pth', 12.5), ('better', 'best_mIoU_iter_2.pth', 13.5),
+                                                 ('4', 'best_mIoU_iter_2.pth', 12.5)])
+def test_a_last_checkpoint_that_was_not_validated_is_compared_with_the_best(runner, tmp_path, best, chosen, value):
+    runner = Runner(StandInScale(best_by='mIoU'), tmp_path, StandInLaunch(), runner.said.append)
+    wish(runner, LORA, 'fail late')
+    assert run(runner, [LORA]) == [FAILED] and runner.folder(LORA, 0).checkpoint_step() == ('iter', 4)
+    (runner.folder(LORA, 0).train / 'best_mIoU_iter_2.pth').write_text(best)
+    assert run(runner, [LORA]) == [DONE]
+    result = runner.state(LORA, 0).result
+    assert (result['checkpoint'], result['metrics']['mIoU']) == (chosen, value)
+    assert result['compared'] == {'best_mIoU_iter_2.pth': {'2': 11.5, 'better': 13.5, '4': 12.5}[best], 'iter_4.pth': 12.5}
+
+
+def test_the_best_checkpoint_of_a_training_that_ended_well_is_not_compared(runner, tmp_path):
+    runner = Runner(StandInScale(best_by='mIoU'), tmp_path, StandInLaunch(gpus=4), runner.said.append)
+    assert run(runner, [LORA]) == [DONE]
+    result = runner.state(LORA, 0).result
+    assert result['checkpoint'] == 'best_mIoU_iter_4.pth' and result['compared'] == {} and result['gpus'] == 4
+
+
 @pytest.mark.parametrize('sent', [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_runner_takes_its_training_along_and_is_resumed(runner, sent):
     with training(runner) as child:
@@ -141,10 +192,26 @@ def test_results_of_other_code_are_named_and_replaced_only_on_request(runner, tm
     folder = runner.folder(LORA, 0)
     folder.finish({**json.loads((folder.path / 'result.json').read_text()), 'code': 'older'})
     assert runner.state(LORA, 0).text == 'done: mIoU 12.5, by other code' and run(runner, [LORA]) == [DONE]
-    assert '1 of them by other code' in Report(runner, [LORA], tmp_path).introduction()[1]
+    report = Report(runner, [LORA], tmp_path)
+    section, = report.sections()
+    assert '1 of them by other code' in report.introduction()[1] and any(value.text == '0*' for value in section.rows[0])
+    assert '*: run by other code than the present one.' in section.notes
     again = Runner(runner.scale, tmp_path, StandInLaunch(), runner.said.append, rerun_outdated=True)
     assert run(again, [LORA]) == [DONE] and runner.state(LORA, 0).text == 'done: mIoU 12.5'
     assert json.loads((folder.path / 'earlier_1' / 'result.json').read_text())['code'] == 'older'
+
+
+def test_epochs_of_a_stopped_run_count_in_iterations(runner):
+    folder, settings = runner.folder(LORA, 0), runner.scale.settings(LORA, 0)
+    folder.note(settings=settings)
+    folder.train_log.write_text('Epoch(train)  [3][  50/7330]  lr\n')
+    folder.train.mkdir()
+    (folder.train / 'last_checkpoint').write_text('/elsewhere/epoch_2.pth')
+    length = dict(iterations=None, epochs=12)
+    assert folder.checkpoint_step() == ('epoch', 2)
+    assert folder.state(settings, length).text == 'stopped at iteration 14660 of 87960'
+    folder.note(failure='out of memory')
+    assert folder.state(settings, length).text == 'failed at iteration 14710 of 87960: out of memory'
 
 
 def test_evaluation_alone_is_made_up_for(runner):
@@ -188,9 +255,33 @@ def test_what_a_detector_does_not_find_counts_as_zero_and_what_has_no_value_as_n
     assert measured({'coco/bbox_mAP': 0.081}, '', ('AP^b', )) == {'AP^b': pytest.approx(8.1)}
 
 
-def test_the_reason_of_a_failure_is_its_error():
-    assert reason_of('x failed:\nlog\nMissingFileError: no data\nreport of the launcher\n') == 'MissingFileError: no data'
-    assert reason_of('x failed:\nKilled') == 'Killed'
+@pytest.mark.parametrize('output, reason', [
+    ('log\nMissingFileError: no data\nreport of the launcher\n', 'MissingFileError: no data'), ('log\nKilled', 'Killed'),
+    ('ParameterError: wrong\nbrokenpipe.SomeError: late\n' + 'line\n' * 99, 'ParameterError: wrong'),
+    ('[rank0]: mmparax.errors.StorageError: full\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====',
+     'mmparax.errors.StorageError: full'),
+    ('KeyError: 1\nRuntimeError: 2\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError:', 'RuntimeError: 2'),
+    ('', 'it printed nothing')])
+def test_the_reason_of_a_failure_is_its_own_error_and_not_the_launchers(output, reason):
+    assert reason_of(output) == reason
+
+
+@pytest.mark.parametrize('one_process, said', [(True, '63'), (False, 'unset')])
+def test_only_one_process_is_told_how_many_threads_it_has(one_process, said, tmp_path, monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 64)
+    command = ['bash', '-c', 'echo ${OMP_NUM_THREADS-unset}']
+    assert run_script(command, tmp_path / 'log', 'it', 'train', one_process=one_process).strip() == said
+
+
+def test_slurm_runs_have_ports_of_their_own(monkeypatch):
+    monkeypatch.delenv('PORT', raising=False)
+    launch = Launch('slurm', 8, 'gpu')
+    ports = [launch.environment(run)['PORT'] for run in ('a/seed0', 'a/seed1', 'b/seed0')]
+    assert len(set(ports)) == 3 and all(20000 <= int(port) < 30000 for port in ports)
+    assert launch.environment('a/seed0')['PORT'] == ports[0] and 'PORT' not in Launch('pytorch', 4).environment('a/seed0')
+    monkeypatch.setenv('PORT', '1234')
+    assert launch.environment('a/seed0')['PORT'] == '1234'
 
 
 # ---- the report ----
@@ -216,11 +307,47 @@ def test_report_has_mean_and_spread_of_the_seeds_with_links_to_their_logs(runner
     result = json.loads((folder.path / 'result.json').read_text())
     result['metrics']['mIoU'] = 13.5
     folder.finish(result)
-    section, = sections(runner, tmp_path / 'docs')
+    section, = sections(runner, tmp_path)
     texts = [value.text for value in section.rows[0]]
     assert '13.0 ± 0.7' in texts and '0, 1' in texts
     links = [link for value in section.rows[0] for _, link in value.pieces if link]
-    assert links == [f'../tiny/lora/seed{seed}/train.txt' for seed in (0, 1)]
+    assert links == [f'tiny/lora/seed{seed}/train.txt' for seed in (0, 1)]
+    elsewhere, = sections(runner, tmp_path / 'docs')
+    assert not any(link for value in elsewhere.rows[0] for _, link in value.pieces)
+    assert '0, 1' in [value.text for value in elsewhere.rows[0]] and not any('*' in note for note in elsewhere.notes)
+
+
+def test_report_says_which_seeds_are_missing(runner, tmp_path):
+    assert run(runner, [LORA], seeds=(0, )) == [DONE]
+    wish(runner, LORA, 'fail')
+    run(runner, [LORA], seeds=(1, ))
+    section, = sections(runner, tmp_path)
+    texts = [value.text for value in section.rows[0]]
+    assert '12.5 (1 of 2 seeds)' in texts and '0, 1: failed' in texts
+    section, = Report(runner, runner.scale.cells, tmp_path, seeds=3).sections()
+    assert '12.5 (1 of 3 seeds)' in [value.text for value in section.rows[0]]
+
+
+class StandInFull(StandInScale):
+    """The cells of LoRA in Table 4, at full scale."""
+    name = 'full'
+    cells = [cell for cell in paper_cells() if (cell.table, cell.row) == (4, 'LoRA')]
+
+
+@pytest.mark.parametrize('done, average', [(2, ('90.4', '2 of 3 data sets', '–')), (3, ('90.4', '87.2', '−3.2'))])
+def test_full_report_has_differences_and_the_average_of_all_data_sets(runner, tmp_path, done, average):
+    runner = Runner(StandInFull(), tmp_path, StandInLaunch())
+    for cell, value in zip(runner.scale.cells[:done], (86.5, 96.0, 79.0), strict=False):
+        settings, folder = runner.scale.settings(cell, 0), runner.folder(cell, 0)
+        folder.note(settings=settings)
+        folder.finish(dict(settings=settings, metrics={'top-1': value}, code='now', machine='m'))
+    section, = sections(runner, tmp_path)
+    start = section.header.index('top-1 published')
+    texts = [tuple(value.text for value in row[start:start + 3]) for row in section.rows]
+    assert texts[:2] == [('86.2', '86.5', '+0.3'), ('97.1', '96.0', '−1.1')] and texts[3] == average
+    assert texts[2] == (('87.8', '79.0', '−8.8') if done == 3 else ('87.8', 'not run', '–'))
+    assert section.rows[3][2].text == 'average' and len({len(row) for row in section.rows}) == 1
+    assert [section.rows[0][start + place].kind for place in range(3)] == ['published', 'measured', 'measured']
 
 
 def test_report_shows_what_stands_at_a_run_that_is_not_done(runner, tmp_path):

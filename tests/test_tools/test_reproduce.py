@@ -1,16 +1,21 @@
 """tools/reproduce.py as a user calls it."""
+import io
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from processes import run as run_process
+from rich.console import Console
 
+from mmparax.datasets import scene_files
 from mmparax.datasets.scene_files import write_scenes
 from mmparax.errors import ParameterError
 
@@ -72,14 +77,66 @@ def test_dry_run_prints_the_commands_of_every_launcher(reproduce, tmp_path):
     assert out.count('dist_train.sh') == out.count('dist_test.sh') == 2 and 'randomness.seed=1' in out and '512.py 4 ' in out
     out = reproduce(*cell, '--launcher', 'slurm', '--partition', 'gpu', '--gpus', 8).out
     assert 'GPUS=8' in out and 'slurm_train.sh gpu upernet_swin-l_mona' in out and 'batch_size=2' in out
+    assert 'PORT=2' in out and "slurm_train.sh '' upernet_swin-l_mona" in reproduce(*cell, '--launcher', 'slurm').out
     assert not (tmp_path / 'work_dirs').exists()
+
+
+@pytest.mark.parametrize('partition, expected', [('', []), ('my gpus', ['--partition=my gpus'])])
+def test_without_a_partition_slurm_takes_its_own(partition, expected, tmp_path):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    done = run_process([str(TOOL.with_name('slurm_train.sh')), partition, 'job', 'c.py'], tmp_path,
+                       PATH=f'{tmp_path}:{os.environ["PATH"]}')
+    words = done.stdout.splitlines()
+    assert done.returncode == 0 and [word for word in words if 'partition' in word] == expected
+    assert words[:1 + len(expected)] == [*expected, '--job-name=job'] and 'c.py' in words
+
+
+@pytest.mark.parametrize('tiny', [False, True])
+def test_list_loses_nothing_on_a_narrow_terminal(tiny):
+    row = dict(table=9, row='sequential_no_residual', backbone='convnext-b', dataset='Food-101', params_published=195.0,
+               config='ablation_mask-rcnn_swin-b_adaroute_4xb4-1x_coco_experts-half-dim192.py', params_built=195202933,
+               published=dict(zip('abcdef', (49.5, 71.9, 54.4, 44.8, 69.2, 48.4))),
+               state='seed 0: stopped at iteration 152000 of 160000; seed 1: failed at iteration 800 of 160000: OutOfMemory')
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(runpy.run_path(str(TOOL))['table_of']([row], tiny))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100 and '…' not in stream.getvalue()
+    letters = Counter(''.join(lines))
+    numbers = '' if tiny else '195.0 49.5 71.9 54.4 44.8 69.2 48.4'
+    texts = [row['row'], row['backbone'], row['dataset'], row['config'][:-3], row['state'], '195.203', numbers]
+    needed = Counter(''.join(texts).replace(' ', ''))
+    assert not needed - letters, stream.getvalue()
+
+
+def test_scenes_that_another_start_has_written_in_the_meantime_are_taken(tmp_path, monkeypatch):
+    first, second, other = (tmp_path / name for name in ('first', 'second', 'other'))
+    write_scenes(first, 2, 1, progress=False)
+    write_scenes(other, 1, 1, progress=False)
+    count = scene_files._count_files
+
+    def while_another(source, target):
+        def counted(root):
+            if not target.exists():
+                shutil.copytree(source, target)
+            return count(root)
+        return counted
+
+    monkeypatch.setattr(scene_files, '_count_files', while_another(first, second))
+    assert write_scenes(second, 2, 1, progress=False) is False
+    third = tmp_path / 'third'
+    monkeypatch.setattr(scene_files, '_count_files', while_another(other, third))
+    with pytest.raises(ParameterError, match='holds other scenes'):
+        write_scenes(third, 2, 1, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['first', 'other', 'second', 'third']
 
 
 @pytest.mark.parametrize('arguments, message', [
     (['--table', '11'], '--table=11 is not allowed'), (['--table', '1', '--row', 'DoRA'], "--row='DoRA' is not allowed.*LoRA"),
     (['--table', '1', '--backbone', 'vit-b16'], '--backbone=.*swin-b'),
     (['--table', '1', '--gpus', '4'], '--gpus=4.*--launcher'),
-    (['--table', '1', '--launcher', 'slurm'], '--partition'), (['--report', 'out.pdf'], r'--report=.*\.md or \.html'),
+    (['--report', 'out.pdf'], r'--report=.*\.md or \.html'),
     (['--table', '1', '--iterations', '10'], '--iterations=10'), (['--table', '1', '--seeds', '0'], '--seeds=0'),
     (['--table', '1', '--scale', 'tiny', '--gpus', '2'], 'one process'), ([], 'nothing to do'),
     (['--table', '1', '--launcher', 'pytorch', '--gpus', '64'], 'needs 64: use --scale tiny')])
