@@ -24,7 +24,8 @@ class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
     """mmpretrain's TransformerEncoderLayer with sites.
 
     Sites of the stream get the patch tokens alone, and the extra tokens before them (class, registers) pass by, unless the
-    module there treats each token by itself (``per_token``): then it gets all. Prompts stand between the two, see and are seen by all, and are dropped after the attention (VPT-deep, Jia et al., ECCV 2022).
+    module there treats each token by itself (``per_token``): then it gets all. Prompts stand between the two, see and are
+    seen by all, and are dropped after the attention (VPT-deep, Jia et al., ECCV 2022).
 
     Attributes:
         extra_tokens: how many tokens stand before the patches.
