@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmparax.adapters.base import BlockInfo, Method
+from mmparax.adapters.base import BlockInfo, Method, init_linear
 from mmparax.errors import bad_value, check_choice, check_int, check_number
 from mmparax.ops.depthwise import aggregate, depthwise_conv2d, dynamic_depthwise_conv2d, map_to_tokens, tokens_to_map
 from mmparax.ops.routing import mix_experts, route
@@ -30,7 +30,7 @@ def init_linear_or_conv(layer: nn.Module, kind: str) -> None:
     if kind == 'trunc_normal':
         nn.init.trunc_normal_(layer.weight, std=0.02)
     else:
-        nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+        init_linear(layer.weight)
     nn.init.zeros_(layer.bias)
 
 

@@ -69,12 +69,9 @@ class BlockInfo:
                 'linear:fc2': (self.ffn_dim, self.dim)}.get(site, (self.dim, self.dim))
 
 
-def init_linear(weight: Tensor, bias: Optional[Tensor] = None) -> None:
-    """PyTorch's own start of a linear map (or convolution): uniform within ±1/sqrt(fan-in), weight and bias."""
+def init_linear(weight: Tensor) -> None:
+    """PyTorch's own start of the weight of a linear map or convolution: uniform within ±1/sqrt(fan-in)."""
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
-    if bias is not None:
-        bound = 1 / math.sqrt(weight[0].numel())
-        nn.init.uniform_(bias, -bound, bound)
 
 
 def check_dropout(value: Any) -> float:

@@ -1,12 +1,11 @@
 """Counts parameters by what they are: frozen trunk, adapters, centers, output norms, head."""
-import io
 from dataclasses import dataclass, fields
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from mmparax.analysis.tables import as_text
 from mmparax.backbones.adapted import ADAPTER, BASE, CENTER, OUTPUT_NORM, TUNED, adapted_backbones
 from mmparax.errors import ParameterError
 
@@ -100,13 +99,6 @@ class ParameterCount:
                               f'{parameters / max(self.total, 1):.2%}')
             table.add_section()
         return as_text(table, 88)
-
-
-def as_text(table: Table, width: int) -> str:
-    """A table as it is printed, at most ``width`` characters wide."""
-    buffer = io.StringIO()
-    Console(file=buffer, width=width, color_system=None).print(table)
-    return buffer.getvalue().rstrip()
 
 
 def side_by_side(title: str, counts: Mapping[str, ParameterCount], sums: Mapping[str, Callable[[ParameterCount], str]],

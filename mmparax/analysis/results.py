@@ -1,15 +1,14 @@
 """Metrics of an evaluation in the columns of the paper's tables, and the files of its predictions."""
-import io
 import math
 import os
 from typing import Any, Dict, Mapping, Optional
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
-from rich.console import Console
 from rich.table import Table
 
 from mmparax.analysis.data import metrics_of, registered
+from mmparax.analysis.tables import as_text
 from mmparax.errors import keyword_names
 
 # Name in the toolbox, without its evaluator's prefix -> (column, factor that makes it percent).
@@ -48,9 +47,8 @@ def results_table(metrics: Mapping[str, Any]) -> str:
     for column in columns:
         table.add_column(column, justify='right', no_wrap=True)
     table.add_row(*('–' if value is None else f'{value:.1f}' for value in columns.values()))
-    buffer = io.StringIO()
-    Console(file=buffer, width=max(88, sum(len(column) + 3 for column in columns) + 1), color_system=None).print(table)
-    return f'Results in percent:\n{buffer.getvalue().rstrip()}'  # a title would be wrapped to the width of few columns
+    text = as_text(table, max(88, sum(len(column) + 3 for column in columns) + 1))
+    return f'Results in percent:\n{text}'  # a title would be wrapped to the width of few columns
 
 
 def write_predictions(cfg: Config, folder: str) -> None:
