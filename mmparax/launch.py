@@ -1,7 +1,9 @@
 """Several processes and mixed precision: what a run needs of the machine, and what it does where there is no GPU."""
+import ctypes
 import logging
 import os
 import subprocess
+import sys
 from typing import Any, List, Sequence
 
 import torch
@@ -13,7 +15,24 @@ from mmengine.logging import print_log
 from mmparax.errors import ParameterError, bad_value
 
 PRECISIONS = ('fp16', 'bf16')
+# glibc's M_MMAP_THRESHOLD (the largest value that it takes), M_TRIM_THRESHOLD and M_TOP_PAD, in bytes.
+MALLOC_SETTINGS = ((-3, 2**25), (-1, 2**31 - 1), (-2, 2**26))
 SYNC_BN = ('SyncBN', 'MMSyncBN')
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep the memory that it frees on a CPU, rather than return and fetch it in every step.
+
+    glibc hands large blocks back to the system at once, and each new one costs a fault a page: a tenth of a training step.
+    The peak of the memory stays the same. With a GPU, or another C library, nothing is done.
+
+    Returns:
+        bool: whether the C library took the settings.
+    """
+    if get_device() != 'cpu' or not sys.platform.startswith('linux'):
+        return False
+    library = ctypes.CDLL(None)
+    return hasattr(library, 'mallopt') and all([library.mallopt(*setting) for setting in MALLOC_SETTINGS])
 
 
 def is_first_process() -> bool:

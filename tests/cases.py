@@ -2,6 +2,7 @@
 import torch
 from torch import nn
 
+from mmparax.adapters import AdaRoute
 from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, BlockInfo, Method, build_method
 from mmparax.backbones import AdaptedConvNeXt, AdaptedMiT, AdaptedSwin, AdaptedViT
 
@@ -153,6 +154,14 @@ def block_info(dim=12, depth=3, **options):
     """What a method may know of a block of no family."""
     return BlockInfo(**{**dict(dim=dim, depth=depth, index=0, stage=0, family='Test', ffn_dim=4 * dim, embed_dim=dim,
                                patch_size=4), **options})
+
+
+def adapter_and_center(dim=12, experts=3, linear_init='kaiming_uniform', **options):
+    """One adapter of AdaRoute and the experts that it mixes."""
+    method = AdaRoute(**{**dict(hidden_dim=8, router_dim=6), **options})
+    infos = [block_info(dim, experts, index=index, linear_init=linear_init) for index in range(experts)]
+    center = method.build_centers(infos)[0][0]
+    return method.build('after_token_mixer', infos[0], center), center
 
 
 def perturb(*modules, seed=0):

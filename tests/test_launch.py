@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 from processes import free_port, run
 
-from mmparax.launch import (amp_with_value, evaluate_without_amp, is_first_process, prepare_processes, replace_sync_bn,
-                            use_amp)
+from mmparax.launch import (MALLOC_SETTINGS, amp_with_value, evaluate_without_amp, is_first_process, keep_freed_memory,
+                            prepare_processes, replace_sync_bn, use_amp)
 
 ROOT = Path(__file__).parents[1]
 CHECKS = ['gradients_are_those_of_one_process', 'every_method_synchronises', 'a_resumed_run_is_the_undisturbed_one',
@@ -96,6 +96,19 @@ def test_bf16_needs_no_loss_scale():
     scaler.step(optimizer)
     scaler.update()
     assert model.bias.item() == before - 1 and scaler.state_dict() == {}
+
+
+def test_freed_memory_is_kept_on_a_cpu_alone(monkeypatch):
+    calls = []
+    library = type('Library', (), dict(mallopt=staticmethod(lambda *setting: calls.append(setting) or 1)))
+    monkeypatch.setattr('mmparax.launch.ctypes.CDLL', lambda name: library)
+    monkeypatch.setattr('mmparax.launch.sys.platform', 'linux')
+    assert keep_freed_memory() and calls == list(MALLOC_SETTINGS)
+    monkeypatch.setattr('mmparax.launch.ctypes.CDLL', lambda name: object())
+    assert not keep_freed_memory()  # another C library
+    monkeypatch.setattr('mmparax.launch.ctypes.CDLL', lambda name: pytest.fail('called'))
+    monkeypatch.setattr('mmparax.launch.get_device', lambda: 'cuda')
+    assert not keep_freed_memory()
 
 
 def test_sync_bn_becomes_bn_everywhere():

@@ -9,7 +9,8 @@ from mmparax.analysis.data import check_datasets
 from mmparax.checkpoint.storage import lock_folder
 from mmparax.cli import add_common_arguments, build_runner, check_checkpoint, config_kept, load_config, tool
 from mmparax.errors import ParameterError
-from mmparax.launch import PRECISIONS, amp_with_value, evaluate_without_amp, is_first_process, prepare_processes, use_amp
+from mmparax.launch import (PRECISIONS, amp_with_value, evaluate_without_amp, is_first_process, keep_freed_memory,
+                            prepare_processes, use_amp)
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,6 +56,7 @@ def main() -> None:
     if is_first_process():
         lock_folder(cfg.work_dir)  # before the runner writes anything there
     prepare_processes(cfg)
+    keep_freed_memory()
     with config_kept(cfg):
         build_runner(cfg).train()
 

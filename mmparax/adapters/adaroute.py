@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from mmparax.adapters.base import BlockInfo, Method, init_linear
 from mmparax.errors import bad_value, check_choice, check_int, check_number
-from mmparax.ops.depthwise import aggregate, depthwise_conv2d, dynamic_depthwise_conv2d, map_to_tokens, tokens_to_map
-from mmparax.ops.routing import mix_experts, route
+from mmparax.ops.mixing import LAYOUTS, mix_spatially
+from mmparax.ops.norm_conv import scaled_norm_conv
+from mmparax.ops.out_conv import conv_scale_shortcut
+from mmparax.ops.recompute import recomputed
+from mmparax.ops.routing import compute_dtype, mix_experts, route
 from mmparax.registry import MODELS
 
-CONV_LAYOUTS = ('sequential', 'sequential_no_residual', 'parallel')
 EXPERT_INITS = {
     'trunc_normal': lambda tensor: nn.init.trunc_normal_(tensor, std=0.02),
     'kaiming_normal': nn.init.kaiming_normal_,
@@ -79,8 +81,9 @@ class Router(nn.Module):
         self.reduce = nn.Linear(dim, router_dim)
         self.gates = nn.Linear(router_dim, num_groups * num_experts)
 
-    def forward(self, x: Tensor) -> List[Tensor]:
-        return route(x, self.reduce, self.gates, self.num_experts, self.activation)
+    def forward(self, mean: Tensor) -> List[Tensor]:
+        """Gates, G of (B, M), from the mean of a map's tokens (B, C)."""
+        return route(mean, self.reduce, self.gates, self.num_experts, self.activation)
 
 
 class AdaRouteAdapter(nn.Module):
@@ -132,50 +135,37 @@ class AdaRouteAdapter(nn.Module):
 
     def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
         """Adapt tokens (B, H*W, C) of a map of size ``hw`` = (H, W); the shape stays."""
-        shortcut = x
-        x = x + self.norm_scale * self.norm(x)
-        x = x + depthwise_conv2d(x, hw, self.dwconv_in.weight, self.dwconv_in.bias)
-        down, up, *kernels = self.router(x)
-        center = self.center
-        z = x @ mix_experts(down, center.down, x.dtype).transpose(1, 2)
-        z = z + self.mix_spatially(z, hw, [mix_experts(gate, experts, z.dtype)
-                                           for gate, experts in zip(kernels, center.kernels)])
-        z = F.gelu(z + self.latent_proj(z))
-        y = z @ mix_experts(up, center.up, x.dtype).transpose(1, 2)
-        y = y + depthwise_conv2d(y, hw, self.dwconv_out.weight, self.dwconv_out.bias)
-        y = self.layer_scale * y + self.layer_bias
-        if self.shortcut_scale is None:
-            return y + shortcut
-        return y + (self.shortcut_scale * shortcut + self.shortcut_bias)
+        dtype, center = compute_dtype(x), self.center
+        u, mean = self.start(x, hw)
+        down, up, *kernels = self.router(mean)
+        down, up = (mix_experts(gate, experts, dtype).transpose(1, 2)
+                    for gate, experts in ((down, center.down), (up, center.up)))
+        with recomputed(x) as mark:
+            u = mark(u.to(dtype), lambda: self.start(x, hw)[0].to(dtype))
+            z = u @ down
+            z = z + self.mix_spatially(z, hw, [mix_experts(gate, experts, z.dtype)
+                                               for gate, experts in zip(kernels, center.kernels)])
+            projected = mark(z + self.latent_proj(z), lambda: z + self.latent_proj(z))
+            active = mark(F.gelu(projected), lambda: self.activate(z))
+            y = mark(active @ up, lambda: self.activate(z) @ up)
+            return conv_scale_shortcut(y, hw, self.dwconv_out.weight, self.dwconv_out.bias, self.layer_scale, self.layer_bias,
+                                       x, self.shortcut_scale, self.shortcut_bias)
+
+    def activate(self, z: Tensor) -> Tensor:
+        return F.gelu(z + self.latent_proj(z))
+
+    def start(self, x: Tensor, hw: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
+        """Tokens (B, H*W, C) after the scaled norm and the first convolution, and their mean (B, C)."""
+        return scaled_norm_conv(x, hw, self.norm_scale, self.norm.weight, self.norm.bias, self.norm.eps,
+                                self.dwconv_in.weight, self.dwconv_in.bias)
 
     def mix_spatially(self, z: Tensor, hw: Tuple[int, int], kernels: Sequence[Tensor]) -> Tensor:
-        """Dynamic multi-scale spatial mixing (paper, figure 4).
-
-        Args:
-            z: latent tokens (B, H*W, r).
-            hw: (H, W).
-            kernels: one (B, r, 1, k_i, k_i) for each convolution.
-
-        Returns:
-            Tensor: (B, H*W, r).
-        """
+        """Mix latent tokens (B, H*W, r) with kernels of (B, r, 1, k_i, k_i); the shape stays."""
         if not kernels:
             return z
-        z = tokens_to_map(z, hw).contiguous()
-        maps = [dynamic_depthwise_conv2d(z, kernels[0])]
-        for i, kernel in enumerate(kernels[1:]):
-            if self.conv_layout == 'parallel':
-                source = z
-            elif self.conv_layout == 'sequential':
-                source = self.stage_mix[2 * i] * z + self.stage_mix[2 * i + 1] * maps[-1]
-            else:
-                source = self.stage_mix[i] * maps[-1]
-            maps.append(dynamic_depthwise_conv2d(source, kernel))
-        if len(maps) == 1:
-            return map_to_tokens(maps[0])
         scorer = self.aggregation
         weights = (None, None) if scorer is None else (scorer.weight, scorer.bias)
-        return map_to_tokens(aggregate(torch.stack(maps), *weights))
+        return mix_spatially(z, hw, kernels, self.stage_mix, self.conv_layout, *weights)
 
 
 @MODELS.register_module()
@@ -231,7 +221,7 @@ class AdaRoute(Method):
         self.adapter_options = dict(
             router_dim=router_dim,
             spatial_aggregation=check_choice('spatial_aggregation', spatial_aggregation, (True, False)),
-            conv_layout=check_choice('conv_layout', conv_layout, CONV_LAYOUTS),
+            conv_layout=check_choice('conv_layout', conv_layout, LAYOUTS),
             router_activation=check_choice('router_activation', router_activation, ('softmax', 'sigmoid')),
             layer_scale_init=check_number('layer_scale_init', layer_scale_init),
             shortcut_scale=check_choice('shortcut_scale', shortcut_scale, (True, False)))

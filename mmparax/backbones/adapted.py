@@ -13,7 +13,8 @@ from mmparax.backbones.sites import AdaptedBlock, adapter_modules
 from mmparax.checkpoint.base import copy_base, fetch, locate
 from mmparax.checkpoint.files import read_weights
 from mmparax.checkpoint.state import CHECKED, CLAIM, check_keys, check_same_base
-from mmparax.errors import ParameterError, RandomBaseError, bad_value, check_options, keyword_defaults, keyword_names
+from mmparax.errors import (ParameterError, RandomBaseError, bad_value, check_choice, check_options, keyword_defaults,
+                            keyword_names)
 
 BASE, TUNED, ADAPTER, CENTER, OUTPUT_NORM = 'base', 'tuned', 'adapter', 'center', 'output_norm'
 
@@ -40,6 +41,8 @@ class AdaptedBackbone:
         adapter: config of a method; None for full fine-tuning (everything trains, upstream's function bit for bit).
         base_checkpoint: path or URL of the pre-trained weights of the trunk.
         allow_random_base: permit a trunk without pre-trained weights; only without ``base_checkpoint``.
+        fast_trunk: whether a frozen trunk runs by operations that freezing allows (:meth:`speed_up`), equal to upstream's
+            up to rounding.
     """
     family: ClassVar[str]
     upstream: ClassVar[type]
@@ -55,9 +58,11 @@ class AdaptedBackbone:
                  adapter: Optional[Mapping[str, Any]] = None,
                  base_checkpoint: Optional[str] = None,
                  allow_random_base: bool = False,
+                 fast_trunk: bool = True,
                  **options: Any):
         check_options(type(self).__name__, options, self.known_options())
         options = self._checked_options(adapter, options)
+        check_choice('fast_trunk', fast_trunk, (True, False))
         method = None if adapter is None else build_method(adapter)
         options = {**self.upstream_defaults(options), **options}
         super().__init__(*args, **options)
@@ -75,6 +80,8 @@ class AdaptedBackbone:
         else:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(self._roles[name] != BASE)
+            if fast_trunk:
+                self.speed_up()
         self._load_base_if_at_hand()
 
     # ---- what a family gives ----
@@ -98,6 +105,9 @@ class AdaptedBackbone:
     def smallest_side(self) -> int:
         """Height and width in pixels below which upstream's layers fail."""
         return 1
+
+    def speed_up(self) -> None:
+        """Swap parts of the frozen trunk for faster ones with the same keys; by default none."""
 
     def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Change weights of the right layout that depend on the size of the input; by default none."""

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, BlockInfo, Method
 from mmparax.errors import ParameterError, UpstreamChangedError
+from mmparax.ops.recompute import keeping_all
 
 
 def swap_class(module: nn.Module, expected: Sequence[type], replacement: type, forward: Sequence[str]) -> None:
@@ -166,7 +167,7 @@ class AdaptedBlock(AdapterHost):
         needs none, and a reentrant checkpoint would then lose the gradients of their adapters.
         """
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(function, *inputs, use_reentrant=False)
+            return checkpoint(keeping_all(function), *inputs, use_reentrant=False)
         return function(*inputs)
 
 

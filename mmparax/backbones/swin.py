@@ -8,6 +8,7 @@ from mmpretrain.models.utils.attention import WindowMSA
 from torch import Tensor, nn
 
 from mmparax.adapters.base import PROMPT_SITE, BlockInfo
+from mmparax.backbones import fast_swin
 from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
 from mmparax.backbones.sites import AdaptedBlock, AdapterHost, swap_class
 from mmparax.checkpoint.layouts import swin_layout
@@ -93,6 +94,7 @@ class AdaptedSwin(AdaptedBackbone, SwinTransformer):
             frozen trunk; None for full fine-tuning.
         base_checkpoint: path or URL of the pre-trained weights (Microsoft's, OpenMMLab's or a safetensors file).
         allow_random_base: permit a trunk without pre-trained weights.
+        fast_trunk: whether a frozen trunk attends by ``scaled_dot_product_attention``.
     """
     family = 'Swin'
     upstream = SwinTransformer
@@ -111,6 +113,11 @@ class AdaptedSwin(AdaptedBackbone, SwinTransformer):
         return BlockInfo(dim=block.norm1.normalized_shape[0], depth=self.depths[stage], index=index, stage=stage,
                          family=self.family, ffn_dim=block.ffn.feedforward_channels, embed_dim=self.embed_dims,
                          patch_size=self.patch_embed.projection.kernel_size[0])
+
+    def speed_up(self) -> None:
+        for block in self.modules():
+            if isinstance(block, AdaptedSwinBlock):
+                fast_swin.speed_up(block)
 
     def output_norms(self) -> List[str]:
         return [f'norm{i}' for i in self.out_indices]

@@ -38,6 +38,21 @@ def depthwise_conv2d(x: Tensor, hw: Tuple[int, int], weight: Tensor, bias: Optio
     return map_to_tokens(F.conv2d(tokens_to_map(x, hw), weight, bias, padding=padding, groups=weight.shape[0]))
 
 
+def add_identity(weight: Tensor) -> Tensor:
+    """The kernels (C, 1, k, k) of ``x + conv(x)``: the residual is a one more in the centre tap."""
+    weight, centre = weight.clone(), weight.shape[-1] // 2
+    weight[:, :, centre, centre] += 1
+    return weight
+
+
+def depthwise_backward(grad: Tensor, x: Tensor, weight: Tensor,
+                       wanted: Tuple[bool, bool, bool]) -> Tuple[Optional[Tensor], ...]:
+    """Gradients of a depthwise convolution of a map (B, C, H, W): those wanted of input, weight and bias, else None."""
+    channels, padding = weight.shape[0], weight.shape[-1] // 2
+    return torch.ops.aten.convolution_backward(grad, x, weight, [channels], [1, 1], [padding, padding], [1, 1], False,
+                                               [0, 0], channels, wanted)
+
+
 def dynamic_depthwise_conv2d(x: Tensor, kernels: Tensor) -> Tensor:
     """Depthwise convolution in which each sample has its own kernels.
 

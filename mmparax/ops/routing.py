@@ -16,27 +16,32 @@ def safe_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type of products of ``x``: autocast's where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def no_autocast(device_type: str) -> ContextManager:
     """Switch autocast off; nothing where it is off: torch.export makes every switch a graph of its own, slowly."""
     return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
-def route(x: Tensor, reduce: nn.Linear, gates: nn.Linear, num_experts: int, activation: str) -> List[Tensor]:
-    """Gates of each sample: global mean, Linear, GELU, Linear, then softmax (or sigmoid) over each group of experts.
+def route(mean: Tensor, reduce: nn.Linear, gates: nn.Linear, num_experts: int, activation: str) -> List[Tensor]:
+    """Gates of each sample from the mean of its tokens: Linear, GELU, Linear, softmax (or sigmoid) over each group of experts.
 
     Args:
-        x: tokens (B, N, C).
+        mean: (B, C), float32 or float64.
         reduce: Linear(C, h).
         gates: Linear(h, G * M).
         num_experts: M.
         activation: ``'softmax'`` or ``'sigmoid'``.
 
     Returns:
-        list[Tensor]: G gates of (B, M), float32 (float64 for float64 input).
+        list[Tensor]: G gates of (B, M), of the mean's type.
     """
-    dtype = safe_dtype(x.dtype)
-    with no_autocast(x.device.type):
-        mean = x.mean(1, dtype=dtype)
+    dtype = mean.dtype
+    with no_autocast(mean.device.type):
         hidden = F.gelu(F.linear(mean, reduce.weight.to(dtype), reduce.bias.to(dtype)))
         logits = F.linear(hidden, gates.weight.to(dtype), gates.bias.to(dtype)).unflatten(1, (-1, num_experts))
         values = logits.softmax(-1) if activation == 'softmax' else logits.sigmoid()

@@ -3,25 +3,20 @@ import copy
 
 import pytest
 import torch
-from cases import block_info, perturb
+from cases import adapter_and_center, block_info, perturb
 from golden_files import Golden
 
 from mmparax.adapters import AdaRoute
+from mmparax.ops.paths import use_path
 
 GOLDENS = {'adaroute_full_357': {}, 'adaroute_no_dynamic_conv': {}, 'adaroute_single_k5': {},
            'adaroute_det_swin_b': dict(shortcut_scale=False)}
 KERNEL_SETS = [(), (1, ), (5, ), (3, 5), (3, 3, 3), (3, 5, 7), (5, 7, 9)]
 
 
-def adapter_and_center(dim=12, experts=3, linear_init='kaiming_uniform', **options):
-    method = AdaRoute(**{**dict(hidden_dim=8, router_dim=6), **options})
-    infos = [block_info(dim, experts, index=index, linear_init=linear_init) for index in range(experts)]
-    center = method.build_centers(infos)[0][0]
-    return method.build('after_token_mixer', infos[0], center), center
-
-
+@pytest.mark.parametrize('path', ['eager', 'fused'])
 @pytest.mark.parametrize('name', GOLDENS)
-def test_equals_reference(name):
+def test_equals_reference(name, path):
     golden = Golden(name)
     adapter, center = adapter_and_center(golden['input'].shape[-1], golden['config.num_experts'],
                                          hidden_dim=golden['config.hidden_dim'], router_dim=golden['config.router_dim'],
@@ -35,7 +30,8 @@ def test_equals_reference(name):
     names = {f'kernels.{i}': f'kernel{size}' for i, size in enumerate(golden['config.kernel_sizes'])}
     center.load_state_dict({**experts, **{own: golden[f'expert.{theirs}'] for own, theirs in names.items()}})
     x = golden['input'].requires_grad_()
-    out = adapter(x, golden['H_W'])
+    with use_path(path):
+        out = adapter(x, golden['H_W'])
     out.backward(golden['grad_output'])
     close = dict(rtol=0, atol=1e-9)
     torch.testing.assert_close(out, golden['output'], **close)
@@ -183,13 +179,27 @@ def test_router_is_computed_in_single_precision(dtype):
     adapter, _ = adapter_and_center(dim=32)
     with torch.no_grad():
         adapter.router.gates.weight.mul_(200.)
-    x = torch.randn(2, 35, 32)
+    mean = torch.randn(2, 32)
     with torch.autocast('cpu', dtype=dtype):
-        gates = adapter.router(x)
-    exact = adapter.router(x)
+        gates = adapter.router(mean)
+    exact = adapter.router(mean)
     for gate, expected in zip(gates, exact):
         assert gate.dtype == torch.float32
         assert torch.equal(gate, expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('path', ['eager', 'fused'])
+def test_the_mean_for_the_router_is_summed_in_single_precision(dtype, path):
+    """A sum of this many numbers in half precision overflows, or stops growing."""
+    adapter, _ = adapter_and_center(dim=4, experts=1)
+    x = torch.full((1, 4096, 4), 50., dtype=dtype)
+    with use_path(path):
+        for enabled in (True, False):
+            with torch.autocast('cpu', dtype=dtype, enabled=enabled):
+                tokens, mean = (adapter if enabled else copy.deepcopy(adapter).to(dtype)).start(x, (64, 64))
+            assert mean.dtype == torch.float32
+            torch.testing.assert_close(mean, tokens.double().mean(1).float(), rtol=1e-5, atol=0)
 
 
 BAD = [

@@ -1,0 +1,165 @@
+"""Dynamic multi-scale spatial mixing (paper: AdaRoute, section 3.2 and figure 4).
+
+Depthwise convolutions, each sample with kernels of its own, one after the other with residuals, and a weighted sum of
+their outputs whose weights differ from position to position ("SA").
+"""
+from typing import Any, List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmparax.ops.depthwise import aggregate, depthwise_backward, dynamic_depthwise_conv2d, map_to_tokens, tokens_to_map
+from mmparax.ops.functions import plain_backward
+from mmparax.ops.paths import path_for, triton_ops
+
+HW = Tuple[int, int]
+LAYOUTS = ('sequential', 'sequential_no_residual', 'parallel')
+
+
+def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Optional[Tensor], layout: str,
+                  score_weight: Optional[Tensor], score_bias: Optional[Tensor]) -> Tensor:
+    """Convolve with one kernel after the other and sum the outputs, weighted at each position.
+
+    Args:
+        z: latent tokens (B, H*W, r).
+        hw: (H, W).
+        kernels: n >= 1 of (B, r, 1, k_i, k_i).
+        stage_mix: factors of the convolutions' inputs: (2 * (n - 1),) for ``'sequential'``, in the order a_1, b_1, a_2,
+            ... of ``a_i * z + b_i * y_i``; (n - 1,), the b_i alone, for ``'sequential_no_residual'``; else None.
+        layout: one of ``LAYOUTS``; in ``'parallel'`` every convolution reads z.
+        score_weight: (n, r) of the linear map that scores the outputs at each position, or None for their mean.
+        score_bias: (n,) or None.
+
+    Returns:
+        Tensor: (B, H*W, r).
+    """
+    arguments = (z, hw, layout, stage_mix, score_weight, score_bias, *kernels)
+    path = path_for(z)
+    if path == 'triton':
+        return triton_ops().mix_spatially(z, hw, kernels, stage_mix, layout, score_weight, score_bias)
+    return (eager if path == 'eager' else MixSpatially.apply)(*arguments)
+
+
+def eager(z: Tensor, hw: HW, layout: str, stage_mix: Optional[Tensor], score_weight: Optional[Tensor],
+          score_bias: Optional[Tensor], *kernels: Tensor) -> Tensor:
+    """:func:`mix_spatially`, step by step."""
+    z = tokens_to_map(z, hw)
+    maps: List[Tensor] = []
+    for i, kernel in enumerate(kernels):
+        maps.append(dynamic_depthwise_conv2d(_source(z, maps, i, layout, stage_mix), kernel))
+    return map_to_tokens(maps[0] if len(maps) == 1 else aggregate(torch.stack(maps), score_weight, score_bias))
+
+
+def _source(z: Tensor, outputs: Sequence[Tensor], index: int, layout: str, factors: Any) -> Tensor:
+    """What the convolution ``index`` reads; ``factors``: the stage mix, or its values as numbers."""
+    if index == 0 or layout == 'parallel':
+        return z
+    if layout == 'sequential_no_residual':
+        return factors[index - 1] * outputs[index - 1]
+    scaled, output, factor = factors[2 * index - 2] * z, outputs[index - 1], factors[2 * index - 1]
+    return scaled + factor * output if isinstance(factor, Tensor) else scaled.add_(output, alpha=factor)
+
+
+def _sum(outputs: Sequence[Tensor]) -> Tensor:
+    total = outputs[0] + outputs[1]
+    for each in outputs[2:]:
+        total += each
+    return total
+
+
+def _per_sample(function: Any, *maps: Tensor) -> List[Tensor]:
+    """Call ``function`` with one sample after the other and join what it returns.
+
+    The samples' kernels differ, so each is a convolution of its own; a grouped one for all of them would need the
+    samples side by side in the channels, which copies.
+    """
+    if maps[0].shape[0] == 1:
+        return function(*maps)
+    results = [function(*(each[i:i + 1] for each in maps)) for i in range(maps[0].shape[0])]
+    return [None if parts[0] is None else torch.cat(parts) for parts in zip(*results)]
+
+
+def _convolve(x: Tensor, kernel: Tensor) -> List[Tensor]:
+    return [F.conv2d(x, kernel[0], padding=kernel.shape[-1] // 2, groups=kernel.shape[1])]
+
+
+def _convolve_backward(grad: Tensor, x: Tensor, kernel: Tensor) -> List[Tensor]:
+    size = kernel.shape[-1]
+    # The gradient of a kernel is the convolution of the input with the output's gradient as its kernel. On CPU that is
+    # two to three times as fast as the library's own, except for the smallest kernels.
+    swap = size > 3 and x.device.type == 'cpu'
+    dx, dkernel, _ = depthwise_backward(grad, x, kernel[0], (True, not swap, False))
+    if swap:
+        dkernel = F.conv2d(x, grad.transpose(0, 1), padding=size // 2, groups=x.shape[1]).transpose(0, 1)
+    return [dx, dkernel[None]]
+
+
+class MixSpatially(torch.autograd.Function):
+    """:func:`mix_spatially` on maps that lie channels-last; keeps z, the outputs and the weights of the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, hw: HW, layout: str, stage_mix: Optional[Tensor], score_weight: Optional[Tensor],
+                score_bias: Optional[Tensor], *kernels: Tensor) -> Tensor:
+        ctx.hw, ctx.layout = hw, layout
+        ctx.factors = None if stage_mix is None else stage_mix.tolist()
+        source = tokens_to_map(z, hw)
+        maps: List[Tensor] = []
+        for i, kernel in enumerate(kernels):
+            maps += _per_sample(_convolve, _source(source, maps, i, layout, ctx.factors), kernel)
+        outputs = [map_to_tokens(each) for each in maps]
+        alpha = None
+        if len(outputs) == 1:
+            mixed = outputs[0].clone()
+        elif score_weight is None:
+            mixed = _sum(outputs).div_(len(outputs))
+        else:  # (B, n, N): the weights of one output side by side
+            alpha = (score_weight @ _sum(outputs).transpose(1, 2)).add_(score_bias[:, None]).softmax(1)
+            mixed = outputs[0] * alpha[:, 0, :, None]
+            for i, each in enumerate(outputs[1:], 1):
+                mixed.addcmul_(each, alpha[:, i, :, None])
+        # The outputs are kept where something beside the sum reads them.
+        kept = outputs if alpha is not None or (layout != 'parallel' and len(outputs) > 1) else []
+        ctx.save_for_backward(z, stage_mix, score_weight, alpha, *kernels, *kept)
+        return mixed
+
+    @staticmethod
+    @plain_backward
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        z, stage_mix, score_weight, alpha, *rest = ctx.saved_tensors
+        count = len(ctx.needs_input_grad) - 6
+        kernels, outputs = rest[:count], rest[count:]
+        if alpha is None:
+            grads = [grad / count for _ in range(count)]
+            dscore_weight = dscore_bias = None
+        else:
+            grads, dscore_weight, dscore_bias = MixSpatially._sum_backward(grad, outputs, alpha, score_weight)
+        source, hw = tokens_to_map(z, ctx.hw), ctx.hw
+        maps = [tokens_to_map(each, hw) for each in outputs]
+        dz, dmix, dkernels = None, None if stage_mix is None else torch.empty_like(stage_mix), [None] * count
+        for i in reversed(range(count)):
+            inputs = _source(source, maps, i, ctx.layout, ctx.factors)
+            dinputs, dkernels[i] = _per_sample(_convolve_backward, tokens_to_map(grads[i], hw), inputs, kernels[i])
+            dinputs = map_to_tokens(dinputs)
+            if i == 0 or ctx.layout == 'parallel':
+                dz = dinputs if dz is None else dz.add_(dinputs)
+                continue
+            b = i - 1
+            if ctx.layout == 'sequential':
+                a, b = 2 * i - 2, 2 * i - 1
+                dmix[a] = torch.dot(dinputs.flatten(), z.flatten())
+                scaled = ctx.factors[a] * dinputs
+                dz = scaled if dz is None else dz.add_(scaled)
+            dmix[b] = torch.dot(dinputs.flatten(), outputs[i - 1].flatten())
+            grads[i - 1].add_(dinputs, alpha=ctx.factors[b])
+        return dz, None, None, dmix, dscore_weight, dscore_bias, *dkernels
+
+    @staticmethod
+    def _sum_backward(grad: Tensor, outputs: Sequence[Tensor], alpha: Tensor,
+                      score_weight: Tensor) -> Tuple[List[Tensor], Tensor, Tensor]:
+        """Gradients of the outputs, of the scores' weight and of their bias."""
+        dalpha = torch.stack([torch.linalg.vecdot(grad, each) for each in outputs], 1)
+        dscores = torch._softmax_backward_data(dalpha, alpha, 1, alpha.dtype)
+        through_scores = dscores.transpose(1, 2) @ score_weight
+        grads = [torch.addcmul(through_scores, grad, alpha[:, i, :, None]) for i in range(len(outputs))]
+        return grads, (dscores @ _sum(outputs)).sum(0), dscores.sum((0, 2))
