@@ -1,0 +1,239 @@
+#!/usr/bin/env python
+"""Time training steps of adapted backbones beside full fine-tuning: ``python tools/analysis_tools/benchmark.py``."""
+import argparse
+import io
+import json
+import logging
+import os
+import shlex
+import sys
+import tempfile
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Tuple
+
+import torch
+from mmengine.logging import MMLogger
+from tqdm import tqdm
+
+from mmparax.analysis.contenders import ALIASES, Contender, backbone_names, check_names, contenders, default_size, method_names
+from mmparax.analysis.saved_memory import measure_saved, saved_table
+from mmparax.analysis.speed import DTYPES, MEMORY, Race, Workload, profile_step, threads, why
+from mmparax.analysis.speed_report import Comparison, chart, cores, environment
+from mmparax.checkpoint.storage import write
+from mmparax.cli import tool
+from mmparax.errors import StorageError, TrainingError, bad_value, check_int
+from mmparax.launch import keep_freed_memory
+from mmparax.ops.paths import PATHS
+from mmparax.ops.recompute import recompute
+
+AGAIN = 'Choose another folder with --out.'
+METHODS = ['full', 'adaroute', 'plain-adaroute', 'plain-mona', 'frozen']
+TRUNKS = {'on': [True], 'off': [False], 'both': [True, False]}
+RECOMPUTE = {'auto': None, 'on': True, 'off': False}
+PRESETS = {
+    'cpu': dict(backbone=['swin-b', 'convnext-b'], size='320x320', batch=1, dtype=['fp32'], device='cpu', rounds=4,
+                minutes=3.6, methods=METHODS, fast_trunk='both'),
+    'table11': dict(backbone=['swin-l'], size='1280x800', batch=4, dtype=['fp16'], device='cuda', rounds=20, warmup=5, steps=5,
+                    methods=['full', 'lora', 'adaptformer', 'lorand', 'mona', 'adaroute-no-conv', 'adaroute', 'plain-adaroute',
+                             'plain-mona', 'frozen'], fast_trunk='both'),
+}
+
+
+def parse_args(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Time the training step (forward, backward, optimizer) and the inference of a backbone with each method '
+        'on random data, side by side in one run, and measure memory. "full" is the toolbox\'s own backbone in which '
+        'everything trains; plain-adaroute and plain-mona are the two written plainly, for comparison. Sizes are those of '
+        'the shipped configs.')
+    parser.add_argument('--preset', choices=list(PRESETS), help="settings that other options change. cpu: Swin-B and "
+                        "ConvNeXt-B at 320x320, under 5 minutes on 2 cores; table11: the paper's Table 11, for a GPU")
+    what = parser.add_argument_group('what')
+    what.add_argument('--backbone', nargs='+', default=['swin-b'], metavar='NAME',
+                      help=f'{", ".join(backbone_names())} (default: swin-b)')
+    what.add_argument('--methods', nargs='+', metavar='NAME', default=METHODS,
+                      help=f'{", ".join(method_names())} (default: {" ".join(METHODS)})')
+    what.add_argument('--size', metavar='HxW', help="height and width in pixels (default: 320x320; ViT: its own)")
+    what.add_argument('--batch', type=int, default=1, help='images in a step (default: %(default)s)')
+    what.add_argument('--dtype', nargs='+', default=['fp32'], choices=list(DTYPES),
+                      help='fp16 and bf16 by automatic mixed precision (default: fp32)')
+    what.add_argument('--device', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
+    what.add_argument('--threads', type=int, help='of the CPU (default: all cores)')
+    how = parser.add_argument_group('which paths')
+    how.add_argument('--ops', nargs='+', default=['auto'], choices=PATHS,
+                     help="implementations of AdaRoute's operations, each a row (default: auto)")
+    how.add_argument('--fast-trunk', choices=list(TRUNKS), default='on',
+                     help='fast path of the frozen trunk; both: a row for each (default: %(default)s)')
+    how.add_argument('--compile', action='store_true', help='torch.compile every model')
+    how.add_argument('--with-cp', action='store_true', help='recompute activations in the backward pass')
+    how.add_argument('--recompute', choices=list(RECOMPUTE), default='auto', help='adapters compute wide activations again '
+                     'rather than keep them (default: auto, on a GPU)')
+    rounds = parser.add_argument_group('how long')
+    rounds.add_argument('--rounds', type=int, default=10, help='turns of each model (default: %(default)s)')
+    rounds.add_argument('--steps', type=int, default=1, help='steps in a turn (default: %(default)s)')
+    rounds.add_argument('--warmup', type=int, default=1, help='steps of each model before (default: %(default)s)')
+    rounds.add_argument('--minutes', type=float, help='begin no round after so many minutes, shared by the backbones')
+    parser.add_argument('--saved', action='store_true',
+                        help='measure instead what autograd saves for the backward pass, by block and token')
+    parser.add_argument('--profile', action='store_true',
+                        help='show instead which operations a training step spends its time in')
+    parser.add_argument('--out', default='work_dirs/benchmark', help='folder of the JSON and the chart (default: %(default)s)')
+    preset = parser.parse_known_args(arguments)[0].preset
+    parser.set_defaults(**PRESETS.get(preset, {}))
+    return parser.parse_args(arguments)
+
+
+def size_of(text: str) -> Tuple[int, int]:
+    """(H, W) of ``'HxW'``."""
+    parts = text.lower().split('x')
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise bad_value('--size', text, 'it must be height and width in pixels, such as 320x320')
+    return int(parts[0]), int(parts[1])
+
+
+def device_of(name: Optional[str]) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ParameterError: if there is none of that name.
+    """
+    try:
+        device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ('cpu', 'cuda'):
+        raise bad_value('--device', name, 'it must be cpu, cuda or cuda:N')
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise bad_value('--device', name, f'PyTorch finds {torch.cuda.device_count() or "no"} GPU here', 'Use --device cpu.')
+    return device
+
+
+def command() -> str:
+    """The command line without the folder for results."""
+    words, skip = [], False
+    for word in sys.argv[1:]:
+        if not skip and word != '--out' and not word.startswith('--out='):
+            words.append(word)
+        skip = word == '--out'
+    return shlex.join(['python', 'tools/analysis_tools/benchmark.py', *words])
+
+
+def checked(args: argparse.Namespace) -> argparse.Namespace:
+    """Check every option and give it its type."""
+    args.backbone = check_names('--backbone', [ALIASES.get(name, name) for name in args.backbone], backbone_names())
+    args.methods = check_names('--methods', args.methods, method_names())
+    args.size = args.size and size_of(args.size)
+    for name in ('batch', 'rounds', 'steps', 'warmup'):
+        check_int(f'--{name}', getattr(args, name))
+    if args.minutes is not None and args.minutes <= 0:
+        raise bad_value('--minutes', args.minutes, 'it must be a number above 0')
+    args.threads = check_int('--threads', args.threads or cores())
+    args.device = device_of(args.device)
+    check_writable(Path(args.out))
+    return args
+
+
+def check_writable(folder: Path) -> None:
+    """Raise StorageError if nothing can be written to a folder: better now than after the measurement."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(f'{str(folder)!r} cannot be written to: {error.strerror}. {AGAIN}') from error
+
+
+def rows_of(args: argparse.Namespace, backbone: str) -> Tuple[List[Contender], Workload]:
+    """What runs on a backbone, and what it does."""
+    size = args.size or default_size(backbone)
+    rows = contenders(backbone, args.methods, size, args.batch, list(dict.fromkeys(args.dtype)),
+                      list(dict.fromkeys(args.ops)), TRUNKS[args.fast_trunk], args.with_cp)
+    return rows, Workload(size, args.batch, args.device, args.rounds, args.warmup, args.steps,
+                          args.minutes and 60 * args.minutes / len(args.backbone), args.compile)
+
+
+def compare(args: argparse.Namespace, done: List[Comparison]) -> None:
+    """Measure every backbone and print its table; ``done`` grows, by what was measured before an interrupt, too."""
+    for backbone in args.backbone:
+        rows, work = rows_of(args, backbone)
+        with tqdm(total=len(rows) * (1 + args.rounds), desc=backbone, file=sys.stderr, leave=False) as bar:
+
+            def progress(text: str) -> None:
+                bar.set_postfix_str(text, refresh=False)
+                bar.update()
+
+            race = Race(rows, work, progress)
+            try:
+                race.run()
+            finally:
+                bar.close()
+                done.append(Comparison(backbone, work, race.measured, args.with_cp, race.stopped))
+                print(done[-1].table(), flush=True)
+
+
+def save(args: argparse.Namespace, done: Sequence[Comparison], facts: Any) -> None:
+    """Write the JSON and the chart."""
+    folder = Path(args.out)
+    memory = MEMORY[args.device.type]
+    picture = io.BytesIO()
+    chart(done).savefig(picture, dpi=120, format='png')
+    write(folder / 'benchmark.json', json.dumps(dict(environment=facts, memory=memory, comparisons=[
+        comparison.as_dict() for comparison in done]), indent=1).encode(), AGAIN)
+    write(folder / 'benchmark.png', picture.getvalue(), AGAIN)
+    print(f'img/s: median of the rounds. Peak memory: {memory}.')
+    print(f'Written: {folder / "benchmark.json"}, {folder / "benchmark.png"}')
+
+
+def show_profiles(args: argparse.Namespace) -> None:
+    """Print where a training step spends its time."""
+    for backbone in args.backbone:
+        rows, work = rows_of(args, backbone)
+        for contender in rows:
+            print(f'{backbone}, {contender.label}:')
+            try:
+                print(profile_step(contender, work), flush=True)
+            except Exception as error:  # as in the comparison: the others are shown
+                print(why(error, work.device))
+
+
+def show_saved(args: argparse.Namespace) -> None:
+    """Print and write what autograd saves."""
+    found = []
+    for backbone in args.backbone:
+        size = args.size or default_size(backbone)
+        rows = measure_saved(backbone, args.methods, size, args.batch, TRUNKS[args.fast_trunk], args.with_cp)
+        print(saved_table(backbone, size, args.batch, rows), flush=True)
+        found.append(dict(backbone=backbone, size=list(size), batch=args.batch, with_cp=args.with_cp,
+                          rows=[asdict(row) for row in rows]))
+    path = Path(args.out) / 'saved_memory' / 'saved_memory.json'
+    write(path, json.dumps(dict(command=command(), comparisons=found), indent=1).encode(), AGAIN)
+    print(f'Written: {path}')
+
+
+@tool
+def main() -> None:
+    args = checked(parse_args())
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)  # it writes to stdout, which is the tables'
+    warnings.simplefilter('ignore')
+    os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # it complains where there is no GPU
+    if args.device.type == 'cpu':
+        keep_freed_memory()  # as tools/train.py does
+    with threads(args.threads), recompute(RECOMPUTE[args.recompute]):
+        if args.saved or args.profile:
+            show_saved(args) if args.saved else show_profiles(args)
+            return
+        facts = environment(args.device, args.threads, command())
+        done: List[Comparison] = []
+        try:
+            compare(args, done)
+        except KeyboardInterrupt:
+            save(args, done, facts)
+            sys.exit(130)
+        save(args, done, facts)
+    if not any(measured.training for comparison in done for measured in comparison.measured):
+        raise TrainingError('no method could be measured: the table says why.')
+
+
+if __name__ == '__main__':
+    main()
