@@ -85,6 +85,30 @@ def read_image(path: str) -> np.ndarray:
     return image
 
 
+def test_pipeline(cfg: Config) -> List[Any]:
+    """The transforms that prepare an image for testing, without those that need annotations.
+
+    Raises:
+        ParameterError: if the config has no test pipeline.
+    """
+    pipelines = [dataset.get('pipeline') for loader in ('test_dataloader', 'val_dataloader')
+                 for dataset in datasets_of(cfg.get(loader))] + [cfg.get('test_pipeline')]
+    pipeline = next((found for found in pipelines if found), None)
+    if pipeline is None:
+        raise ParameterError(f'the config {cfg.filename!r} has no test_dataloader.dataset.pipeline, which prepares images.')
+    return [transform for transform in pipeline if 'Annotations' not in str(transform['type'])]
+
+
+def loads_files(pipeline: Sequence[Any]) -> bool:
+    """Whether a pipeline reads files, in BGR order; data sets that hold their images as arrays, as CIFAR does, hold RGB."""
+    return any('LoadImage' in str(transform['type']) for transform in pipeline)
+
+
+def given_image(path: str, image: np.ndarray) -> Dict[str, Any]:
+    """What a pipeline starts from that does not read ``image``, (H, W, 3) uint8 RGB, itself."""
+    return dict(img_path=path, img_id=0, img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+
+
 @torch.no_grad()
 def predict(model: nn.Module, cfg: Config, path: str, image: np.ndarray) -> Any:
     """Run the test pipeline of a config and a model on one image.
@@ -101,17 +125,9 @@ def predict(model: nn.Module, cfg: Config, path: str, image: np.ndarray) -> Any:
     Raises:
         ParameterError: if the config has no test pipeline.
     """
-    pipelines = [dataset.get('pipeline') for loader in ('test_dataloader', 'val_dataloader')
-                 for dataset in datasets_of(cfg.get(loader))] + [cfg.get('test_pipeline')]
-    pipeline = next((found for found in pipelines if found), None)
-    if pipeline is None:
-        raise ParameterError(f'the config {cfg.filename!r} has no test_dataloader.dataset.pipeline, which prepares images.')
-    results = dict(img_path=path, img_id=0)
-    if not any('LoadImage' in str(transform['type']) for transform in pipeline):
-        # Data sets that hold their images as arrays, as CIFAR does, hold them in RGB order.
-        results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
-    prepare = Compose([transform for transform in pipeline if 'Annotations' not in str(transform['type'])])
-    return model.test_step(pseudo_collate([prepare(results)]))[0].cpu()
+    pipeline = test_pipeline(cfg)
+    results = dict(img_path=path, img_id=0) if loads_files(pipeline) else given_image(path, image)
+    return model.test_step(pseudo_collate([Compose(pipeline)(results)]))[0].cpu()
 
 
 def table_of(sample: Any, classes: Sequence[str], score_thr: float) -> Tuple[List[str], List[Tuple[str, ...]]]:

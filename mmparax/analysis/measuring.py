@@ -1,0 +1,162 @@
+"""What the measurements on features share: options, sums over batches that go on after an interruption, result files."""
+import argparse
+import hashlib
+import io
+import json
+import sys
+import time
+import zipfile
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from mmparax.analysis.features import Source, sources_of
+from mmparax.checkpoint.storage import write
+from mmparax.cli import add_config_options
+
+SAVE_SECONDS = 5.
+SUMS = 'sums'  # folder of the partial sums
+LARGEST = 512  # of the crops, if no size is asked for
+AGAIN = 'Make room or choose another --out, then call the same command again.'
+
+
+@dataclass
+class Setup:
+    """What to look at.
+
+    Attributes:
+        models: the models; the images are those of the first one's config.
+        out: folder of the results.
+        images: a folder of images to take instead.
+        num_images: how many.
+        batch_size: images at a time.
+        size: side of the square crops in pixels; None for what fits the images and the models.
+        seed: which images are drawn, and what is random in a model without checkpoint.
+        device: where the models run.
+        cfg_options: changes of every config.
+        progress: whether to show bars.
+    """
+    models: Sequence[Source]
+    out: Path
+    images: Optional[str] = None
+    num_images: int = 64
+    batch_size: int = 8
+    size: Optional[int] = None
+    seed: int = 0
+    device: str = 'auto'
+    cfg_options: Optional[Mapping[str, Any]] = None
+    progress: bool = True
+
+
+def add_arguments(parser: argparse.ArgumentParser, num_images: int, batch_size: int) -> None:
+    """Add the arguments that :func:`setup_of` reads."""
+    parser.add_argument('models', nargs='+', metavar='CONFIG [CHECKPOINT ...]',
+                        help='configs (files that end in .py), each followed by its checkpoints; a config without one is '
+                        'taken as training starts from it')
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder of the results')
+    parser.add_argument('--names', nargs='+', metavar='NAME', help='what to call the models, in their order')
+    parser.add_argument('--images', metavar='DIR', help='a folder of images (default: the test or validation data of the '
+                        'first config)')
+    parser.add_argument('--num-images', type=int, default=num_images, metavar='N', help='how many (default: %(default)s)')
+    parser.add_argument('--batch-size', type=int, default=batch_size, metavar='N', help='at a time (default: %(default)s)')
+    parser.add_argument('--size', type=int, metavar='PIXELS', help='side of the square that is cut from the middle of each '
+                        f'image (default: what fits the images, at most {LARGEST})')
+    parser.add_argument('--seed', type=int, default=0, help='which images are drawn (default: %(default)s)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:1 (default: %(default)s)')
+    add_config_options(parser)
+
+
+def setup_of(args: argparse.Namespace) -> Setup:
+    """The setup that the arguments of :func:`add_arguments` ask for."""
+    return Setup(sources_of(args.models, args.names), Path(args.out), args.images, args.num_images, args.batch_size, args.size,
+                 args.seed, args.device, args.cfg_options)
+
+
+@contextmanager
+def continuable() -> Iterator[None]:
+    """End a script that is interrupted with a sentence instead of a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print('\nInterrupted: the same command goes on from here.', file=sys.stderr)
+        sys.exit(130)
+
+
+def batches_of(count: int, size: int) -> List[List[int]]:
+    """The numbers 0 to ``count`` - 1 in lists of ``size``; the last may be shorter."""
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
+def summed(folder: Path, key: Sequence[Any], batches: Sequence[Sequence[int]], term: Callable[[Sequence[int]], np.ndarray],
+           title: str, progress: bool = True, every: float = SAVE_SECONDS) -> np.ndarray:
+    """Add up a term of each batch; what was added before an interruption is taken from a file and not computed again.
+
+    Args:
+        folder: where the file is; its name is a digest of ``key``.
+        key: all that the sum depends on, as plain data.
+        batches: numbers of the images of each batch.
+        term: float64 array of a batch.
+        title: of the progress bar.
+        progress: whether to show it.
+        every: seconds after which the sum so far is written.
+
+    Returns:
+        np.ndarray: the sum, the same bits whether it was interrupted or not.
+    """
+    path = folder / f'{hashlib.sha256(json.dumps([*key, batches], default=str).encode()).hexdigest()[:32]}.npz'
+    state = _read(path)  # one name: an interruption comes before or after its assignment, never between two
+    saved, last = state[0], time.monotonic()
+    with tqdm(total=sum(map(len, batches)), initial=sum(map(len, batches[:saved])), desc=title, unit='image',
+              disable=not progress) as bar:
+        try:
+            while state[0] < len(batches):
+                value = term(batches[state[0]])
+                state = (state[0] + 1, value if state[0] == 0 else state[1] + value)
+                bar.update(len(batches[state[0] - 1]))
+                if time.monotonic() - last >= every:
+                    _save(path, state)
+                    saved, last = state[0], time.monotonic()
+        finally:
+            if state[0] > saved:
+                _save(path, state)
+    return state[1]
+
+
+def _read(path: Path) -> tuple:
+    """(number of batches, their sum)."""
+    if path.is_file():
+        try:
+            with np.load(path) as content:
+                return int(content['batches']), content['sum']
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+            print(f'{path} cannot be read and is computed anew.', file=sys.stderr)
+    return 0, np.zeros(0)
+
+
+def _save(path: Path, state: tuple) -> None:
+    write_arrays(path, dict(batches=np.array(state[0]), sum=state[1]))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays into an ``.npz`` file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write(path, buffer.getvalue(), AGAIN)
+
+
+def write_json(path: Path, content: Dict[str, Any]) -> None:
+    """Write plain data, whole or not at all."""
+    write(path, (json.dumps(content, indent=1, allow_nan=False) + '\n').encode(), AGAIN)
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a picture as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=130)
+    write(path, buffer.getvalue(), AGAIN)

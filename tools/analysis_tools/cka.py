@@ -1,0 +1,42 @@
+#!/usr/bin/env python
+"""Compare the features of blocks: ``python tools/analysis_tools/cka.py CONFIG CHECKPOINT --out DIR``."""
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+from mmengine.logging import MMLogger
+
+from mmparax.analysis.cka import POOLS, cka_table, measure_cka
+from mmparax.analysis.measuring import add_arguments, continuable, setup_of
+from mmparax.cli import tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Measure how alike the features of all blocks of a model are: linear CKA by minibatches with the unbiased '
+        'estimator of HSIC. Several models see the same images and are drawn side by side; of two, the blocks of one are '
+        'compared with those of the other, too. Writes cka.png and cka.json. Interrupted, the same command goes on.')
+    add_arguments(parser, num_images=128, batch_size=16)
+    parser.add_argument('--blocks', nargs='+', metavar='NAME', help='blocks, by label (3.2, or "3.*" for the third stage) or '
+                        'by the name of the module (default: all)')
+    parser.add_argument('--pool', choices=POOLS, default='none', help='what the feature of an image is: the whole output of a '
+                        'block (none), or its mean over positions (default: %(default)s)')
+    return parser.parse_args()
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    warnings.simplefilter('ignore')
+    with continuable():
+        result = measure_cka(setup_of(args), args.blocks, args.pool)
+    print(cka_table(result))
+    for model in result['models']:
+        print(f'{model["name"]}: weights of {model["weights"]}')
+    print(f'Picture: {(Path(args.out) / result["picture"]).resolve()}')
+
+
+if __name__ == '__main__':
+    main()
