@@ -1,0 +1,320 @@
+"""Looks at the gates of a model over the images of a data set; what it knows is saved and goes on where it stopped."""
+import hashlib
+import json
+import logging
+import math
+import time
+import zipfile
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from mmparax.analysis.data import check_datasets
+from mmparax.analysis.measuring import SAVE_SECONDS, write_arrays
+from mmparax.analysis.predictions import load_model
+from mmparax.analysis.routing import GateSums, RoutedAdapter, attach, routed_adapters, shares
+from mmparax.errors import ParameterError, bad_value
+
+TOP = 8  # images that are kept for each expert
+STATE = 'routing_state.npz'
+
+
+class Totals:
+    """What is kept of the images seen so far; it does not grow with their number.
+
+    Args:
+        adapters: those of the model.
+        classes: number of classes of the data.
+        top: images that are kept for each expert.
+
+    Attributes:
+        gates: sums over all images.
+        class_images: (classes,), images in which a class is.
+        class_sums: (G, M) -> (classes, A, G, M), sums of the shares over these images.
+        best: (G, M) -> (A, G, M, top), the largest gates; the earlier image wins a tie.
+        best_images: (G, M) -> (A, G, M, top), their images; -1 for none.
+    """
+
+    def __init__(self, adapters: Sequence[RoutedAdapter], classes: int, top: int = TOP):
+        self.gates, self.top = GateSums(adapters), top
+        self.class_images = torch.zeros(classes, dtype=torch.float64)
+        self.class_sums, self.best, self.best_images = {}, {}, {}
+        for (groups, experts), numbers in self.gates.shapes.items():
+            size = (len(numbers), groups, experts)
+            self.class_sums[groups, experts] = torch.zeros(classes, *size, dtype=torch.float64)
+            self.best[groups, experts] = torch.full((*size, top), -math.inf, dtype=torch.float64)
+            self.best_images[groups, experts] = torch.full((*size, top), -1)
+
+    def add(self, gates: Mapping[int, Tensor], images: Sequence[int], labels: Sequence[Sequence[int]]) -> None:
+        """Add a batch.
+
+        Args:
+            gates: number of the adapter -> (G, B, M) on the CPU.
+            images: numbers of the B images.
+            labels: classes that are in each.
+        """
+        self.gates.add(gates)
+        member = torch.zeros(len(images), len(self.class_images), dtype=torch.float64)
+        for row, present in zip(member, labels):
+            row[list(present)] = 1
+        self.class_images += member.sum(0)
+        for shape, numbers in self.gates.shapes.items():
+            x = torch.stack([gates[number] for number in numbers]).double()
+            self.class_sums[shape] += torch.einsum('bc,agbm->cagm', member, shares(x))
+            values = torch.cat([self.best[shape], x.transpose(2, 3)], -1)
+            numbered = torch.tensor(images).expand(*x.shape[:2], x.shape[3], -1)
+            order = torch.argsort(values, dim=-1, descending=True, stable=True)[..., :self.top]
+            self.best[shape] = values.gather(-1, order)
+            self.best_images[shape] = torch.cat([self.best_images[shape], numbered], -1).gather(-1, order)
+
+    def arrays(self) -> Dict[str, np.ndarray]:
+        """All of it, for a file."""
+        found = dict(gates=self.gates.flat('cpu').numpy(), class_images=self.class_images.numpy())
+        for kind in ('class_sums', 'best', 'best_images'):
+            for (groups, experts), values in getattr(self, kind).items():
+                found[f'{kind}/{groups}/{experts}'] = values.numpy()
+        return found
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take what :meth:`arrays` gave."""
+        self.gates.set_flat(torch.from_numpy(arrays['gates']))
+        self.class_images = torch.from_numpy(arrays['class_images'])
+        for kind in ('class_sums', 'best', 'best_images'):
+            for shape in self.gates.shapes:
+                getattr(self, kind)[shape] = torch.from_numpy(arrays[f'{kind}/{shape[0]}/{shape[1]}'])
+
+
+# ---- the data ----
+
+
+def data_loader_name(cfg: Config) -> str:
+    """Which dataloader of a config gives the images: that of validation, or else of testing.
+
+    Raises:
+        ParameterError: if the config has neither.
+    """
+    for name in ('val_dataloader', 'test_dataloader'):
+        if cfg.get(name):
+            return name
+    raise ParameterError(f'the config {cfg.filename!r} has neither val_dataloader nor test_dataloader, so there are no images '
+                         'to look at.')
+
+
+def validation_data(cfg: Config) -> Tuple[Any, int]:
+    """The data set of :func:`data_loader_name` and the number of processes that read it.
+
+    Raises:
+        ParameterError: if it is empty.
+    """
+    name = data_loader_name(cfg)
+    dataset = DATASETS.build(cfg[name].dataset)
+    if not len(dataset):
+        raise ParameterError(f'{name}.dataset has no images.')
+    return dataset, cfg[name].get('num_workers', 0)
+
+
+def spread(count: int, wanted: Optional[int]) -> List[int]:
+    """``wanted`` of the numbers below ``count``, evenly spread, as data are often sorted by class; all for None."""
+    if wanted is None or wanted >= count:
+        return list(range(count))
+    return [number * count // wanted for number in range(wanted)]
+
+
+def labels_in(sample: Any, classes: int) -> List[int]:
+    """The classes that the annotation of a data sample has, of any task; none without an annotation."""
+    found: List[Tensor] = []
+    if 'gt_label' in sample:
+        found.append(torch.as_tensor(sample.gt_label))
+    if 'gt_instances' in sample and 'labels' in sample.gt_instances:
+        found.append(torch.as_tensor(sample.gt_instances.labels))
+    if 'gt_sem_seg' in sample:
+        maps = sample.gt_sem_seg
+        found.append(torch.as_tensor(maps.data if 'data' in maps else maps.sem_seg))
+    values = torch.cat([labels.flatten().long() for labels in found]).unique().tolist() if found else []
+    return [value for value in values if 0 <= value < classes]
+
+
+def batches(entries: Iterator[Tuple[int, Dict[str, Any]]], size: int) -> Iterator[Tuple[List[int], List[Dict[str, Any]]]]:
+    """Group images of one size, in order: padding one to the size of another would change its gates."""
+    images: List[int] = []
+    samples: List[Dict[str, Any]] = []
+    for image, sample in entries:
+        if samples and (len(samples) == size or samples[0]['inputs'].shape != sample['inputs'].shape):
+            yield images, samples
+            images, samples = [], []
+        images.append(image)
+        samples.append(sample)
+    if samples:
+        yield images, samples
+
+
+def _as_it_is(sample: Any) -> Any:
+    return sample
+
+
+# ---- the run ----
+
+
+def look(cfg: Config, checkpoint: str, folder: Path, device: torch.device, images: Optional[int],
+             batch_size: int, check: Callable[['RoutingRun'], None] = lambda run: None) -> Tuple['RoutingRun', Dict[str, Any]]:
+    """Look at the validation data of a config with the model of a checkpoint.
+
+    Args:
+        cfg: the config.
+        checkpoint: path of the checkpoint.
+        folder: for the results.
+        device: where to run.
+        images: how many to look at; None: all.
+        batch_size: images at once.
+        check: called before the first image.
+
+    Returns:
+        tuple: the finished run, and what it is of, for the result.
+
+    Raises:
+        UserError: if the data are not there, or the checkpoint is not one of this config.
+    """
+    name = data_loader_name(cfg)
+    check_datasets(cfg, [name])
+    model = load_model(cfg, checkpoint, device)
+    dataset, workers = validation_data(cfg)
+    identity = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest() if Path(checkpoint).is_file() else None
+    asked = dict(model=cfg.model, data=cfg[name].dataset, checkpoint=identity or checkpoint)
+    run = RoutingRun(model, dataset, folder, asked, images)
+    check(run)
+    if run.done:
+        print(f'{run.done} of {len(run.images)} images were seen before.')
+    run.run(batch_size, workers)
+    return run, dict(config=cfg.filename, checkpoint=checkpoint, checkpoint_sha256=identity)
+
+
+class RoutingRun:
+    """The gates of a model over a data set.
+
+    Args:
+        model: in evaluation mode, from :func:`mmparax.analysis.predictions.load_model`.
+        dataset: gives what the model's ``data_preprocessor`` takes.
+        folder: where the state is saved.
+        asked: what the result depends on besides: a saved state of something else is not used.
+        num_images: how many images, evenly spread over the data; None for all.
+
+    Raises:
+        ParameterError: if the model has no AdaRoute adapter.
+    """
+
+    def __init__(self, model: nn.Module, dataset: Any, folder: Path, asked: Mapping[str, Any],
+                 num_images: Optional[int] = None):
+        self.model, self.dataset, self.folder = model, dataset, Path(folder)
+        self.adapters = routed_adapters(model)
+        names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or getattr(model, 'dataset_meta', {}).get('classes')
+        self.classes = [str(name) for name in names or ()]
+        self.images = spread(len(dataset), num_images)
+        self.totals = Totals(self.adapters, len(self.classes))
+        text = json.dumps([asked, len(dataset), len(self.images), [adapter.name for adapter in self.adapters], TOP],
+                          sort_keys=True, default=str)
+        self.asked = hashlib.sha256(text.encode()).hexdigest()
+        self._restore()
+
+    @property
+    def done(self) -> int:
+        """Number of images that were seen."""
+        return self.totals.gates.images
+
+    def _restore(self) -> None:
+        path = self.folder / STATE
+        if not path.is_file():
+            return
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                if str(saved['asked']) == self.asked:
+                    self.totals.restore(saved)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            print_log(f'{path} cannot be read: the images are looked at anew.', logger='current', level=logging.WARNING)
+            self.totals = Totals(self.adapters, len(self.classes))
+
+    def save(self) -> None:
+        """Write what was seen, so that it need not be seen again."""
+        write_arrays(self.folder / STATE, dict(asked=np.array(self.asked), **self.totals.arrays()))
+
+    @torch.no_grad()
+    def run(self, batch_size: int = 8, workers: int = 0, save_every: float = SAVE_SECONDS) -> None:
+        """Look at the images that were not seen yet, with a progress bar.
+
+        Args:
+            batch_size: images at once; those of different sizes are not put together.
+            workers: processes that read images.
+            save_every: seconds between two saves.
+
+        Raises:
+            ParameterError: if gates are not finite.
+        """
+        seen: Dict[int, Tensor] = {}
+        handles = attach(self.adapters, seen.__setitem__)
+        try:
+            with tqdm(total=len(self.images), initial=self.done, desc='routing', unit='image') as bar:
+                saved = time.monotonic()
+                for images, samples in batches(self._entries(workers), batch_size):
+                    self._look(samples)
+                    gates = {number: values.cpu() for number, values in seen.items()}
+                    self._check(gates)
+                    labels = [labels_in(sample['data_samples'], len(self.classes)) for sample in samples]
+                    self.totals.add(gates, images, labels)
+                    bar.update(len(images))
+                    if time.monotonic() - saved >= save_every:
+                        self.save()
+                        saved = time.monotonic()
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.save()
+
+    def _entries(self, workers: int) -> Iterator[Tuple[int, Dict[str, Any]]]:
+        left = self.images[self.done:]
+        if not left:
+            return
+        loader = DataLoader(Subset(self.dataset, left), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+        yield from zip(left, loader)
+
+    def _look(self, samples: List[Dict[str, Any]]) -> None:
+        # The trunk alone: the gates do not depend on heads.
+        self.model.extract_feat(self.model.data_preprocessor(pseudo_collate(samples), False)['inputs'])
+
+    def _check(self, gates: Mapping[int, Tensor]) -> None:
+        for number, values in gates.items():
+            if not values.isfinite().all():
+                raise ParameterError(f'the gates of {self.adapters[number].name} are not finite: the checkpoint may be of a '
+                                     'run that diverged.')
+
+    def picture(self, image: int) -> np.ndarray:
+        """An image as the model gets it, (H, W, 3) uint8 RGB."""
+        pixels = self.dataset[image]['inputs']
+        preprocessor = self.model.data_preprocessor
+        if getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'to_rgb', False)):
+            pixels = pixels.flip(0)
+        return pixels.permute(1, 2, 0).clamp(0, 255).byte().numpy()
+
+    def path(self, image: int) -> Optional[str]:
+        """File of an image, if it is in one of its own."""
+        return self.dataset.get_data_info(image).get('img_path')
+
+    # ---- what a user may ask for ----
+
+    def check_adapter(self, name: str) -> None:
+        """Raise ParameterError, which lists those that exist, if no adapter has this name."""
+        names = [adapter.name for adapter in self.adapters]
+        if name not in names:
+            raise bad_value('--adapter', name, f'the model has {", ".join(names)}')
+
+    def check_class(self, name: str) -> None:
+        """Raise ParameterError, which lists those that exist, if no class has this name."""
+        if name not in self.classes:
+            raise bad_value('--classes', name, f'the data have {", ".join(self.classes) or "no classes"}')

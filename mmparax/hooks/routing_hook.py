@@ -1,0 +1,147 @@
+"""Records over training which experts the routers of AdaRoute use."""
+from typing import Any, Callable, Dict, List, Optional, Set
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from mmparax.analysis.routing import (GateSums, GroupStatistics, RoutedAdapter, attach, dead_everywhere, dead_experts,
+                                      dead_text, fixed_gates, fixed_text, groups_with_a_choice, routed_adapters)
+from mmparax.checkpoint.loader import unwrapped
+from mmparax.errors import ParameterError, check_choice, check_int
+from mmparax.registry import HOOKS
+
+SETTLED = 0.1  # share of the run before which nothing is warned of: routers start with nearly equal gates
+
+
+@HOOKS.register_module()
+class RoutingHook(Hook):
+    """Writes usage and entropy of the experts over the training images to the visualizer (TensorBoard and others).
+
+    For every ``interval`` iterations, over their images on all processes: ``routing/STAGE/GROUP/`` with ``entropy`` (mean
+    over images and adapters, as a share of log M), ``dependence`` (entropy of the mean usage minus ``entropy``: what the
+    choice tells of the image), ``largest_usage`` (of an expert by an adapter) and ``dead_experts`` (their number).
+    It warns once of each dead expert and of each group of gates that does not depend on the input, after the first tenth of
+    the run. Routers with one expert have no choice and are left out. Each router counts once an iteration, so activation
+    checkpointing changes nothing, and evaluation does not count.
+
+    Args:
+        interval: iterations between two records.
+        per_adapter: write the same for each adapter, and the usage of each expert:
+            ``routing/STAGE/BLOCK/SITE/GROUP/usage/expert1``. These are many.
+
+    Raises:
+        ParameterError: for a wrong argument; before training: for a model without AdaRoute, or that is compiled.
+    """
+    priority = 'NORMAL'
+
+    def __init__(self, interval: int = 50, per_adapter: bool = False):
+        self.interval = check_int('interval', interval)
+        self.per_adapter = check_choice('per_adapter', per_adapter, (True, False))
+        self._handles: List[RemovableHandle] = []
+        self._warned: Set[str] = set()
+        self._gates: Dict[int, Tensor] = {}
+        self._reading = False
+
+    def before_train(self, runner: Runner) -> None:
+        if runner.cfg.get('compile'):
+            raise ParameterError("mmparax.RoutingHook notes the gates in Python, which a compiled model cannot do: remove "
+                                 "'compile' from the config, or this hook from custom_hooks.")
+        self._remove()
+        adapters = [adapter for adapter in routed_adapters(unwrapped(runner.model)) if adapter.num_experts > 1]
+        if not adapters:
+            runner.logger.info('Every router has a single expert (M = 1): there is no choice to record.')
+            return
+        self._sums = GateSums(adapters)
+        self._handles = attach(adapters, self._take)
+
+    def _take(self, number: int, gates: Tensor) -> None:
+        if self._reading and number not in self._gates:  # not again when activations are recomputed
+            self._gates[number] = gates
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._gates.clear()
+        self._reading = bool(self._handles)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                         outputs: Optional[dict] = None) -> None:
+        self._reading = False
+        if not self._handles:
+            return
+        if len(self._gates) == len(self._sums.adapters):  # else a step that does without the backbone
+            with torch.no_grad():
+                self._sums.add(self._gates)
+        self._gates.clear()
+        if self.every_n_train_iters(runner, self.interval):
+            self._record(runner, runner.iter + 1)
+
+    def after_train(self, runner: Runner) -> None:
+        if self._handles:
+            self._record(runner, runner.iter)
+        self._remove()
+
+    def _remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _record(self, runner: Runner, step: int) -> None:
+        """Write what was added since the last time and start anew."""
+        values = self._sums.flat(next(self._sums.adapters[0].router.parameters()).device)
+        all_reduce(values)
+        self._sums.set_flat(values.cpu())
+        if self._sums.images and is_main_process():
+            statistics = self._sums.statistics()
+            runner.visualizer.add_scalars(self._scalars(statistics), step=step)
+            if step >= SETTLED * runner.max_iters:
+                self._warn(runner, statistics)
+        self._sums.clear()
+
+    def _scalars(self, statistics: List[Dict[str, GroupStatistics]]) -> Dict[str, float]:
+        stages: Dict[str, List[GroupStatistics]] = {}
+        scalars: Dict[str, float] = {}
+        for adapter, groups in zip(self._sums.adapters, statistics):
+            for group, found in groups.items():
+                stages.setdefault(f'routing/{_stage(adapter)}/{group}', []).append(found)
+                if self.per_adapter:
+                    place = f'routing/{adapter.name}/{group}'
+                    scalars.update(_summary(place, [found]))
+                    scalars.update({f'{place}/usage/expert{expert}': float(usage)
+                                    for expert, usage in enumerate(found.usage, 1)})
+        for place, several in stages.items():
+            scalars.update(_summary(place, several))
+        return scalars
+
+    def _warn(self, runner: Runner, statistics: List[Dict[str, GroupStatistics]]) -> None:
+        adapters = self._sums.adapters
+        dead = self._new(dead_experts(adapters, statistics))
+        if dead:
+            runner.logger.warning(dead_text(dead, dead_everywhere(adapters, statistics)))
+        fixed = self._new(fixed_gates(adapters, statistics))
+        if fixed:
+            runner.logger.warning(fixed_text(fixed, groups_with_a_choice(adapters)))
+
+    def _new(self, names: List[str]) -> List[str]:
+        """Those that were not warned of; from now on they were."""
+        fresh = [name for name in names if name not in self._warned]
+        self._warned.update(fresh)
+        return fresh
+
+
+def _stage(adapter: RoutedAdapter) -> str:
+    return adapter.name.rpartition('/block')[0]
+
+
+def _summary(place: str, several: List[GroupStatistics]) -> Dict[str, float]:
+
+    def mean(value: Callable[[GroupStatistics], float]) -> float:
+        return float(np.mean([found.normalized(value(found)) for found in several]))
+
+    return {f'{place}/entropy': mean(lambda found: found.mean_entropy),
+            f'{place}/dependence': mean(lambda found: found.dependence),
+            f'{place}/largest_usage': float(max(found.usage.max() for found in several)),
+            f'{place}/dead_experts': float(sum(len(found.dead) for found in several))}

@@ -1,0 +1,81 @@
+#!/usr/bin/env python
+"""See which experts the routers of AdaRoute choose: ``python tools/analysis_tools/routing.py CONFIG CHECKPOINT --out DIR``."""
+import argparse
+import re
+from pathlib import Path
+
+from mmparax.analysis.features import checked_device
+from mmparax.analysis.measuring import AGAIN, continuable, write_json
+from mmparax.analysis.routing_pictures import (draw_class_layers, draw_classes, draw_entropy, draw_top_images, draw_usage,
+                                               most_dependent)
+from mmparax.analysis.routing_result import as_result, summary_table, top_images_csv
+from mmparax.analysis.routing_run import RoutingRun, look
+from mmparax.checkpoint.storage import write
+from mmparax.cli import add_config_options, quiet_config, tool
+from mmparax.errors import check_int
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Look at the gates of AdaRoute's routers over the validation images of a config: how much each expert is "
+        'used, whether the choice depends on the image, and which images and classes choose which expert. Writes '
+        'routing.json, routing_top_images.csv and pictures. After an interruption the same command goes on.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the results')
+    parser.add_argument('--num-images', type=int, metavar='N',
+                        help='look at N images, evenly spread over the data (default: all)')
+    parser.add_argument('--batch-size', type=int, default=8, metavar='N', help='images at once (default: %(default)s)')
+    parser.add_argument('--device', default='auto', help='such as cpu or cuda:0 (default: a GPU if there is one)')
+    parser.add_argument('--adapter', metavar='NAME', help='draw the top images of this adapter, such as '
+                        'stage1/block01/after_token_mixer (default: the one whose gates tell most of the image)')
+    parser.add_argument('--classes', nargs='+', default=[], metavar='CLASS',
+                        help='draw layers x experts for the images with these classes, too')
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+def draw(run: RoutingRun, result: dict, out: Path, args: argparse.Namespace) -> None:
+    """Write the pictures."""
+    draw_usage(result, out / 'routing_usage.png')
+    draw_entropy(result, out / 'routing_entropy.png')
+    if 'classes' in result:
+        draw_classes(result, out / 'routing_classes.png')
+    for name in args.classes:
+        draw_class_layers(result, name, out / f'routing_class_{re.sub("[^A-Za-z0-9]+", "-", name)}.png')
+    adapter, group = most_dependent(result, args.adapter)
+    draw_top_images(result, adapter, group, run.picture, out / 'routing_images.png')
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    for name in ('num_images', 'batch_size'):
+        if getattr(args, name) is not None:
+            check_int('--' + name.replace('_', '-'), getattr(args, name))
+    device, out = checked_device(args.device), Path(args.out)
+
+    def check(run: RoutingRun) -> None:
+        if args.adapter is not None:
+            run.check_adapter(args.adapter)
+        for name in args.classes:
+            run.check_class(name)
+
+    with continuable():
+        run, source = look(quiet_config(args), args.checkpoint, out, device, args.num_images, args.batch_size, check)
+    result = dict(source, config=args.config, **as_result(run, args.classes))
+    write_json(out / 'routing.json', result)
+    write(out / 'routing_top_images.csv', top_images_csv(result).encode(), AGAIN)
+    draw(run, result, out, args)
+    print(summary_table(result))
+    for text in result['warnings']:
+        print(f'Warning: {text}')
+    if not result['summary']['groups_with_a_choice']:
+        print('Every router has a single expert (M = 1): there is no choice, so there is nothing to warn of.')
+    if any(adapter['activation'] == 'sigmoid' for adapter in result['adapters']):
+        print('The gates are sigmoids: usage and entropies are of the gates divided by their sum.')
+    print(f'Written to {out}: routing.json, routing_top_images.csv and pictures.')
+
+
+if __name__ == '__main__':
+    main()
