@@ -30,13 +30,15 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmparax', 'mmparax.*']),
-    package_data={'mmparax': ['zoo/*.safetensors', 'zoo/*.log', 'reproduce/*.json', '.mim/model-index.yml']},
+    package_data={'mmparax': ['zoo/*.safetensors', 'zoo/*.log', 'reproduce/*.json', 'analysis/report/*.html',
+                              '.mim/model-index.yml']},
     python_requires='>=3.10',
     # The OpenMMLab packages exist under two distribution names; mmparax checks for them at import by name.
     install_requires=['torch>=2.5', 'numpy', 'safetensors'],
     extras_require={
         'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmsegmentation', 'onedl-mmdetection'],
         'scenes': ['scikit-learn', 'matplotlib', 'tqdm', 'pillow', 'pycocotools'],
+        'report': ['jinja2', 'matplotlib', 'pillow', 'tqdm'],
         'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
         'tests': ['pytest'],
     },

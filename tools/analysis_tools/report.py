@@ -1,0 +1,71 @@
+#!/usr/bin/env python
+"""One HTML file about one or several runs: ``python tools/analysis_tools/report.py WORK_DIR [WORK_DIR ...]``."""
+import argparse
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from mmengine.logging import MMLogger
+
+from mmparax.analysis.measuring import AGAIN, continuable
+from mmparax.analysis.report.analyses import find_analyses, make_analyses
+from mmparax.analysis.report.gather import gather
+from mmparax.analysis.report.page import make_report
+from mmparax.checkpoint.storage import write
+from mmparax.cli import tool
+from mmparax.errors import MissingFileError, bad_value, check_int
+
+BENCHMARKS = Path('work_dirs/benchmark')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Write one HTML file about one or several runs: results, training curves, parameters, speed, effective '
+        'receptive fields, similarity of layers, routing, predictions of the same images, and the settings that differ. Runs '
+        'whose configs differ only in the seed are put together. The file needs no network and no other file.')
+    parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR',
+                        help='work dir of tools/train.py, or folder of a run of tools/reproduce.py')
+    parser.add_argument('--out', default='report.html', metavar='FILE', help='HTML file to write (default: %(default)s)')
+    parser.add_argument('--title', help='heading (default: what was trained)')
+    parser.add_argument('--images', type=int, default=4, metavar='N',
+                        help='let each run predict N test images; 0 for none (default: %(default)s)')
+    parser.add_argument('--analyse', action='store_true',
+                        help='make the receptive fields, similarities and routing that are missing, in WORK_DIR/analysis; '
+                        'interrupted, the same command goes on')
+    parser.add_argument('--analysis-images', type=int, metavar='N',
+                        help='with --analyse: look at N images (default: as many as the tools for each do)')
+    parser.add_argument('--benchmark', nargs='+', metavar='JSON',
+                        help='results of tools/analysis_tools/benchmark.py (default: those in work_dirs/benchmark)')
+    return parser.parse_args()
+
+
+@tool
+def main() -> None:
+    args = parse_args()
+    check_int('--images', args.images, 0)
+    out = Path(args.out)
+    if out.suffix not in ('.html', '.htm') or out.is_dir():
+        raise bad_value('--out', args.out, 'it must be a file whose name ends in .html')
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    warnings.simplefilter('ignore')
+    if args.analysis_images is not None:
+        check_int('--analysis-images', args.analysis_images, 4)
+    benchmarks = sorted(BENCHMARKS.glob('*.json')) if args.benchmark is None else list(map(Path, args.benchmark))
+    for path in benchmarks:
+        if not path.is_file():
+            raise MissingFileError(f'--benchmark={str(path)!r} does not exist; tools/analysis_tools/benchmark.py makes such '
+                                   'files.')
+    runs = gather(args.work_dirs)
+    with continuable():
+        failed = make_analyses(runs, args.analysis_images) if args.analyse else {}
+        found = find_analyses(runs)
+        for kind, sentences in failed.items():
+            found.notes[kind] += sentences
+        page = make_report(runs, found, sys.argv[1:], args.images, benchmarks, args.title)
+    write(out, page.encode(), AGAIN)
+    print(f'{out.resolve()} ({len(page.encode()) / 1e6:.1f} MB), {len(runs)} run(s). Open it in a browser.')
+
+
+if __name__ == '__main__':
+    main()
