@@ -195,6 +195,7 @@ def test_the_tool_compares_two_models_of_any_toolbox(folder, capsys):
     assert Image.open(out / 'cka.png').size[0] > 1200
 
 
+@pytest.mark.full  # ERF's test of the same code is in `make test`
 def test_interrupted_and_continued_is_the_same_bits(folder, capsys, monkeypatch):
     arguments = folder / 'swin.py', folder / 'swin.pth', '--blocks', '3.*', '--pool', 'mean', *SHORT
     assert call('cka', *arguments, '--out', folder / 'whole') is None

@@ -162,7 +162,7 @@ def test_sums_of_several_processes_add_up():
         assert all(ours[group].as_dict() == expected[group].as_dict() for group in ('down', 'up'))
 
 
-@pytest.mark.parametrize('batch_size', [1, 4])
+@pytest.mark.parametrize('batch_size', [pytest.param(1, marks=pytest.mark.full), 4])
 @pytest.mark.parametrize('method', ['adaroute', 'adaroute-sigmoid'])
 def test_sums_equal_a_direct_computation(method, batch_size, tmp_path):
     """Every number from the gates of single images, in float64; batches do not matter, nor does the size of other images."""

@@ -21,8 +21,11 @@ def pays(x: Tensor) -> bool:
 
 
 @functools.lru_cache(maxsize=8)
-def shift_mask(hw: Tuple[int, int], window_size: int, shift_size: int, device: torch.device) -> Optional[Tensor]:
-    """mmpretrain's mask (windows, N, N) of a map of size ``hw``; the blocks of a stage and the next image share it."""
+def shift_mask(hw: Tuple[int, int], window_size: int, shift_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """mmpretrain's mask (windows, N, N) of a map of size ``hw``; the blocks of a stage and the next image share it.
+
+    It is of PyTorch's default type, which ``dtype`` must be.
+    """
     with torch.inference_mode(False):  # a mask made by an evaluation serves training, too
         return ShiftWindowMSA.get_attn_mask(hw, window_size, shift_size, device)
 
@@ -35,7 +38,7 @@ class CachedMaskMSA(ShiftWindowMSA):
                       device: Optional[torch.device] = None) -> Optional[Tensor]:
         if shift_size == 0 or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return ShiftWindowMSA.get_attn_mask(hw_shape, window_size, shift_size, device)
-        return shift_mask(tuple(hw_shape), window_size, shift_size, device)
+        return shift_mask(tuple(hw_shape), window_size, shift_size, device, torch.get_default_dtype())
 
 
 class FusedWindowMSA(WindowMSA):
@@ -50,7 +53,7 @@ class FusedWindowMSA(WindowMSA):
         bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
         bias = bias.view(tokens, tokens, -1).permute(2, 0, 1)[None]
         if mask is not None:
-            bias, images = bias + mask[:, None], windows // mask.shape[0]
+            bias, images = (bias + mask[:, None]).to(q.dtype), windows // mask.shape[0]
             bias = bias if images == 1 else bias.repeat(images, 1, 1, 1)
         x = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), self.attn_drop.p if self.training else 0.,
                                            scale=self.scale)

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import sysconfig
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Iterator
@@ -40,9 +41,11 @@ def chosen_path() -> str:
 
 @functools.lru_cache(None)
 def has_triton() -> bool:
-    """Whether Triton is installed, and a C compiler, which it needs for what calls its kernels."""
-    compiler = os.environ.get('CC') or next(filter(shutil.which, ('gcc', 'clang', 'cc')), None)
-    return importlib.util.find_spec('triton') is not None and compiler is not None
+    """Whether Triton is installed, and a C compiler with Python's headers, by which it builds what calls its kernels."""
+    compilers = [os.environ['CC']] if os.environ.get('CC') else ['gcc', 'clang', 'cc']
+    headers = os.path.join(sysconfig.get_paths()['include'], 'Python.h')
+    return (importlib.util.find_spec('triton') is not None and any(map(shutil.which, compilers))
+            and os.path.isfile(headers))
 
 
 @functools.lru_cache(None)

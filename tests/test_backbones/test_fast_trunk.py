@@ -72,7 +72,7 @@ def attentions(model):
     return [block.attn for blocks in model.stage_blocks() for block in blocks]
 
 
-@pytest.mark.parametrize('size', [(96, 130), (64, 64)], ids=str)
+@pytest.mark.parametrize('size', [(96, 130), pytest.param((64, 64), marks=pytest.mark.full)], ids=str)
 @pytest.mark.parametrize('method', ['frozen', 'adaroute', 'lora-ffn', 'bitfit', 'vpt'])
 def test_outputs_and_gradients_are_those_of_upstream_s_operations(method, size):
     fast, plain = pair(method, stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(attn_drop=0.))))
@@ -283,3 +283,13 @@ def test_on_a_cpu_it_attends_as_upstream(monkeypatch):
     fast, plain = pair(dict(type='mmparax.Frozen'))
     found, expected = outputs(fast, picture()), outputs(plain, picture())
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_masks_of_another_default_type_are_not_taken():
+    before = torch.get_default_dtype()
+    try:
+        for dtype in (torch.float64, torch.float32):
+            torch.set_default_dtype(dtype)
+            assert CachedMaskMSA.get_attn_mask((14, 14), 7, 3, torch.device('cpu')).dtype == dtype
+    finally:
+        torch.set_default_dtype(before)

@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from mmparax.analysis.contenders import ALIASES, Contender, backbone_names, check_names, contenders, default_size, method_names
 from mmparax.analysis.saved_memory import measure_saved, saved_table
-from mmparax.analysis.speed import DTYPES, MEMORY, Race, Workload, profile_step, threads, why
+from mmparax.analysis.speed import DTYPES, MEMORY, OUT_OF_MEMORY, Race, Workload, profile_step, threads, why
 from mmparax.analysis.speed_report import Comparison, chart, cores, environment
 from mmparax.checkpoint.storage import write
 from mmparax.cli import tool
 from mmparax.errors import StorageError, TrainingError, bad_value, check_int
 from mmparax.launch import keep_freed_memory
-from mmparax.ops.paths import PATHS
+from mmparax.ops.paths import PATHS, chosen_path
 from mmparax.ops.recompute import recompute
 
 AGAIN = 'Choose another folder with --out.'
@@ -61,8 +61,8 @@ def parse_args(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     what.add_argument('--device', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
     what.add_argument('--threads', type=int, help='of the CPU (default: all cores)')
     how = parser.add_argument_group('which paths')
-    how.add_argument('--ops', nargs='+', default=['auto'], choices=PATHS,
-                     help="implementations of AdaRoute's operations, each a row (default: auto)")
+    how.add_argument('--ops', nargs='+', default=[chosen_path()], choices=PATHS,
+                     help="implementations of AdaRoute's operations, each a row (default: %(default)s, that of MMPARAX_OPS)")
     how.add_argument('--fast-trunk', choices=list(TRUNKS), default='on',
                      help='fast path of the frozen trunk; both: a row for each (default: %(default)s)')
     how.add_argument('--compile', action='store_true', help='torch.compile every model')
@@ -128,7 +128,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
         check_int(f'--{name}', getattr(args, name))
     if args.minutes is not None and args.minutes <= 0:
         raise bad_value('--minutes', args.minutes, 'it must be a number above 0')
-    args.threads = check_int('--threads', args.threads or cores())
+    args.threads = cores() if args.threads is None else check_int('--threads', args.threads)
     args.device = device_of(args.device)
     check_writable(Path(args.out))
     return args
@@ -181,6 +181,8 @@ def save(args: argparse.Namespace, done: Sequence[Comparison], facts: Any) -> No
     write(folder / 'benchmark.json', json.dumps(dict(environment=facts, memory=memory, comparisons=[
         comparison.as_dict() for comparison in done]), indent=1).encode(), AGAIN)
     write(folder / 'benchmark.png', picture.getvalue(), AGAIN)
+    if any(measured.error == OUT_OF_MEMORY for comparison in done for measured in comparison.measured):
+        print('Out of memory beside the other models, which stay loaded: --methods with fewer may show that it fits alone.')
     print(f'img/s: median of the rounds. Peak memory: {memory}.')
     print(f'Written: {folder / "benchmark.json"}, {folder / "benchmark.png"}')
 

@@ -86,6 +86,8 @@ def _read(found: Found, kind: str, run: Run) -> None:
     of = Path(model['checkpoint'] or '').name
     if run.checkpoint is not None and of != run.checkpoint.name:
         found.notes[kind].append(f'{run.name}: this is of {of or "the start"}, the last checkpoint is {run.checkpoint.name}.')
+    elif run.checkpoint is not None and path.stat().st_mtime < run.checkpoint.stat().st_mtime:
+        found.notes[kind].append(f'{run.name}: this is older than its checkpoint {of}.')
     found.results[kind][run.name] = result
 
 
@@ -95,6 +97,8 @@ def _own(models: Sequence[Mapping[str, Any]], run: Run) -> int:
         for number, model in enumerate(models):
             if model['checkpoint'] and Path(model['checkpoint']).resolve() == run.checkpoint:
                 return number
+    if len(models) > 1:
+        raise ValueError('none of its models is of this checkpoint')
     return 0
 
 

@@ -20,7 +20,7 @@ MAX_ELEMENTS = 2**31  # in a sample: offsets inside it are 32-bit integers
 def _run(module: str, x: Tensor, *args: Any) -> Any:
     """Check that Triton can work on ``x``, then call ``run`` of a module, imported at its first use."""
     if not has_triton():
-        raise bad_value('path', 'triton', 'Triton, or the C compiler that it needs, is not installed here',
+        raise bad_value('path', 'triton', 'Triton, or the C compiler with Python\'s headers that it needs, is not installed here',
                         "Install it, or use path 'auto'.")
     module = import_module(f'{__name__}.{module}')
     if not (x.is_cuda or import_module(f'{__name__}.common').INTERPRETED):
