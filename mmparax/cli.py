@@ -109,14 +109,19 @@ def check_checkpoint(path: str) -> None:
         raise MissingFileError(f'the checkpoint {path!r} does not exist.')
 
 
+def quiet_log() -> None:
+    """Keep only errors of the toolboxes' log, which goes to stdout: that is for a script's own result."""
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    warnings.simplefilter('ignore')
+
+
 def quiet_config(args: argparse.Namespace) -> Config:
     """The config of a script that loads ``args.checkpoint`` and prints its own result; of the toolboxes' log only errors are kept.
 
     Raises:
         UserError: if the config or the checkpoint does not exist or cannot be read.
     """
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    warnings.simplefilter('ignore')
+    quiet_log()
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmengine'))

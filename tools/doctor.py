@@ -1,17 +1,14 @@
 #!/usr/bin/env python
 """Examine a config without training: ``python tools/doctor.py CONFIG``."""
 import argparse
-import logging
 import sys
-import warnings
 
 import torch
-from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.text import Text
 
 from mmparax.analysis.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, verdict
-from mmparax.cli import add_config_options, load_config, tool
+from mmparax.cli import add_config_options, load_config, quiet_log, tool
 from mmparax.launch import PRECISIONS, amp_with_value, use_amp
 
 STYLES = {OK: 'green', WARNING: 'yellow', PROBLEM: 'bold red', SKIPPED: 'dim'}
@@ -34,8 +31,7 @@ def parse_args() -> argparse.Namespace:
 @tool
 def main() -> None:
     args = parse_args()
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)  # the findings say it all
-    warnings.simplefilter('ignore')
+    quiet_log()
     cfg = load_config(args)
     use_amp(cfg, args.amp)
     console = Console(soft_wrap=True, highlight=False)

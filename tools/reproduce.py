@@ -2,21 +2,18 @@
 """Run the paper's tables and compare: ``python tools/reproduce.py --list | --table N | --report FILE``."""
 import argparse
 import json
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, Dict, List
 
 import torch
-from mmengine.logging import MMLogger
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from mmparax.cli import tool
+from mmparax.cli import quiet_log, tool
 from mmparax.datasets.scene_files import write_scenes
 from mmparax.errors import ParameterError, bad_value, check_int
 from mmparax.reproduce.cells import Cell, select
@@ -163,8 +160,7 @@ def report(runner: Runner, cells: List[Cell], path: Path, seeds: int) -> None:
 @tool
 def main() -> None:
     args = parse_args()
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    warnings.simplefilter('ignore')
+    quiet_log()
     launch = launch_of(args)
     target = check_suffix(args.report) if args.report else None
     counts = ParameterCounts()

@@ -145,14 +145,15 @@ class AdaRouteAdapter(nn.Module):
             z = u @ down
             z = z + self.mix_spatially(z, hw, [mix_experts(gate, experts, z.dtype)
                                                for gate, experts in zip(kernels, center.kernels)])
-            projected = mark(z + self.latent_proj(z), lambda: z + self.latent_proj(z))
-            active = mark(F.gelu(projected), lambda: self.activate(z))
-            y = mark(active @ up, lambda: self.activate(z) @ up)
+
+            def project() -> Tensor:
+                return z + self.latent_proj(z)
+
+            projected = mark(project(), project)
+            active = mark(F.gelu(projected), lambda: F.gelu(project()))
+            y = mark(active @ up, lambda: F.gelu(project()) @ up)
             return conv_scale_shortcut(y, hw, self.dwconv_out.weight, self.dwconv_out.bias, self.layer_scale, self.layer_bias,
                                        x, self.shortcut_scale, self.shortcut_bias)
-
-    def activate(self, z: Tensor) -> Tensor:
-        return F.gelu(z + self.latent_proj(z))
 
     def start(self, x: Tensor, hw: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
         """Tokens (B, H*W, C) after the scaled norm and the first convolution, and their mean (B, C)."""

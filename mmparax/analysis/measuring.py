@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mmparax.analysis.features import Source, sources_of
 from mmparax.checkpoint.storage import write
-from mmparax.cli import add_config_options
+from mmparax.cli import add_config_options, quiet_log
 
 SAVE_SECONDS = 5.
 SUMS = 'sums'  # folder of the partial sums
@@ -86,6 +86,17 @@ def continuable() -> Iterator[None]:
     except KeyboardInterrupt:
         print('\nInterrupted: the same command goes on from here.', file=sys.stderr)
         sys.exit(130)
+
+
+def compare(args: argparse.Namespace, measure: Callable[[Setup], Dict[str, Any]], table: Callable[[Dict[str, Any]], str]) -> None:
+    """Measure what the arguments of :func:`add_arguments` ask for; print the table, whose weights they are, and the picture."""
+    quiet_log()
+    with continuable():
+        result = measure(setup_of(args))
+    print(table(result))
+    for model in result['models']:
+        print(f'{model["name"]}: weights of {model["weights"]}')
+    print(f'Picture: {(Path(args.out) / result["picture"]).resolve()}')
 
 
 def batches_of(count: int, size: int) -> List[List[int]]:

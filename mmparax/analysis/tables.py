@@ -1,5 +1,7 @@
-"""Tables as text."""
+"""Tables, and what stands in them, as text."""
 import io
+import statistics
+from typing import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -10,3 +12,9 @@ def as_text(table: Table, width: int) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=width, color_system=None).print(table)
     return buffer.getvalue().rstrip()
+
+
+def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and, of several values, sample standard deviation."""
+    text = f'{statistics.mean(values):.{digits}f}'
+    return text + (f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else '')

@@ -2,12 +2,12 @@
 import json
 import os
 import re
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from mmparax.analysis.results import paper_columns
+from mmparax.analysis.tables import mean_and_spread
 from mmparax.checkpoint.storage import LOCK, in_use, write
 from mmparax.errors import MissingFileError
 from mmparax.reproduce.process import progress_of
@@ -172,11 +172,6 @@ def summary(states: Mapping[int, State]) -> str:
     if len(states) == 1 or len({state.text for state in states.values()}) == 1:
         return next(iter(states.values())).text
     return '; '.join(f'seed {seed}: {state.text}' for seed, state in states.items())
-
-
-def mean_and_spread(values: List[float]) -> str:
-    """Mean and, of several runs, sample standard deviation."""
-    return f'{statistics.mean(values):.1f}' + (f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else '')
 
 
 def seeds_of(folder: Path) -> List[int]:

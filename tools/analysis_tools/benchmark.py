@@ -3,18 +3,15 @@
 import argparse
 import io
 import json
-import logging
 import os
 import shlex
 import sys
 import tempfile
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
-from mmengine.logging import MMLogger
 from tqdm import tqdm
 
 from mmparax.analysis.contenders import ALIASES, Contender, backbone_names, check_names, contenders, default_size, method_names
@@ -22,7 +19,7 @@ from mmparax.analysis.saved_memory import measure_saved, saved_table
 from mmparax.analysis.speed import DTYPES, MEMORY, OUT_OF_MEMORY, Race, Workload, profile_step, threads, why
 from mmparax.analysis.speed_report import Comparison, chart, cores, environment
 from mmparax.checkpoint.storage import write
-from mmparax.cli import tool
+from mmparax.cli import quiet_log, tool
 from mmparax.errors import StorageError, TrainingError, bad_value, check_int
 from mmparax.launch import keep_freed_memory
 from mmparax.ops.paths import PATHS, chosen_path
@@ -216,8 +213,7 @@ def show_saved(args: argparse.Namespace) -> None:
 @tool
 def main() -> None:
     args = checked(parse_args())
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)  # it writes to stdout, which is the tables'
-    warnings.simplefilter('ignore')
+    quiet_log()
     os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # it complains where there is no GPU
     if args.device.type == 'cpu':
         keep_freed_memory()  # as tools/train.py does

@@ -1,14 +1,9 @@
 #!/usr/bin/env python
 """Compare the features of blocks: ``python tools/analysis_tools/cka.py CONFIG CHECKPOINT --out DIR``."""
 import argparse
-import logging
-import warnings
-from pathlib import Path
-
-from mmengine.logging import MMLogger
 
 from mmparax.analysis.cka import POOLS, cka_table, measure_cka
-from mmparax.analysis.measuring import add_arguments, continuable, setup_of
+from mmparax.analysis.measuring import add_arguments, compare
 from mmparax.cli import tool
 
 
@@ -28,14 +23,7 @@ def parse_args() -> argparse.Namespace:
 @tool
 def main() -> None:
     args = parse_args()
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    warnings.simplefilter('ignore')
-    with continuable():
-        result = measure_cka(setup_of(args), args.blocks, args.pool)
-    print(cka_table(result))
-    for model in result['models']:
-        print(f'{model["name"]}: weights of {model["weights"]}')
-    print(f'Picture: {(Path(args.out) / result["picture"]).resolve()}')
+    compare(args, lambda setup: measure_cka(setup, args.blocks, args.pool), cka_table)
 
 
 if __name__ == '__main__':

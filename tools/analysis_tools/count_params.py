@@ -2,17 +2,14 @@
 """Count what is frozen and what trains: ``python tools/analysis_tools/count_params.py CONFIG``."""
 import argparse
 import json
-import logging
-import warnings
 from pathlib import Path
 from typing import Any, Dict
 
-from mmengine.logging import MMLogger
 from torch import nn
 
 from mmparax.analysis.meta import build_on_meta
 from mmparax.analysis.parameters import OF_MODEL, OF_STAGE, count_by_stage, count_parameters, side_by_side
-from mmparax.cli import add_config_options, load_config, tool
+from mmparax.cli import add_config_options, load_config, quiet_log, tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,8 +33,7 @@ def as_dict(config: str, model: nn.Module) -> Dict[str, Any]:
 @tool
 def main() -> None:
     args = parse_args()
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)  # it writes to stdout, which is the table's
-    warnings.simplefilter('ignore')
+    quiet_log()
     models = {config: build_on_meta(load_config(argparse.Namespace(config=config, cfg_options=args.cfg_options)))
               for config in args.configs}
     if args.json:

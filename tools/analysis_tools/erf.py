@@ -1,14 +1,9 @@
 #!/usr/bin/env python
 """Compare effective receptive fields: ``python tools/analysis_tools/erf.py CONFIG CHECKPOINT --out DIR``."""
 import argparse
-import logging
-import warnings
-from pathlib import Path
-
-from mmengine.logging import MMLogger
 
 from mmparax.analysis.erf import erf_table, measure_erf
-from mmparax.analysis.measuring import add_arguments, continuable, setup_of
+from mmparax.analysis.measuring import add_arguments, compare
 from mmparax.cli import tool
 
 
@@ -25,14 +20,7 @@ def parse_args() -> argparse.Namespace:
 @tool
 def main() -> None:
     args = parse_args()
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    warnings.simplefilter('ignore')
-    with continuable():
-        result = measure_erf(setup_of(args), args.stage)
-    print(erf_table(result))
-    for model in result['models']:
-        print(f'{model["name"]}: weights of {model["weights"]}')
-    print(f'Picture: {(Path(args.out) / result["picture"]).resolve()}')
+    compare(args, lambda setup: measure_erf(setup, args.stage), erf_table)
 
 
 if __name__ == '__main__':

@@ -1,19 +1,15 @@
 #!/usr/bin/env python
 """One HTML file about one or several runs: ``python tools/analysis_tools/report.py WORK_DIR [WORK_DIR ...]``."""
 import argparse
-import logging
 import sys
-import warnings
 from pathlib import Path
-
-from mmengine.logging import MMLogger
 
 from mmparax.analysis.measuring import AGAIN, continuable
 from mmparax.analysis.report.analyses import find_analyses, make_analyses
 from mmparax.analysis.report.gather import gather
 from mmparax.analysis.report.page import make_report
 from mmparax.checkpoint.storage import write
-from mmparax.cli import tool
+from mmparax.cli import quiet_log, tool
 from mmparax.errors import MissingFileError, bad_value, check_int
 
 BENCHMARKS = Path('work_dirs/benchmark')
@@ -47,8 +43,7 @@ def main() -> None:
     out = Path(args.out)
     if out.suffix not in ('.html', '.htm') or out.is_dir():
         raise bad_value('--out', args.out, 'it must be a file whose name ends in .html')
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    warnings.simplefilter('ignore')
+    quiet_log()
     if args.analysis_images is not None:
         check_int('--analysis-images', args.analysis_images, 4)
     benchmarks = sorted(BENCHMARKS.glob('*.json')) if args.benchmark is None else list(map(Path, args.benchmark))

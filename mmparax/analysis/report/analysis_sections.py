@@ -15,9 +15,10 @@ from mmparax.analysis.report.content import (NONE, Cell, Figure, Figures, Headin
                                              Table, Text, series_keys)
 from mmparax.analysis.report.figures import color_bar, curves_chart, matrix_chart
 from mmparax.analysis.report.gather import Run
-from mmparax.analysis.report.groups import Group, mean_and_deviation, run_label, without_place, without_places
+from mmparax.analysis.report.groups import Group, run_label, without_place, without_places
 from mmparax.analysis.report.svg import data_uri
 from mmparax.analysis.routing_pictures import SITES, most_dependent
+from mmparax.analysis.tables import mean_and_spread
 
 FIELD, SIMILARITY, DIFFERENCE = 'inferno', 'viridis', 'RdBu_r'
 MOST_CLASSES = 30
@@ -81,7 +82,7 @@ def receptive_fields(groups: Sequence[Group], found: Found) -> Section:
             'Share of the image that the smallest centred square covers which holds so much of all contributions, %; larger '
             'is wider.' + _over_seeds(results), ['setting', *(f'{float(key):.0%}' for key in keys)],
             [[Cell(group.label, number=group.number),
-              *(mean_and_deviation([100 * result['model']['area_ratios'][key] for result in results[group.number]])
+              *(mean_and_spread([100 * result['model']['area_ratios'][key] for result in results[group.number]])
                 if all(key in result['model']['area_ratios'] for result in results[group.number]) else NONE for key in keys)]
              for group in shown]))
         section.blocks += [_fields(shown, found), _contained(shown, found)]
@@ -115,7 +116,7 @@ def _contained(groups: Sequence[Group], found: Found) -> Figures:
               for group in groups}
     half = {number: [float(np.interp(0.5, shares, sides)) for sides, shares in curves] for number, curves in points.items()}
     alt = 'Share inside a centred square against its side; side of the square that holds half: ' + '; '.join(
-        f'{group.label} {mean_and_deviation(half[group.number], 0)} pixels' for group in groups) + '.'
+        f'{group.label} {mean_and_spread(half[group.number], 0)} pixels' for group in groups) + '.'
     return Figures([Figure(curves_chart('erf-contained', points, 'side of the square, pixels', 'share inside', alt),
                            'How fast centred squares fill; lower is wider.', series_keys(groups))])
 
@@ -162,7 +163,7 @@ def similarities(groups: Sequence[Group], found: Found) -> Section:
 
 def _mean(values: Sequence[Optional[float]], digits: int = 3) -> str:
     known = [value for value in values if value is not None]
-    return mean_and_deviation(known, digits) if known else NONE
+    return mean_and_spread(known, digits) if known else NONE
 
 
 def _array(rows: Sequence[Sequence[Optional[float]]]) -> np.ndarray:
@@ -206,7 +207,7 @@ def routing(groups: Sequence[Group], found: Found) -> Section:
 
 def _part(summaries: Sequence[Mapping[str, Any]], name: str, whole: str) -> str:
     values = [summary[name] for summary in summaries]
-    return f'{mean_and_deviation(values) if len(set(values)) > 1 else values[0]} of {summaries[0][whole]}'
+    return f'{mean_and_spread(values) if len(set(values)) > 1 else values[0]} of {summaries[0][whole]}'
 
 
 def _choices(group: Group, result: Mapping[str, Any], found: Found, several: bool) -> List[Any]:

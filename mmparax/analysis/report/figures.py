@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmparax.analysis.parameters import LABELS, ParameterCount
-from mmparax.analysis.report.groups import Group, mean_and_deviation
+from mmparax.analysis.report.groups import Group
 from mmparax.analysis.report.svg import as_svg, role_color, series_color, style
+from mmparax.analysis.tables import mean_and_spread
 
 SIZE = (4.3, 2.8)  # inches; text stays readable on a phone, which is about as wide
 LABELS_DOWN, LABELS_ACROSS = 40, 24  # of a matrix, at most
@@ -161,5 +162,5 @@ def color_bar(name: str, norm: Normalize, colors: str, label: str) -> Markup:
 
 def describe_curves(what: str, groups: Sequence[Group], ends: Mapping[int, Sequence[float]], digits: int) -> str:
     """The words of a chart of curves: where each group's ends."""
-    parts = [f'{group.label} {mean_and_deviation(ends[group.number], digits)}' for group in groups if ends.get(group.number)]
+    parts = [f'{group.label} {mean_and_spread(ends[group.number], digits)}' for group in groups if ends.get(group.number)]
     return f'{what}; at the end: {"; ".join(parts)}.'

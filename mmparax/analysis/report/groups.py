@@ -160,12 +160,6 @@ def without_places(sentence: str) -> str:
     return FOLDERS.sub('…/', sentence)
 
 
-def mean_and_deviation(values: Sequence[float], digits: int = 1) -> str:
-    """Mean and, of several values, sample standard deviation."""
-    text = f'{statistics.mean(values):.{digits}f}'
-    return text + (f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else '')
-
-
 def best(groups: Sequence[Group], metric: str) -> Optional[Group]:
     """The group with the highest mean of a metric; None if it is alone with it, or they were not evaluated alike."""
     having = [group for group in groups if metric in group.metrics]

@@ -13,8 +13,9 @@ from mmparax.analysis.parameters import LABELS, ParameterCount, count_parameters
 from mmparax.analysis.report.content import NONE, Cell, Figure, Figures, Key, Missing, Notes, Section, Table, Text, series_keys
 from mmparax.analysis.report.figures import average, curves_chart, describe_curves, parameters_chart, values_chart
 from mmparax.analysis.report.gather import Run
-from mmparax.analysis.report.groups import SEED, Group, best, differences, mean_and_deviation, without_place, without_places
+from mmparax.analysis.report.groups import SEED, Group, best, differences, without_place, without_places
 from mmparax.analysis.results import COLUMNS
+from mmparax.analysis.tables import mean_and_spread
 from mmparax.version import __version__
 
 IN_PERCENT = {column for column, _ in COLUMNS.values()}
@@ -85,7 +86,7 @@ def overview(groups: Sequence[Group], counts: Counts) -> Section:
 
 
 def _metric(values: Sequence[float], metric: str, is_best: bool = False) -> Cell:
-    return Cell(mean_and_deviation(values, digits_of(metric)) if values else NONE, best=is_best)
+    return Cell(mean_and_spread(values, digits_of(metric)) if values else NONE, best=is_best)
 
 
 def _of(value: Optional[float], digits: int) -> str:
@@ -108,7 +109,7 @@ def _summary(groups: Sequence[Group], counts: Counts, winners: Mapping[str, Opti
         return sentences
     values, count = winner.metrics[metric], counts.get(winner.number)
     sentence = f'The highest {"mean " * (len(values) > 1)}{metric} is that of {winner.label}: ' \
-               f'{mean_and_deviation(values, digits_of(metric))}'
+               f'{mean_and_spread(values, digits_of(metric))}'
     if count:
         sentence += f', with {count.share_of_backbone:.2%} of its backbone trained'
     others = [group for group in groups if group is not winner and metric in group.metrics]
