@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from mmparax.adapters.base import BlockInfo, Method, init_linear
 from mmparax.errors import bad_value, check_choice, check_int, check_number
+from mmparax.ops.experts import mix_all
+from mmparax.ops.linear import sample_linear
 from mmparax.ops.mixing import LAYOUTS, mix_spatially
 from mmparax.ops.norm_conv import scaled_norm_conv
 from mmparax.ops.out_conv import conv_scale_shortcut
 from mmparax.ops.recompute import recomputed
-from mmparax.ops.routing import compute_dtype, mix_experts, route
+from mmparax.ops.routing import compute_dtype, route
 from mmparax.registry import MODELS
 
 EXPERT_INITS = {
@@ -137,21 +139,18 @@ class AdaRouteAdapter(nn.Module):
         """Adapt tokens (B, H*W, C) of a map of size ``hw`` = (H, W); the shape stays."""
         dtype, center = compute_dtype(x), self.center
         u, mean = self.start(x, hw)
-        down, up, *kernels = self.router(mean)
-        down, up = (mix_experts(gate, experts, dtype).transpose(1, 2)
-                    for gate, experts in ((down, center.down), (up, center.up)))
+        experts = [center.down, center.up] + [kernel for kernel in center.kernels]
+        down, up, *kernels = mix_all(self.router(mean), experts, dtype, x)
         with recomputed(x) as mark:
             u = mark(u.to(dtype), lambda: self.start(x, hw)[0].to(dtype))
-            z = u @ down
-            z = z + self.mix_spatially(z, hw, [mix_experts(gate, experts, z.dtype)
-                                               for gate, experts in zip(kernels, center.kernels)])
+            z = self.mix_spatially(sample_linear(u, down), hw, kernels)
 
             def project() -> Tensor:
                 return z + self.latent_proj(z)
 
             projected = mark(project(), project)
             active = mark(F.gelu(projected), lambda: F.gelu(project()))
-            y = mark(active @ up, lambda: F.gelu(project()) @ up)
+            y = mark(sample_linear(active, up), lambda: sample_linear(F.gelu(project()), up))
             return conv_scale_shortcut(y, hw, self.dwconv_out.weight, self.dwconv_out.bias, self.layer_scale, self.layer_bias,
                                        x, self.shortcut_scale, self.shortcut_bias)
 
@@ -161,9 +160,9 @@ class AdaRouteAdapter(nn.Module):
                                 self.dwconv_in.weight, self.dwconv_in.bias)
 
     def mix_spatially(self, z: Tensor, hw: Tuple[int, int], kernels: Sequence[Tensor]) -> Tensor:
-        """Mix latent tokens (B, H*W, r) with kernels of (B, r, 1, k_i, k_i); the shape stays."""
+        """Mix latent tokens (B, H*W, r) with kernels of (B, r, 1, k_i, k_i), with a residual; the shape stays."""
         if not kernels:
-            return z
+            return 2 * z
         scorer = self.aggregation
         weights = (None, None) if scorer is None else (scorer.weight, scorer.bias)
         return mix_spatially(z, hw, kernels, self.stage_mix, self.conv_layout, *weights)

@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmparax.analysis.contenders import Contender
 from mmparax.errors import ParameterError, UserError
+from mmparax.ops.native.build import library
 from mmparax.ops.paths import has_triton, use_path
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
@@ -242,6 +243,8 @@ def lacking(contender: Contender, device: torch.device) -> Optional[str]:
         return f'this device has no {contender.dtype}'
     if contender.ops == 'triton' and not has_triton():
         return 'Triton, or the C compiler that it needs, is not installed'
+    if contender.ops == 'native' and (device.type != 'cpu' or contender.dtype != 'fp32' or library(torch.float32) is None):
+        return 'the operations in C run in fp32 on CPUs, on Linux with a C compiler'
     return None
 
 

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from mmparax.analysis.contenders import FULL
+from mmparax.analysis.contenders import FULL, PLAIN
 from mmparax.analysis.speed import OUT_OF_MEMORY, Measured, Workload
 from mmparax.analysis.tables import as_text
 from mmparax.version import __version__
@@ -21,6 +21,7 @@ GB = 1e9
 COLORS = {'full': '#4a5568', 'adaroute': '#2b6cb0'}  # of the chart; the others are grey
 GREY = '#a0a8b4'
 
+TO_PLAIN = {method: f'ratio_to_{method}'.replace('-', '_') for method in PLAIN}  # names of speeds relative to these
 
 @dataclass
 class Comparison:
@@ -45,9 +46,14 @@ class Comparison:
 
     def row(self, measured: Measured) -> Dict[str, Any]:
         contender, batch = measured.contender, self.work.batch
-        full = next((other for other in self.measured if other.contender.method == FULL
-                     and other.contender.dtype == contender.dtype), None)
-        seconds, full_seconds = measured.step(), full and full.step()
+        others = {other.contender.method: other for other in self.measured if other.contender.method in (FULL, *PLAIN)
+                  and other.contender.dtype == contender.dtype}
+        full, seconds = others.get(FULL), measured.step()
+
+        def ratio_to(method: str) -> Optional[float]:
+            other = others[method].step() if method in others else None
+            return other / seconds if seconds and other else None
+
         memory, full_memory = measured.peak, full and full.peak
         return dict(
             method=contender.method, fast_trunk=contender.fast_trunk, ops=contender.ops, dtype=contender.dtype,
@@ -56,7 +62,7 @@ class Comparison:
             images_per_second_min=batch / max(measured.training) if seconds else None,
             images_per_second_max=batch / min(measured.training) if seconds else None,
             milliseconds_per_step=seconds and seconds * 1e3,
-            ratio_to_full=full_seconds / seconds if seconds and full_seconds else None,
+            ratio_to_full=ratio_to(FULL), **{key: ratio_to(method) for method, key in TO_PLAIN.items()},
             published_ratio_to_full=contender.published,
             peak_memory_bytes=memory, resident_bytes=measured.resident,
             memory_ratio_to_full=memory / full_memory if memory and full_memory else None,
@@ -92,6 +98,8 @@ class Comparison:
             f'{row["images_per_second_min"]:.3g} to {row["images_per_second_max"]:.3g}',
             'ms\na step': lambda row: number(row['milliseconds_per_step'], '.0f' if slow else '.1f'),
             'ratio\nto full': lambda row: number(row['ratio_to_full'], '.3f'),
+            **{f'to {method}'.replace('-', '\n'): lambda row, key=key: number(row[key], '.3f')
+               for method, key in TO_PLAIN.items()},
             'published\nratio (L40S)': lambda row: number(row['published_ratio_to_full'], '.3f'),
             'peak\nGB': lambda row: number(row['peak_memory_bytes'], '.3f', GB),
             'memory\nto full': lambda row: number(row['memory_ratio_to_full'], '.3f'),

@@ -15,6 +15,7 @@ from mmparax.checkpoint.files import read_weights
 from mmparax.checkpoint.state import CHECKED, CLAIM, check_keys, check_same_base
 from mmparax.errors import (ParameterError, RandomBaseError, bad_value, check_choice, check_options, keyword_defaults,
                             keyword_names)
+from mmparax.ops.experts import summed_at_once
 
 BASE, TUNED, ADAPTER, CENTER, OUTPUT_NORM = 'base', 'tuned', 'adapter', 'center', 'output_norm'
 
@@ -41,8 +42,7 @@ class AdaptedBackbone:
         adapter: config of a method; None for full fine-tuning (everything trains, upstream's function bit for bit).
         base_checkpoint: path or URL of the pre-trained weights of the trunk.
         allow_random_base: permit a trunk without pre-trained weights; only without ``base_checkpoint``.
-        fast_trunk: whether a frozen trunk runs by operations that freezing allows (:meth:`speed_up`), equal to upstream's
-            up to rounding.
+        fast_trunk: whether a frozen trunk runs by operations that freezing allows (:meth:`speed_up`), equal up to rounding.
     """
     family: ClassVar[str]
     upstream: ClassVar[type]
@@ -338,6 +338,7 @@ class AdaptedBackbone:
 
     # ---- running ----
 
+    @summed_at_once
     def forward(self, x: Tensor) -> tuple:
         """Features of images (B, 3, H, W): one (B, C_i, H_i, W_i) for each of ``out_indices``."""
         self.check_base()

@@ -1,11 +1,11 @@
-"""Swin's window attention as a frozen trunk allows it: one fused operation, and masks that are made once.
+"""Swin's window attention as a frozen trunk allows it: no work on padding, one copy each way, masks that are made once.
 
-mmpretrain computes scores, position bias, shift mask, softmax and product one by one and keeps the scores for the
-backward. ``scaled_dot_product_attention`` keeps queries, keys, values and the output alone; that it gives no gradient for
-the bias on every device does not matter to a trunk whose bias is frozen.
+mmpretrain pads the map, rolls it, cuts it into windows, and then computes queries, keys and values of everything, the
+padding too, whose values are those of a zero: the bias of the linear map. Here the linear maps see the tokens alone, and
+a list of rows, made once for each size, says where each token's heads go: padding, shift and windows are one copy.
 """
 import functools
-from typing import Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +16,13 @@ from mmparax.backbones.sites import swap_class
 
 
 def pays(x: Tensor) -> bool:
-    """Whether fused attention is faster: for windows of 49 tokens it is a tenth slower on a CPU."""
+    """Whether ``scaled_dot_product_attention`` is faster: for windows of 49 tokens it is a tenth slower on a CPU."""
     return x.is_cuda
 
 
 @functools.lru_cache(maxsize=8)
 def shift_mask(hw: Tuple[int, int], window_size: int, shift_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """mmpretrain's mask (windows, N, N) of a map of size ``hw``; the blocks of a stage and the next image share it.
+    """mmpretrain's mask (windows, N, N) of a padded map of size ``hw``; the blocks of a stage and the next image share it.
 
     It is of PyTorch's default type, which ``dtype`` must be.
     """
@@ -30,39 +30,160 @@ def shift_mask(hw: Tuple[int, int], window_size: int, shift_size: int, device: t
         return ShiftWindowMSA.get_attn_mask(hw, window_size, shift_size, device)
 
 
-class CachedMaskMSA(ShiftWindowMSA):
-    """mmpretrain's ShiftWindowMSA with :func:`shift_mask`."""
+class Rows(NamedTuple):
+    """Where the rows of one image go; a row is one head's part of one of a token's vectors.
+
+    Attributes:
+        source: (vectors, rows of windows), the row of the tokens that belongs there, 0 where there is none.
+        target: (rows of tokens,), where each is among the windows of all vectors.
+        empty: the rows of the windows of each vector that are padding.
+        heads: the head of each of ``empty``.
+    """
+    source: Tensor
+    target: Tensor
+    empty: Tensor
+    heads: Tensor
+
+
+@functools.lru_cache(maxsize=16)
+def window_rows(hw: Tuple[int, int], window_size: int, shift_size: int, vectors: int, heads: int,
+                device: torch.device) -> Rows:
+    """The rows between tokens (H*W, vectors, heads) and windows (vectors, windows, heads, N).
+
+    Args:
+        hw: (H, W) of the map, not padded.
+        window_size: side of a window; N is its square.
+        shift_size: of the cyclic shift.
+        vectors: 3 for queries, keys and values, 1 for one vector a token.
+        heads: parts of a vector.
+        device: where the lists are to be used.
+    """
+    with torch.inference_mode(False):
+        count, height, width = hw[0] * hw[1], *hw
+        tokens = F.pad(torch.arange(count, device=device).view(hw), (0, -width % window_size, 0, -height % window_size),
+                       value=count)
+        if shift_size:
+            tokens = tokens.roll((-shift_size, -shift_size), (0, 1))
+        tokens = ShiftWindowMSA.window_partition(tokens[None, ..., None], window_size).view(-1, 1, window_size**2)
+        kinds = torch.arange(vectors * heads, device=device).view(vectors, 1, heads, 1)
+        source = (tokens * vectors * heads + kinds).view(vectors, -1)
+        empty, = (source[0] >= count * vectors * heads).nonzero(as_tuple=True)
+        target = source.new_empty((count + 1) * vectors * heads)
+        target[source.flatten()] = torch.arange(source.numel(), device=device)
+        return Rows(source.index_fill(1, empty, 0).int(), target[:count * vectors * heads].int(), empty,
+                    empty // window_size**2 % heads)
+
+
+class ToWindows(torch.autograd.Function):
+    """Rows of tokens (B, rows, D) -> for each vector rows of windows (B, rows, D); padding gets ``fill``.
+
+    ``fill``: (vectors, heads, D), or None for 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, fill: Optional[Tensor], rows: Rows) -> Tuple[Tensor, ...]:
+        ctx.rows, ctx.fill = rows, fill
+        parts = [x.index_select(1, source) for source in rows.source]
+        if rows.empty.numel():
+            for i, part in enumerate(parts):
+                part[:, rows.empty] = x.new_zeros(()) if fill is None else fill[i, rows.heads].to(x.dtype)
+        return tuple(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tuple[Optional[Tensor], ...]:
+        fill, rows, fill_grad = ctx.fill, ctx.rows, None
+        if ctx.needs_input_grad[1]:
+            fill_grad = torch.stack([torch.zeros_like(fill[0]).index_add(
+                0, rows.heads, grad[:, rows.empty].sum(0).to(fill.dtype)) for grad in grads])
+        return FromWindows.apply(rows, *grads) if ctx.needs_input_grad[0] else None, fill_grad, None
+
+
+class FromWindows(torch.autograd.Function):
+    """Rows of windows of each vector (B, rows, D) -> rows of tokens (B, rows, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Rows, *parts: Tensor) -> Tensor:
+        ctx.rows = rows
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).index_select(1, rows.target)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        return None, *ToWindows.apply(grad, None, ctx.rows)
+
+
+class FastWindowMSA(ShiftWindowMSA):
+    """mmpretrain's ShiftWindowMSA, equal up to rounding, and faster as long as its position bias is frozen."""
 
     @staticmethod
     def get_attn_mask(hw_shape: Tuple[int, int], window_size: int, shift_size: int,
                       device: Optional[torch.device] = None) -> Optional[Tensor]:
-        if shift_size == 0 or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if shift_size == 0 or _leaves_the_process():
             return ShiftWindowMSA.get_attn_mask(hw_shape, window_size, shift_size, device)
         return shift_mask(tuple(hw_shape), window_size, shift_size, device, torch.get_default_dtype())
 
+    def forward(self, query: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
+        """Attend within windows of tokens (B, H*W, C); the shape stays."""
+        if not self._is_as_built(query, hw_shape):
+            return super().forward(query, hw_shape)
+        attention, (height, width), side = self.w_msa, hw_shape, self.window_size
+        batch, _, channels = query.shape
+        heads, count = attention.num_heads, side**2
+        shift = self.shift_size if min(hw_shape) > side or self.pad_small_map else 0
+        rows = functools.partial(window_rows, (height, width), side, shift, heads=heads, device=query.device)
 
-class FusedWindowMSA(WindowMSA):
-    """mmpretrain's WindowMSA by ``scaled_dot_product_attention``, as long as its bias is frozen and it pays."""
+        qkv, fill = attention.qkv(query), attention.qkv.bias
+        if type(attention.qkv) is not nn.Linear:  # a method's additions to the map of a zero count, too
+            fill = attention.qkv(query.new_zeros(1, 1, channels))
+        q, k, v = (part.view(batch, -1, heads, count, channels // heads) for part in ToWindows.apply(
+            qkv.reshape(batch, -1, channels // heads), None if fill is None else fill.view(3, heads, -1), rows(vectors=3)))
+        bias = attention.relative_position_bias_table[attention.relative_position_index.view(-1)]
+        bias = bias.view(count, count, heads).permute(2, 0, 1)[None]  # (1, heads, N, N)
+        if shift:
+            padded = height + -height % side, width + -width % side
+            bias = bias + self.get_attn_mask(padded, side, shift, query.device)[:, None]  # (windows, heads, N, N)
+        out = attend(q, k, v, bias, attention.scale, attention.attn_drop)
+        out = FromWindows.apply(rows(vectors=1), out.reshape(batch, -1, channels // heads))
+        return self.drop(attention.proj_drop(attention.proj(out.view(batch, -1, channels))))
 
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
-        """Attend within windows ``x`` (windows*B, N, C), ``mask`` (windows, N, N) or None; the shape stays."""
-        if self.relative_position_bias_table.requires_grad or not pays(x):
-            return super().forward(x, mask)
-        windows, tokens, channels = x.shape
-        q, k, v = self.qkv(x).view(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
-        bias = bias.view(tokens, tokens, -1).permute(2, 0, 1)[None]
-        if mask is not None:
-            bias, images = (bias + mask[:, None]).to(q.dtype), windows // mask.shape[0]
-            bias = bias if images == 1 else bias.repeat(images, 1, 1, 1)
-        x = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), self.attn_drop.p if self.training else 0.,
-                                           scale=self.scale)
-        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(windows, tokens, channels)))
+    def _is_as_built(self, query: Tensor, hw: Tuple[int, int]) -> bool:
+        """Whether nothing stands against the fast path: a bias that trains, attention that a method changed or that somebody
+        listens to, a graph that leaves the process, or an input that upstream refuses."""
+        attention = self.w_msa
+        return not (type(attention) is not WindowMSA or attention.relative_position_bias_table.requires_grad
+                    or attention._forward_hooks or attention._forward_pre_hooks or _leaves_the_process()
+                    or query.shape[1] != hw[0] * hw[1] or (min(hw) < self.window_size and not self.pad_small_map))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout: nn.Dropout) -> Tensor:
+    """``dropout(softmax(scale * q @ k' + bias)) @ v``.
+
+    Args:
+        q, k, v: (B, windows, heads, N, D).
+        bias: (1 or windows, heads, N, N), without gradient.
+        scale: of the products.
+        dropout: of the weights.
+
+    Returns:
+        Tensor: (B, windows, heads, N, D).
+    """
+    shape = q.shape
+    if pays(q):
+        # Four axes is what the fused kernels take; the bias is the same for every image, and for every window without a shift.
+        shared = bias.shape[0] == 1
+        q, k, v = (each.flatten(0, 1) if shared else each.flatten(1, 2) for each in (q, k, v))
+        bias = bias.to(q.dtype) if shared else bias.flatten(0, 1)[None].to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, bias, dropout.p if dropout.training else 0., scale=scale)
+        return out.view(shape)
+    scores = torch.add(bias, q @ k.transpose(-2, -1), alpha=scale)
+    return dropout(scores.softmax(-1)) @ v
+
+
+def _leaves_the_process() -> bool:
+    """Whether a compiler or an exporter watches: it fuses by itself, and knows no functions or caches of ours."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def speed_up(block: nn.Module) -> None:
-    """Swap the attention of one frozen Swin block; attention that a method changed already stays as it is."""
+    """Swap the attention of one frozen Swin block."""
     if type(block.attn) is ShiftWindowMSA:
-        swap_class(block.attn, [ShiftWindowMSA], CachedMaskMSA, ['query', 'hw_shape'])
-    if type(block.attn.w_msa) is WindowMSA:
-        swap_class(block.attn.w_msa, [WindowMSA], FusedWindowMSA, ['x', 'mask'])
+        swap_class(block.attn, [ShiftWindowMSA], FastWindowMSA, ['query', 'hw_shape'])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmparax.ops.depthwise import aggregate, depthwise_backward, dynamic_depthwise_conv2d, map_to_tokens, tokens_to_map
 from mmparax.ops.functions import plain_backward
-from mmparax.ops.paths import path_for, triton_ops
+from mmparax.ops.paths import native_ops, path_for, triton_ops
 
 HW = Tuple[int, int]
 LAYOUTS = ('sequential', 'sequential_no_residual', 'parallel')
@@ -19,7 +19,7 @@ LAYOUTS = ('sequential', 'sequential_no_residual', 'parallel')
 
 def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Optional[Tensor], layout: str,
                   score_weight: Optional[Tensor], score_bias: Optional[Tensor]) -> Tensor:
-    """Convolve with one kernel after the other and sum the outputs, weighted at each position.
+    """z, and the sum of its convolutions with one kernel after the other, weighted at each position.
 
     Args:
         z: latent tokens (B, H*W, r).
@@ -37,18 +37,21 @@ def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Optio
     arguments = (z, hw, layout, stage_mix, score_weight, score_bias, *kernels)
     path = path_for(z)
     if path == 'triton':
-        return triton_ops().mix_spatially(z, hw, kernels, stage_mix, layout, score_weight, score_bias)
-    return (eager if path == 'eager' else MixSpatially.apply)(*arguments)
+        return z + triton_ops().mix_spatially(z, hw, kernels, stage_mix, layout, score_weight, score_bias)
+    if path == 'eager':
+        return eager(*arguments)
+    native = path == 'native' and len(kernels) <= native_ops().MAX_KERNELS
+    return (native_ops().MixSpatially if native else MixSpatially).apply(*arguments)
 
 
 def eager(z: Tensor, hw: HW, layout: str, stage_mix: Optional[Tensor], score_weight: Optional[Tensor],
           score_bias: Optional[Tensor], *kernels: Tensor) -> Tensor:
     """:func:`mix_spatially`, step by step."""
-    z = tokens_to_map(z, hw)
+    source = tokens_to_map(z, hw)
     maps: List[Tensor] = []
     for i, kernel in enumerate(kernels):
-        maps.append(dynamic_depthwise_conv2d(_source(z, maps, i, layout, stage_mix), kernel))
-    return map_to_tokens(maps[0] if len(maps) == 1 else aggregate(torch.stack(maps), score_weight, score_bias))
+        maps.append(dynamic_depthwise_conv2d(_source(source, maps, i, layout, stage_mix), kernel))
+    return z + map_to_tokens(maps[0] if len(maps) == 1 else aggregate(torch.stack(maps), score_weight, score_bias))
 
 
 def _source(z: Tensor, outputs: Sequence[Tensor], index: int, layout: str, factors: Any) -> Tensor:
@@ -110,12 +113,12 @@ class MixSpatially(torch.autograd.Function):
         outputs = [map_to_tokens(each) for each in maps]
         alpha = None
         if len(outputs) == 1:
-            mixed = outputs[0].clone()
+            mixed = outputs[0] + z
         elif score_weight is None:
-            mixed = _sum(outputs).div_(len(outputs))
+            mixed = _sum(outputs).div_(len(outputs)).add_(z)
         else:  # (B, n, N): the weights of one output side by side
             alpha = (score_weight @ _sum(outputs).transpose(1, 2)).add_(score_bias[:, None]).softmax(1)
-            mixed = outputs[0] * alpha[:, 0, :, None]
+            mixed = (outputs[0] * alpha[:, 0, :, None]).add_(z)
             for i, each in enumerate(outputs[1:], 1):
                 mixed.addcmul_(each, alpha[:, i, :, None])
         # The outputs are kept where something beside the sum reads them.
@@ -137,19 +140,22 @@ class MixSpatially(torch.autograd.Function):
         source, hw = tokens_to_map(z, ctx.hw), ctx.hw
         maps = [tokens_to_map(each, hw) for each in outputs]
         dz, dmix, dkernels = None, None if stage_mix is None else torch.empty_like(stage_mix), [None] * count
+
+        def add_to_dz(part: Tensor, factor: float = 1.) -> Tensor:
+            return torch.add(grad, part, alpha=factor) if dz is None else dz.add_(part, alpha=factor)
+
         for i in reversed(range(count)):
             inputs = _source(source, maps, i, ctx.layout, ctx.factors)
             dinputs, dkernels[i] = _per_sample(_convolve_backward, tokens_to_map(grads[i], hw), inputs, kernels[i])
             dinputs = map_to_tokens(dinputs)
             if i == 0 or ctx.layout == 'parallel':
-                dz = dinputs if dz is None else dz.add_(dinputs)
+                dz = add_to_dz(dinputs)
                 continue
             b = i - 1
             if ctx.layout == 'sequential':
                 a, b = 2 * i - 2, 2 * i - 1
                 dmix[a] = torch.dot(dinputs.flatten(), z.flatten())
-                scaled = ctx.factors[a] * dinputs
-                dz = scaled if dz is None else dz.add_(scaled)
+                dz = add_to_dz(dinputs, ctx.factors[a])
             dmix[b] = torch.dot(dinputs.flatten(), outputs[i - 1].flatten())
             grads[i - 1].add_(dinputs, alpha=ctx.factors[b])
         return dz, None, None, dmix, dscore_weight, dscore_bias, *dkernels

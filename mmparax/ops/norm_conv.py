@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmparax.ops.depthwise import (add_identity, depthwise_backward, depthwise_conv2d, map_to_tokens, tokens_to_map)
 from mmparax.ops.functions import plain_backward
-from mmparax.ops.paths import path_for, triton_ops
+from mmparax.ops.paths import native_ops, path_for, triton_ops
 from mmparax.ops.routing import compute_dtype, safe_dtype
 
 HW = Tuple[int, int]
@@ -39,7 +39,7 @@ def scaled_norm_conv(x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm
         return eager(*arguments)
     if path == 'triton':
         return triton_ops().scaled_norm_conv(*arguments, out_dtype=compute_dtype(x))
-    return ScaledNormConv.apply(*arguments)
+    return (native_ops().ScaledNormConv if path == 'native' else ScaledNormConv).apply(*arguments)
 
 
 def eager(x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,

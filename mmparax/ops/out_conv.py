@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmparax.ops.depthwise import (add_identity, depthwise_backward, depthwise_conv2d, map_to_tokens, tokens_to_map)
 from mmparax.ops.functions import plain_backward
-from mmparax.ops.paths import path_for, triton_ops
+from mmparax.ops.paths import native_ops, path_for, triton_ops
 
 HW = Tuple[int, int]
 
@@ -36,7 +36,9 @@ def conv_scale_shortcut(y: Tensor, hw: HW, weight: Tensor, bias: Tensor, layer_s
     path = path_for(shortcut)
     if path == 'eager':
         return eager(*arguments)
-    return (triton_ops().conv_scale_shortcut if path == 'triton' else ConvScaleShortcut.apply)(*arguments)
+    if path == 'triton':
+        return triton_ops().conv_scale_shortcut(*arguments)
+    return (native_ops().ConvScaleShortcut if path == 'native' else ConvScaleShortcut).apply(*arguments)
 
 
 def eager(y: Tensor, hw: HW, weight: Tensor, bias: Tensor, layer_scale: Tensor, layer_bias: Tensor, shortcut: Tensor,

@@ -1,4 +1,4 @@
-"""Which implementation of an operation runs: the eager reference, fused autograd functions, or Triton kernels.
+"""Which implementation of an operation runs: the eager reference, fused autograd functions, C for CPUs, or Triton kernels.
 
 All give the same numbers within float tolerance. ``auto`` takes the fastest that can run; another choice is for
 comparison and for finding faults: ``with use_path('eager'): ...`` or the environment variable ``MMPARAX_OPS``.
@@ -16,9 +16,10 @@ from typing import Iterator
 import torch
 from torch import Tensor
 
-from mmparax.errors import check_choice
+from mmparax.errors import bad_value, check_choice
+from mmparax.ops.native.build import library as native_library
 
-PATHS = ('auto', 'eager', 'fused', 'triton')
+PATHS = ('auto', 'eager', 'fused', 'native', 'triton')
 VARIABLE = 'MMPARAX_OPS'
 _chosen = check_choice(VARIABLE, os.environ.get(VARIABLE, 'auto'), PATHS)
 
@@ -60,10 +61,25 @@ def path_for(x: Tensor) -> str:
         return 'eager'  # the compiler fuses by itself, and a graph that leaves the process knows no custom functions
     if _chosen == 'auto' and x.is_cuda and x.dtype != torch.float64 and runs_triton(x.device):
         return 'triton'
-    if _chosen in ('auto', 'fused'):  # what is fused relies on single precision throughout
-        half = x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type)
-        return 'eager' if half else 'fused'
-    return _chosen
+    if _chosen in ('eager', 'triton'):
+        return _chosen
+    # What is fused relies on single precision throughout.
+    if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
+        return 'eager'
+    if _chosen == 'native' and not has_native(x):
+        raise bad_value('path', 'native', f'this tensor is {x.dtype} on {str(x.device)!r}, and the operations in C take float32 and '
+                        'float64 on CPUs, on Linux with a C compiler', "Use path 'auto'.")
+    return 'fused' if _chosen == 'fused' or not has_native(x) else 'native'
+
+
+def has_native(x: Tensor) -> bool:
+    """Whether the operations in C can run on ``x``; they are compiled at the first question."""
+    return x.device.type == 'cpu' and x.numel() > 0 and native_library(x.dtype) is not None
+
+
+def native_ops() -> ModuleType:
+    """The autograd functions over the operations in C; this module is needed by theirs."""
+    return importlib.import_module('mmparax.ops.native.functions')
 
 
 def triton_ops() -> ModuleType:

@@ -12,7 +12,7 @@ from mmpretrain.models.utils.attention import ShiftWindowMSA, WindowMSA
 
 import mmparax
 from mmparax.backbones import AdaptedSwin, AdaRouteSwin
-from mmparax.backbones.fast_swin import CachedMaskMSA, FusedWindowMSA, shift_mask
+from mmparax.backbones.fast_swin import FastWindowMSA, shift_mask, window_rows
 from mmparax.backbones.swin import PromptedWindowMSA
 from mmparax.errors import ParameterError
 
@@ -21,9 +21,16 @@ FAST = ['frozen', 'adaroute', 'lora-ffn', 'lora']  # methods that leave the posi
 
 
 @pytest.fixture(autouse=True)
-def no_masks_of_other_tests(monkeypatch):
+def nothing_of_other_tests():
     shift_mask.cache_clear()
-    monkeypatch.setattr('mmparax.backbones.fast_swin.pays', lambda x: True)  # else only on a GPU
+    window_rows.cache_clear()
+
+
+@pytest.fixture(params=['step by step', 'one operation'])
+def attention(request, monkeypatch):
+    """Both ways to attend; by itself a GPU takes the second one, a CPU the first."""
+    monkeypatch.setattr('mmparax.backbones.fast_swin.pays', lambda x: request.param == 'one operation')
+    return request.param
 
 
 def pair(method, **options):
@@ -74,7 +81,7 @@ def attentions(model):
 
 @pytest.mark.parametrize('size', [(96, 130), pytest.param((64, 64), marks=pytest.mark.full)], ids=str)
 @pytest.mark.parametrize('method', ['frozen', 'adaroute', 'lora-ffn', 'bitfit', 'vpt'])
-def test_outputs_and_gradients_are_those_of_upstream_s_operations(method, size):
+def test_outputs_and_gradients_are_those_of_upstream_s_operations(method, size, attention):
     fast, plain = pair(method, stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(attn_drop=0.))))
     assert_close(results(fast, picture(size)), results(plain, picture(size)))
 
@@ -112,7 +119,7 @@ def test_a_scale_of_its_own():
     assert_close(results(fast, picture()), results(plain, picture()))
 
 
-def test_single_precision_is_close_and_autocast_too():
+def test_single_precision_is_close_and_autocast_too(attention):
     fast, plain = (model.float().eval() for model in pair('adaroute'))
     x = picture(dtype=torch.float32)
     with torch.no_grad():
@@ -129,7 +136,8 @@ def test_single_precision_is_close_and_autocast_too():
 
 
 @pytest.mark.parametrize('method', FAST)
-def test_a_frozen_trunk_attends_by_one_operation(method, monkeypatch):
+def test_a_frozen_trunk_attends_by_one_operation_on_a_gpu(method, monkeypatch):
+    monkeypatch.setattr('mmparax.backbones.fast_swin.pays', lambda x: True)
     fast, plain = pair(method)
     calls, attend = [], F.scaled_dot_product_attention
     monkeypatch.setattr(F, 'scaled_dot_product_attention', lambda *args, **kwargs: calls.append(1) or attend(*args, **kwargs))
@@ -143,8 +151,8 @@ def test_a_frozen_trunk_attends_by_one_operation(method, monkeypatch):
 
 def test_attention_of_another_kind_stays_as_it_is():
     for attention in attentions(build('vpt')):
-        assert type(attention) is CachedMaskMSA and type(attention.w_msa) is PromptedWindowMSA
-    assert all(type(attention.w_msa) is FusedWindowMSA for attention in attentions(build('frozen')))
+        assert type(attention) is FastWindowMSA and type(attention.w_msa) is PromptedWindowMSA
+    assert all(type(attention) is FastWindowMSA for attention in attentions(build('frozen')))
 
 
 def test_a_position_bias_that_trains_gets_its_gradient():
@@ -158,7 +166,7 @@ def test_a_position_bias_that_trains_gets_its_gradient():
     assert sum('bias_table' in name for name in found) == len(attentions(fast))
 
 
-def test_dropout_of_the_attention_is_active_in_training_alone():
+def test_dropout_of_the_attention_is_active_in_training_alone(attention):
     fast, plain = pair('frozen', stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(attn_drop=0.5))))
     x = picture(batch=1)
     fast.eval(), plain.eval()
@@ -166,11 +174,11 @@ def test_dropout_of_the_attention_is_active_in_training_alone():
     fast.train()
     assert not torch.equal(fast(x)[0], fast(x)[0])
     # Its mean is what it is without dropout: the first block's attention is linear in the dropped weights.
-    attention = attentions(fast)[0]
+    first = attentions(fast)[0]
     tokens = torch.randn(1, 49, 8, dtype=torch.float64)
     with torch.no_grad():
-        mean = torch.stack([attention(tokens, (7, 7)) for _ in range(500)]).mean(0)
-        exact = attention.eval()(tokens, (7, 7))
+        mean = torch.stack([first(tokens, (7, 7)) for _ in range(500)]).mean(0)
+        exact = first.eval()(tokens, (7, 7))
     assert (mean - exact).abs().max() < 0.2 * exact.abs().max()
 
 
@@ -273,16 +281,68 @@ def test_copies_and_pickles_stay_fast():
     x = picture(dtype=torch.float32, batch=1)
     expected = outputs(model, x)
     for other in (copy.deepcopy(model), pickle.load(io.BytesIO(pickle.dumps(model)))):
-        assert all(type(attention.w_msa) is FusedWindowMSA for attention in attentions(other))
+        assert all(type(attention) is FastWindowMSA for attention in attentions(other))
         assert all(torch.equal(out, expected[name]) for name, out in outputs(other, x).items())
 
 
-def test_on_a_cpu_it_attends_as_upstream(monkeypatch):
-    monkeypatch.undo()
-    monkeypatch.setattr(F, 'scaled_dot_product_attention', lambda *args, **kwargs: pytest.fail('slower here'))
-    fast, plain = pair(dict(type='mmparax.Frozen'))
-    found, expected = outputs(fast, picture()), outputs(plain, picture())
-    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+def test_a_bias_of_queries_that_trains_gets_the_gradient_of_padding_too(attention):
+    """Padded positions are keys and values, too: they hold the bias of the linear map, or nothing if it has none."""
+    fast, plain = pair('frozen')
+    for model in (fast, plain):
+        for each in attentions(model):
+            each.w_msa.qkv.bias.requires_grad_()
+    found = results(fast, picture((40, 58)))
+    assert sum('qkv.bias' in name for name in found) == len(attentions(fast))
+    assert_close(found, results(plain, picture((40, 58))))
+
+
+def test_without_bias_of_queries():
+    assert_close(*(results(model, picture((40, 58))) for model in pair(
+        'frozen', stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=False))))))
+
+
+def test_linear_maps_do_not_see_the_padding():
+    fast, plain = (model.eval() for model in pair('frozen'))
+    seen = {}
+    for model in (fast, plain):
+        for name, module in model.named_modules():
+            if name.endswith(('qkv', 'proj')):
+                module.register_forward_pre_hook(
+                    lambda _, inputs, key=(model is fast, name): seen.update({key: inputs[0].numel() // inputs[0].shape[-1]}))
+        outputs(model, picture((40, 40), batch=1))
+    first = 'stages.0.blocks.0.attn.w_msa.'
+    assert seen[True, first + 'qkv'] == seen[True, first + 'proj'] == 10 * 10
+    assert seen[False, first + 'qkv'] == seen[False, first + 'proj'] == 14 * 14
+
+
+def test_who_listens_to_the_inner_attention_hears_it():
+    fast, plain = (model.eval() for model in pair('frozen'))
+    heard = []
+    for each in attentions(fast):
+        each.w_msa.register_forward_hook(lambda module, inputs, out: heard.append(out.shape))
+    assert_close(outputs(fast, picture()), outputs(plain, picture()))
+    assert len(heard) == len(attentions(fast))
+
+
+def test_gradients_may_be_differentiated_again():
+    fast, plain = pair('frozen', drop_path_rate=0.)
+    again = []
+    for model in (fast, plain):
+        x = picture((40, 40), batch=1).requires_grad_()
+        grad, = torch.autograd.grad(sum(out.sin().sum() for out in model(x)), x, create_graph=True)
+        again.append(dict(zip('xy', torch.autograd.grad(grad.square().sum(), [x]))))
+    assert_close(*again)
+
+
+def test_tokens_that_do_not_fit_the_map_are_refused_as_upstream_does():
+    fast, plain = pair('frozen')
+    for model in (fast, plain):
+        with pytest.raises(AssertionError):
+            attentions(model)[0](torch.zeros(1, 48, 8, dtype=torch.float64), (7, 7))
+    fast, plain = pair('frozen', pad_small_map=False)
+    for model in (fast, plain):
+        with pytest.raises(AssertionError, match='pad_small_map'):
+            attentions(model)[0](torch.zeros(1, 25, 8, dtype=torch.float64), (5, 5))
 
 
 def test_masks_of_another_default_type_are_not_taken():
@@ -290,6 +350,6 @@ def test_masks_of_another_default_type_are_not_taken():
     try:
         for dtype in (torch.float64, torch.float32):
             torch.set_default_dtype(dtype)
-            assert CachedMaskMSA.get_attn_mask((14, 14), 7, 3, torch.device('cpu')).dtype == dtype
+            assert FastWindowMSA.get_attn_mask((14, 14), 7, 3, torch.device('cpu')).dtype == dtype
     finally:
         torch.set_default_dtype(before)

@@ -1,0 +1,37 @@
+"""Linear maps of tokens whose matrix is another for each sample."""
+from typing import Any, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from mmparax.ops.functions import plain_backward
+from mmparax.ops.paths import path_for
+
+
+def sample_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight'`` of each sample.
+
+    Args:
+        x: (B, N, I).
+        weight: (B, O, I).
+
+    Returns:
+        Tensor: (B, N, O).
+    """
+    return x @ weight.transpose(1, 2) if path_for(x) == 'eager' else SampleLinear.apply(x, weight)
+
+
+class SampleLinear(torch.autograd.Function):
+    """:func:`sample_linear` whose gradient of the weight lies in memory as the weight does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight.transpose(1, 2)
+
+    @staticmethod
+    @plain_backward
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        x, weight = ctx.saved_tensors
+        return (grad @ weight if ctx.needs_input_grad[0] else None,
+                grad.transpose(1, 2) @ x if ctx.needs_input_grad[1] else None)
