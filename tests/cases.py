@@ -14,6 +14,9 @@ TINY_VIT = dict(arch=dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_
                 out_type='featmap', out_indices=(1, 3), drop_path_rate=0.)
 TINY_MIT = dict(embed_dims=8, num_stages=2, num_layers=[2, 2], num_heads=[1, 2], patch_sizes=[7, 3], strides=[4, 2],
                 sr_ratios=[4, 1], out_indices=(0, 1), drop_path_rate=0.)
+# As few blocks as leave two in a stage, where experts are shared; for tests that build or train many models.
+FEW_BLOCKS = dict(swin=dict(arch=dict(TINY_SWIN['arch'], depths=[1, 1, 2, 1])),
+                  convnext=dict(arch=dict(TINY_CONVNEXT['arch'], depths=[1, 1, 2, 1])), vit={}, mit={})
 
 
 class ToyStream(nn.Module):

@@ -7,6 +7,8 @@ from mmengine.registry import DefaultScope
 
 # Tiny models are faster on one thread, and several processes on few cores do not get in each other's way.
 torch.set_num_threads(1)
+# Autograd starts at its first use, and threads with it if torch.compile was used before: then no fork could use it.
+torch.ones((), requires_grad=True).backward()
 
 
 SLOW = ('test_tools', 'test_launch', 'test_resume', 'test_compile')

@@ -1,19 +1,17 @@
 """A base file, and configs with adapter files of tasks on it."""
 import torch
-from cases import build
+from cases import FEW_BLOCKS, build
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from tasks import TASKS, trunk
 
 import mmparax
 
-SHALLOW = dict(swin=dict(arch=dict(embed_dims=8, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8])), convnext={}, vit={}, mit={})
-
 
 def write_base(folder, backbone='swin', name='base.pth', seed=1):
     """Write the file of a random base; return its path."""
     torch.manual_seed(seed)
-    torch.save(build('frozen', backbone, **SHALLOW[backbone]).state_dict(), folder / name)
+    torch.save(build('frozen', backbone, **FEW_BLOCKS[backbone]).state_dict(), folder / name)
     return folder / name
 
 
@@ -21,7 +19,7 @@ def write_task(folder, task, method, backbone='swin', base='base.pth', **options
     """Write the config of a task and the adapter file of a model that differs from its start; return their paths."""
     make, scope, _, _ = TASKS[task]
     init_default_scope(scope)
-    part = trunk(task, backbone, method, base_checkpoint=str(folder / base), **{**SHALLOW[backbone], **options})
+    part = trunk(task, backbone, method, base_checkpoint=str(folder / base), **options)
     cfg = Config(dict(default_scope=scope, model=make(part)))
     config, adapter = folder / f'{task}_{method}.py', folder / f'{task}_{method}.safetensors'
     cfg.dump(config)

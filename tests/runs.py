@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cases import BACKBONES, METHODS
+from cases import BACKBONES, FEW_BLOCKS, METHODS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
@@ -20,8 +20,7 @@ from mmseg.structures import SegDataSample
 
 CLASSES, SIZE = 3, (64, 64)
 # Fewer blocks than in the table of backbones, and one output.
-SHALLOW = {'swin': dict(arch=dict(embed_dims=8, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8]), out_indices=(3, ),
-                        pad_small_map=True)}
+SHALLOW = {'swin': dict(FEW_BLOCKS['swin'], out_indices=(3, ), pad_small_map=True)}
 number = count()
 
 
@@ -100,6 +99,7 @@ def config(work_dir, adapter='adaroute', backbone='swin', iterations=6, interval
         cfg['randomness'] = dict(seed=seed)
     if val:
         test = dict(loader(False, 'DefaultSampler'), num_workers=0, persistent_workers=False)
+        test['dataset']['indices'] = 3
         cfg.update(val_dataloader=test, val_cfg=dict(), val_evaluator=dict(type='Agreement', _scope_='mmengine'))
     return Config(cfg)
 

@@ -4,7 +4,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from cases import BACKBONES, METHODS
+from cases import BACKBONES, FEW_BLOCKS, METHODS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
@@ -23,7 +23,7 @@ def trunk(task, backbone, method='adaroute', **options):
     if backbone == 'vit' and task != 'segmentation':
         own = dict(out_type='cls_token', out_indices=(3, )) if task == 'classification' else dict(out_indices=(0, 1, 2, 3))
         options = {**own, **options}
-    return dict(type=f'mmparax.{cls.__name__}', adapter=METHODS[method][0], **{**defaults, **options})
+    return dict(type=f'mmparax.{cls.__name__}', adapter=METHODS[method][0], **{**defaults, **FEW_BLOCKS[backbone], **options})
 
 
 def outputs(backbone):

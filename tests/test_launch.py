@@ -1,13 +1,13 @@
 """Several processes and mixed precision: what is done where there is no GPU, and what holds between two processes."""
 import os
 import re
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from processes import free_port, run
+from processes import fork, run
 
 from mmparax.launch import (MALLOC_SETTINGS, amp_with_value, evaluate_without_amp, is_first_process, keep_freed_memory,
                             prepare_processes, replace_sync_bn, use_amp)
@@ -20,9 +20,7 @@ CHECKS = ['gradients_are_those_of_one_process', 'every_method_synchronises', 'a_
 @pytest.fixture(scope='module')
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp('two')
-    done = run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}',
-                str(ROOT / 'tests' / 'two_processes.py'), str(folder)], folder)
-    return folder, done.stdout
+    return folder, fork(ROOT / 'tests' / 'two_processes.py', folder, cwd=folder, processes=2).stdout
 
 
 @pytest.mark.parametrize('check', CHECKS)
@@ -168,6 +166,19 @@ def test_dist_scripts_reach_several_machines(tmp_path):
     assert words[-6:-1] == ['my config.py', '--launcher', 'pytorch', '--amp', 'bf16']
     words = recorded('dist_test.sh', ['c.py', 'a.pth', '2', '--tta'], tmp_path, PYTHON='python')
     assert words[-6:-1] == ['c.py', 'a.pth', '--launcher', 'pytorch', '--tta'] and '--standalone' in words
+
+
+def test_a_dist_script_starts_processes_that_know_of_each_other(tmp_path):
+    """With torch's own launcher, and a script that needs seconds less than the real one, which `make test-full` starts."""
+    for name in ('dist_train.sh', '_launch.sh'):
+        shutil.copy(ROOT / 'tools' / name, tmp_path)
+    (tmp_path / 'train.py').write_text("""
+import os, pathlib, sys
+rank = os.environ['RANK']
+pathlib.Path(rank).write_text(' '.join([*sys.argv[1:], *(os.environ[name] for name in ('LOCAL_RANK', 'WORLD_SIZE'))]))
+""")
+    assert run([tmp_path / 'dist_train.sh', 'c.py', '2', '--amp'], tmp_path).returncode == 0
+    assert [(tmp_path / rank).read_text() for rank in '01'] == [f'c.py --launcher pytorch --amp {rank} 2' for rank in '01']
 
 
 def test_slurm_scripts(tmp_path):

@@ -15,7 +15,7 @@ from mmparax.datasets.scene_files import write_scenes
 CELLS = [('segmentation', 'swin'), ('detection', 'convnext'), ('panoptic', 'mit'), ('classification', 'vit')]
 COLUMNS = {'segmentation': ['mIoU'], 'detection': ['AP^b', 'AP^b_50', 'AP^b_75', 'AP^m', 'AP^m_50', 'AP^m_75'],
            'panoptic': ['PQ', 'SQ', 'RQ'], 'classification': ['top-1']}
-ITERATIONS = 8
+ITERATIONS = 6
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,7 @@ from pathlib import Path
 import runs
 import torch
 from cases import CELLS as ADAPTED
-from cases import METHODS, images
+from cases import FEW_BLOCKS, METHODS, images
 from cases import build as build_backbone
 from mmengine.dist import all_gather_object, barrier, get_rank
 from mmengine.model import MMDistributedDataParallel
@@ -73,7 +73,7 @@ def every_method_synchronises(folder):
     for method, backbone in ADAPTED:
         if str(METHODS[method][0]['type']).startswith('mmparax.') and not method.startswith('adaroute-'):
             torch.manual_seed(3)
-            model = build_backbone(method, backbone, with_cp=True)
+            model = build_backbone(method, backbone, with_cp=True, **FEW_BLOCKS[backbone])
             if not any(parameter.requires_grad for parameter in model.parameters()):  # a frozen ViT
                 continue
             wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)

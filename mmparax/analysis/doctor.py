@@ -185,9 +185,11 @@ class Doctor:
     def frozen(self) -> Tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
-        wrong = [f'{prefix}.{name}' for prefix, backbone in adapted_backbones(self.model)
-                 for name, role in backbone.parameter_roles().items()
-                 if backbone.method is not None and (role == 'base') == dict(backbone.named_parameters())[name].requires_grad]
+        wrong = []
+        for prefix, backbone in adapted_backbones(self.model):
+            roles = {} if backbone.method is None else backbone.parameter_roles()
+            wrong += [f'{prefix}.{name}' for name, parameter in backbone.named_parameters()
+                      if name in roles and (roles[name] == 'base') == parameter.requires_grad]
         if wrong:
             raise TrainingError(f'{wrong[0]} and {len(wrong) - 1} more are trained or frozen against the method')
         checks.check_optimized(self.model, self._wrapper())

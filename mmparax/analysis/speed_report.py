@@ -23,6 +23,7 @@ GREY = '#a0a8b4'
 
 TO_PLAIN = {method: f'ratio_to_{method}'.replace('-', '_') for method in PLAIN}  # names of speeds relative to these
 
+
 @dataclass
 class Comparison:
     """The rows of one backbone.

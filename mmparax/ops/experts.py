@@ -10,7 +10,6 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmparax.ops.functions import plain_backward
 from mmparax.ops.paths import path_for
@@ -46,12 +45,12 @@ def summed_at_once(forward: Callable) -> Callable:
     """A backbone's ``forward``: the gradients of experts that are mixed inside are summed at once."""
 
     @functools.wraps(forward)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():  # mixes by the eager path
-            return forward(*args)
+            return forward(*args, **kwargs)
         before, _open.shared = getattr(_open, 'shared', None), {}
         try:
-            return forward(*args)
+            return forward(*args, **kwargs)
         finally:
             _open.shared = before
 
@@ -89,17 +88,31 @@ class StandIns(torch.autograd.Function):
     def forward(ctx: Any, notes: Notes, *experts: Tensor) -> Tuple[Tensor, ...]:
         ctx.notes, ctx.kinds = notes, [(expert.shape, expert.dtype) for expert in experts]
         ctx.set_materialize_grads(False)
-        return tuple(expert.view_as(expert) for expert in experts)
+        return tuple(expert.detach() for expert in experts)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *_: None) -> Tuple[Optional[Tensor], ...]:
         sums = [None] * len(ctx.kinds)
         noted = ctx.notes.take()
-        for i, (shape, dtype) in enumerate(ctx.kinds):
-            if noted and ctx.needs_input_grad[1 + i]:
-                sums[i] = _sum_outer([gates[i] for gates, _ in noted], [grads[i] for _, grads in noted], shape, dtype)
+        with torch.no_grad():
+            for i, (shape, dtype) in enumerate(ctx.kinds):
+                if noted and ctx.needs_input_grad[1 + i]:
+                    sums[i] = _sum_outer([gates[i] for gates, _ in noted], [grads[i] for _, grads in noted], shape, dtype)
+        if torch.is_grad_enabled():
+            sums = [each if each is None else Once.apply(each.requires_grad_()) for each in sums]
         return None, *sums
+
+
+class Once(torch.autograd.Function):
+    """A gradient itself, which has none: what it was summed from did not pass through autograd, which could not know."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> None:
+        raise RuntimeError('trying to differentiate twice a function that was marked with @once_differentiable')
 
 
 class Mix(torch.autograd.Function):

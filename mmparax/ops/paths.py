@@ -74,7 +74,8 @@ def path_for(x: Tensor) -> str:
 
 def has_native(x: Tensor) -> bool:
     """Whether the operations in C can run on ``x``; they are compiled at the first question."""
-    return x.device.type == 'cpu' and x.numel() > 0 and native_library(x.dtype) is not None
+    plain = type(x) in (Tensor, torch.nn.Parameter)  # a stand-in, such as a FakeTensor, has no memory
+    return plain and x.device.type == 'cpu' and x.numel() > 0 and native_library(x.dtype) is not None
 
 
 def native_ops() -> ModuleType:

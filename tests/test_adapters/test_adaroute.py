@@ -14,7 +14,7 @@ GOLDENS = {'adaroute_full_357': {}, 'adaroute_no_dynamic_conv': {}, 'adaroute_si
 KERNEL_SETS = [(), (1, ), (5, ), (3, 5), (3, 3, 3), (3, 5, 7), (5, 7, 9)]
 
 
-@pytest.mark.parametrize('path', ['eager', 'fused'])
+@pytest.mark.parametrize('path', ['eager', 'fused', 'native'])
 @pytest.mark.parametrize('name', GOLDENS)
 def test_equals_reference(name, path):
     golden = Golden(name)
@@ -189,7 +189,7 @@ def test_router_is_computed_in_single_precision(dtype):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('path', ['eager', 'fused'])
+@pytest.mark.parametrize('path', ['eager', 'fused', 'native'])
 def test_the_mean_for_the_router_is_summed_in_single_precision(dtype, path):
     """A sum of this many numbers in half precision overflows, or stops growing."""
     adapter, _ = adapter_and_center(dim=4, experts=1)

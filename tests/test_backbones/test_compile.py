@@ -3,6 +3,11 @@ import pytest
 import torch
 from cases import CELLS, build, images
 
+# As few blocks as have all kinds: tracing takes as long for every one of them.
+SMALL = dict(swin=dict(arch=dict(embed_dims=8, depths=[2, 1], num_heads=[1, 2]), out_indices=(0, 1)),
+             convnext=dict(arch=dict(channels=[8, 16], depths=[2, 1]), out_indices=(0, 1)),
+             vit=dict(arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32), out_indices=(0, 1)),
+             mit=dict(num_layers=[2, 1]))
 QUICK = [('adaroute', 'vit'), ('toy-prompts', 'swin'), ('toy-block', 'convnext'), ('toy-branch', 'mit')]
 
 
@@ -10,7 +15,7 @@ QUICK = [('adaroute', 'vit'), ('toy-prompts', 'swin'), ('toy-block', 'convnext')
                                               for cell in CELLS])
 def test_compiles_in_one_graph(method, backbone):
     torch._dynamo.reset()
-    model = build(method, backbone).eval()
+    model = build(method, backbone, **SMALL[backbone]).eval()
     compiled = torch.compile(model, backend='eager', fullgraph=True)
     with torch.no_grad():
         for a, b in zip(compiled(images(backbone)), model(images(backbone))):

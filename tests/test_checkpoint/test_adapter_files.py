@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import METHODS, TINY_SWIN, build
+from cases import METHODS, build
 from config_files import load as load_config
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -26,6 +26,7 @@ from mmparax.checkpoint.adapter_file import BLANK, KEY, plain_json, read_adapter
 from mmparax.checkpoint.digest import digest
 
 ROOT = Path(__file__).parents[2]
+ARCH = SHALLOW['swin']['arch']
 META = dict(classes=('a', 'b', 'c'), palette=[[0, 1, 2], [3, 4, 5], [6, 7, 8]])
 
 
@@ -34,7 +35,7 @@ class Model(nn.Module):
     def __init__(self, folder, method='adaroute', classes=3, **options):
         super().__init__()
         base = {} if folder is None else dict(allow_random_base=False, base_checkpoint=str(folder / 'base.pth'))
-        self.backbone = build(method, **{**base, **options})
+        self.backbone = build(method, **{'arch': ARCH, **base, **options})
         self.head = nn.Sequential(nn.Conv2d(64, classes, 1), nn.BatchNorm2d(classes))
         with torch.no_grad():
             for part in [*self.backbone.parameters(), *self.head.parameters(), self.head[1].running_mean]:
@@ -45,8 +46,8 @@ class Model(nn.Module):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp('adapters')
-    torch.save(build('frozen').state_dict(), path / 'base.pth')
-    torch.save(build('frozen').state_dict(), path / 'other.pth')
+    torch.save(build('frozen', arch=ARCH).state_dict(), path / 'base.pth')
+    torch.save(build('frozen', arch=ARCH).state_dict(), path / 'other.pth')
     return path
 
 
@@ -78,7 +79,7 @@ def test_the_description(folder, tmp_path):
     assert about['fingerprint'] == mmparax.fingerprint(Model(folder)) and about['metric'] is about['dataset_meta'] is None
     assert [backbone[key] for key in ('type', 'family', 'base_checkpoint')] == ['AdaptedSwin', 'Swin', 'base.pth']
     assert backbone['adapter'] == plain_json(build('adaroute').method.config) and backbone['adapter']['hidden_dim'] == 8
-    assert backbone['options']['arch'] == TINY_SWIN['arch'] and backbone['options']['pad_small_map'] is True
+    assert backbone['options']['arch'] == ARCH and backbone['options']['pad_small_map'] is True
     assert about['head'] == dict(type='Model', head=dict(type='Head', ratio=[1, 'inf']))
 
 
@@ -148,9 +149,8 @@ def test_half_precision_loads_into_single(dtype, folder, tmp_path):
     whole = mmparax.save_adapter(source, tmp_path / 'whole.safetensors')
     assert half['tensors']['bytes'] == pytest.approx(whole['tensors']['bytes'] / 2, rel=1e-3) and half['dtype'] == dtype
     loaded = mmparax.load_adapter(model, tmp_path / 'half.safetensors')['loaded']
-    expected = values(source)
-    for name in loaded:
-        value = values(model)[name]
+    expected, found = values(source), values(model)
+    for name, value in ((name, found[name]) for name in loaded):
         assert value.dtype == expected[name].dtype
         rounded = expected[name].to(getattr(torch, dtype)) if value.is_floating_point() else expected[name]
         assert torch.equal(value, rounded.to(value.dtype))

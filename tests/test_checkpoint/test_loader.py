@@ -17,6 +17,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import load_checkpoint
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
+from runs import SHALLOW
 from safetensors.torch import save_file
 from torch import nn
 
@@ -168,7 +169,7 @@ class Model(nn.Module):
 
     def __init__(self, method, **options):
         super().__init__()
-        self.backbone = build(method, **options)
+        self.backbone = build(method, **{**SHALLOW['swin'], **options})
         self.head = nn.Conv2d(64, 3, 1)
 
 
@@ -191,8 +192,8 @@ MISFITS = {
     'other method': (lambda s: state_of('toy-stream'), r'of its \d+ weights \d+ \(stages.*\) missing; \d+ \(stages.*\) unexpected'),
     'no method': (lambda s: state_of('frozen'), r'\(stages.*adapters.*\) missing\. Give the checkpoint of this config'),
     'other width': (lambda s: state_of(dict(type='mmparax.AdaRoute', hidden_dim=4, router_dim=6)), 'of another shape'),
-    'other arch': (lambda s: state_of('adaroute', arch=dict(embed_dims=8, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8])),
-                   r'\(stages.2.blocks.2.*missing'),
+    'other arch': (lambda s: state_of('adaroute', arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8])),
+                   r'\(stages.2.blocks.1.*missing'),
     'one missing': (lambda s: change(s, **{ADAPTER: None}), rf'1 \({ADAPTER[9:]}\) missing'),
     'one too many': (lambda s: change(s, **{ADAPTER + '_too': torch.ones(1)}), rf'1 \({ADAPTER[9:]}_too\) unexpected'),
     'half a trunk': (lambda s: change(s, **{BASE: None}), rf'1 \({BASE[9:]}\) missing'),
@@ -212,7 +213,7 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(case, tmp_path):
 
 
 def test_a_checkpoint_on_another_base_changes_nothing(tmp_path):
-    torch.save(build('frozen').state_dict(), tmp_path / 'base.pth')
+    torch.save(build('frozen', **SHALLOW['swin']).state_dict(), tmp_path / 'base.pth')
     model = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'base.pth'))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     same = change(state_of('adaroute'), **{name: value for name, value in before.items() if 'adapters' not in name})
@@ -231,7 +232,7 @@ def test_a_checkpoint_on_another_base_changes_nothing(tmp_path):
 
 
 def test_a_half_precision_copy_of_the_same_base_is_the_same_base(tmp_path):
-    torch.save(build('frozen').state_dict(), tmp_path / 'base.pth')
+    torch.save(build('frozen', **SHALLOW['swin']).state_dict(), tmp_path / 'base.pth')
     model = Model('frozen', allow_random_base=False, base_checkpoint=str(tmp_path / 'base.pth'))
     torch.save({name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()},
                tmp_path / 'half.pth')
@@ -242,7 +243,7 @@ def test_a_half_precision_copy_of_the_same_base_is_the_same_base(tmp_path):
 
 def test_a_checkpoint_of_what_trains_is_enough(tmp_path):
     """The frozen trunk may be absent as a whole: it comes from the base."""
-    torch.save(build('frozen').state_dict(), tmp_path / 'base.pth')
+    torch.save(build('frozen', **SHALLOW['swin']).state_dict(), tmp_path / 'base.pth')
     source = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'base.pth'))
     trained = {name: value for name, value in source.state_dict().items()
                if dict(source.named_parameters()).get(name, value).requires_grad}
@@ -259,7 +260,7 @@ def test_a_checkpoint_of_what_trains_is_enough(tmp_path):
 def small(tmp_path):
     """A model on one base, and its state dict without the trunk's parameters but with its buffers; another base is there."""
     for name in ('one', 'two'):
-        torch.save(build('frozen').state_dict(), tmp_path / f'{name}.pth')
+        torch.save(build('frozen', **SHALLOW['swin']).state_dict(), tmp_path / f'{name}.pth')
     source = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'one.pth'))
     frozen = {name for name, parameter in source.named_parameters() if not parameter.requires_grad}
     return source, {name: value for name, value in source.state_dict().items() if name not in frozen}
@@ -314,7 +315,7 @@ def test_a_checkpoint_that_calls_itself_an_adapter_file_is_none(about, small, tm
 def test_a_small_checkpoint_on_another_base_is_told_by_its_fingerprint(late, tmp_path):
     """By mmengine's own loading, without a runner; also when the base comes only with the checkpoint."""
     for name in ('one', 'two'):
-        torch.save(build('frozen').state_dict(), tmp_path / f'{name}.pth')
+        torch.save(build('frozen', **SHALLOW['swin']).state_dict(), tmp_path / f'{name}.pth')
     source = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'one.pth'))
     trained = {name: value for name, value in source.state_dict().items()
                if dict(source.named_parameters()).get(name, value).requires_grad}

@@ -36,10 +36,17 @@ def test_equals_mmengines_hook_that_copies_the_whole_model(adapter, tmp_path):
         assert torch.equal(value, theirs['ema_state_dict'][name])
 
 
-def test_only_what_trains_is_averaged(tmp_path):
-    runner = train(tmp_path, hooks=[OURS])
+@pytest.fixture(scope='module')
+def averaged(tmp_path_factory):
+    """A folder with a run of ours, and its runner."""
+    folder = tmp_path_factory.mktemp('averaged')
+    return folder, train(folder, hooks=[OURS])
+
+
+def test_only_what_trains_is_averaged(averaged):
+    folder, runner = averaged
     trained = {name for name, parameter in runner.model.named_parameters() if parameter.requires_grad}
-    content = saved(tmp_path)
+    content = saved(folder)
     assert {name[7:] for name in content['ema_state_dict'] if name != 'steps'} == trained
     averages = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).averages
     raw = dict(runner.model.named_parameters())
@@ -69,12 +76,12 @@ def test_the_average_is_the_formula(tmp_path):
     torch.testing.assert_close(averages['decode_head.conv_seg.weight'], expected, rtol=0, atol=1e-6)
 
 
-def test_a_test_run_evaluates_the_averages(tmp_path):
-    train(tmp_path, hooks=[OURS])
+def test_a_test_run_evaluates_the_averages(averaged, tmp_path):
+    folder, _ = averaged
     cfg = config(tmp_path / 'test', hooks=[OURS, dict(type='Evaluated', _scope_='mmengine')])
-    runner = build(cfg, load_from=(tmp_path / 'last_checkpoint').read_text())
+    runner = build(cfg, load_from=(folder / 'last_checkpoint').read_text())
     runner.val()
-    assert not same(dict(runner.model.state_dict()), dict(saved(tmp_path)['state_dict']))
+    assert not same(dict(runner.model.state_dict()), dict(saved(folder)['state_dict']))
     assert not same(Evaluated.weights['val'], runner.model.state_dict())
 
 

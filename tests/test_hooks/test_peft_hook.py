@@ -86,7 +86,7 @@ SCHEDULES = {  # base batch, enabled, accumulation -> parts of the log
 def test_batch_and_rate_are_compared_with_the_recipe(case, run):
     base, enable, accumulate, present, absent = SCHEDULES[case]
     scale = {} if base is None else dict(auto_scale_lr=dict(base_batch_size=base, enable=enable))
-    _, text = run(cfg=scale, accumulate=accumulate, iterations=4)
+    _, text = run(cfg=scale, accumulate=accumulate, iterations=accumulate)
     assert all(part in text for part in present) and not any(part in text for part in absent)
 
 

@@ -57,7 +57,16 @@ def test_what_is_in_it(method, bases, tmp_path):
     assert len(state) == len(runner.model.state_dict())  # the model itself gives all, as it always does
 
 
-@pytest.mark.parametrize('hook', [None, OURS, THEIRS], ids=['plain', 'our averages', "mmengine's averages"])
+@pytest.fixture(scope='module')
+def short(bases, tmp_path_factory):
+    """The folder of a short run on the first base, which is only read."""
+    folder = tmp_path_factory.mktemp('short')
+    run(folder, bases / 'one.pth', iterations=3)
+    return folder
+
+
+@pytest.mark.parametrize('hook', [pytest.param(None, marks=pytest.mark.full), OURS, THEIRS],
+                         ids=['plain', 'our averages', "mmengine's averages"])
 def test_a_run_resumed_from_it_is_the_undisturbed_one(hook, bases, tmp_path):
     options = dict(base=bases / 'one.pth', hooks=[hook] if hook else [])
     run(tmp_path / 'whole', save='all', **options)
@@ -102,8 +111,8 @@ def test_the_best_and_the_latest_are_small_and_outdated_ones_go(bases, tmp_path)
     for path in tmp_path.glob('*.pth'):
         assert not any('.attn.' in name and 'adapters' not in name for name in torch.load(path, weights_only=False)['state_dict'])
     whole = tmp_path / 'whole'
-    run(whole, bases / 'one.pth', save='all')
-    assert best.stat().st_size < (whole / 'iter_6.pth').stat().st_size / 2
+    run(whole, bases / 'one.pth', save='all', iterations=3)
+    assert best.stat().st_size < (whole / 'iter_3.pth').stat().st_size / 2
 
 
 class Logged(Hook):
@@ -153,9 +162,8 @@ def test_the_message_hub_does_not_grow_with_the_run():
     assert sizes[0] == pytest.approx(sizes[1], rel=0.02) and sizes[1] < 20_000
 
 
-def test_evaluation_and_a_new_run_take_it_with_the_base_at_hand(bases, tmp_path):
-    run(tmp_path, bases / 'one.pth', iterations=3)
-    path, content = (tmp_path / 'last_checkpoint').read_text(), saved(tmp_path)
+def test_evaluation_and_a_new_run_take_it_with_the_base_at_hand(short, bases, tmp_path):
+    path, content = (short / 'last_checkpoint').read_text(), saved(short)
     cfg = config(tmp_path / 'test', base_checkpoint=str(bases / 'one.pth'))
     runner = build(cfg, load_from=path)
     runner.val()
@@ -176,21 +184,19 @@ def test_evaluation_and_a_new_run_take_it_with_the_base_at_hand(bases, tmp_path)
         assert not same(before, dict(model.state_dict()))
 
 
-def test_a_file_without_a_trunk_must_say_whose_it_is(bases, tmp_path):
-    run(tmp_path, bases / 'one.pth', iterations=3)
-    torch.save(dict(state_dict=saved(tmp_path)['state_dict']), tmp_path / 'bare.pth')
+def test_a_file_without_a_trunk_must_say_whose_it_is(short, bases, tmp_path):
+    torch.save(dict(state_dict=saved(short)['state_dict']), tmp_path / 'bare.pth')
     model = build(config(tmp_path / 'test', base_checkpoint=str(bases / 'one.pth'))).model
     with pytest.raises(ValueError, match='holds no frozen trunk and does not say on which one it was trained'):
         load_checkpoint(model, str(tmp_path / 'bare.pth'))
 
 
-def test_nothing_is_said_to_be_missing(bases, tmp_path, capsys):
-    run(tmp_path, bases / 'one.pth', iterations=3)
-    capsys.readouterr()
+def test_nothing_is_said_to_be_missing(short, bases, tmp_path, capsys):
     model = build(config(tmp_path / 'test', base_checkpoint=str(bases / 'one.pth'))).model
-    load_checkpoint(model, (tmp_path / 'last_checkpoint').read_text())
+    capsys.readouterr()
+    load_checkpoint(model, (short / 'last_checkpoint').read_text())
     assert not re.search('missing|unexpected', capsys.readouterr().out)
-    assert not model.load_state_dict(saved(tmp_path)['state_dict']).missing_keys  # torch's own loading, strict
+    assert not model.load_state_dict(saved(short)['state_dict']).missing_keys  # torch's own loading, strict
 
 
 def test_swin_b_with_upernet_is_adapters_and_head():

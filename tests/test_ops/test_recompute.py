@@ -17,7 +17,7 @@ from mmparax.ops.paths import use_path
 from mmparax.ops.recompute import keeping_all, recompute, worthwhile
 
 HW = (5, 7)
-PATHS = pytest.mark.parametrize('path', ['eager', 'fused'])
+PATHS = pytest.mark.parametrize('path', ['eager', 'fused', 'native'])
 OPTIONS = pytest.mark.parametrize('options', [{}, dict(kernel_sizes=()), dict(shortcut_scale=False, conv_layout='parallel')],
                                   ids=str)
 
@@ -184,10 +184,11 @@ def test_second_derivatives_are_those_of_the_eager_path():
     assert torch.equal(*found) and found[0].abs().max() > 0
 
 
-def test_the_fused_path_refuses_second_derivatives():
+@pytest.mark.parametrize('path', ['fused', 'native'])
+def test_fast_paths_refuse_second_derivatives(path):
     adapter, _ = make()
     x = tokens()
-    with use_path('fused'):
+    with use_path(path):
         grad, = torch.autograd.grad(adapter(x, HW).sin().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.square().sum().backward()
@@ -208,7 +209,8 @@ def test_without_gradients_nothing_is_kept(path):
         assert torch.equal(out, adapter(x, HW))
 
 
-@pytest.mark.parametrize('forward, backward', [('eager', 'fused'), ('fused', 'eager')])
+@pytest.mark.parametrize('forward, backward', [('eager', 'fused'), ('fused', 'eager'), ('native', 'eager'),
+                                               ('fused', 'native')])
 def test_a_backward_elsewhere_computes_by_the_path_of_the_forward(forward, backward):
     """Tokens that lie the other way round in memory stay so on one path and not on the other."""
     adapter, named = make()

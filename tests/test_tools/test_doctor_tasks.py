@@ -1,6 +1,6 @@
 """The doctor examines every task, with and without its data (test_doctor.py has segmentation)."""
 import pytest
-from cases import TINY_SWIN
+from cases import FEW_BLOCKS, TINY_SWIN
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from tasks import config
@@ -10,7 +10,7 @@ from mmparax.analysis.doctor import Doctor, verdict
 from mmparax.datasets.scene_files import write_scenes
 
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,
-            **TINY_SWIN)
+            **{**TINY_SWIN, **FEW_BLOCKS['swin']})
 ONE_OUTPUT = dict(out_indices=(3, ), pad_small_map=True)
 
 

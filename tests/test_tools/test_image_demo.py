@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import TINY_SWIN
+from cases import FEW_BLOCKS, TINY_SWIN
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
@@ -17,7 +17,7 @@ from mmparax.datasets.scene_files import write_scenes
 
 DEMO = Path(__file__).parents[2] / 'demo' / 'image_demo.py'
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,
-            **TINY_SWIN)
+            **{**TINY_SWIN, **FEW_BLOCKS['swin']})
 ONE_OUTPUT = dict(out_indices=(3, ), pad_small_map=True)
 
 

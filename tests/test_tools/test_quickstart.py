@@ -1,23 +1,27 @@
 """The main job at a few iterations, and what a wheel holds."""
 import json
-import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from processes import Fork, fork, run
 
 from mmparax.datasets.scene_files import write_scenes
 
 ROOT = Path(__file__).parents[2]
+TOOL = ROOT / 'tools' / 'quickstart.py'
+SHORT = ('--iterations', '2', '--train-scenes', '8', '--val-scenes', '3')
 
 
-def quickstart(folder, *arguments):
-    return subprocess.run([sys.executable, str(ROOT / 'tools' / 'quickstart.py'), '--iterations', '2', '--train-scenes', '8',
-                           '--val-scenes', '3', *arguments], cwd=folder, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=400, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+@pytest.fixture
+def quickstart(tmp_path, monkeypatch):
+    """Runs the script, and those that it starts, in copies of this process."""
+    monkeypatch.setattr('mmparax.reproduce.process.subprocess', SimpleNamespace(**{**vars(subprocess), 'Popen': Fork}))
+    return lambda *arguments: fork(TOOL, *SHORT, *arguments, cwd=tmp_path)
 
 
 COLUMNS = {'segmentation': {'mIoU'}, 'detection': {'AP^b', 'AP^b_50', 'AP^b_75', 'AP^m', 'AP^m_50', 'AP^m_75'},
@@ -26,8 +30,9 @@ COLUMNS = {'segmentation': {'mIoU'}, 'detection': {'AP^b', 'AP^b_50', 'AP^b_75',
 
 @pytest.mark.parametrize('task', [pytest.param(task, marks=[] if task == 'segmentation' else pytest.mark.full)
                                   for task in COLUMNS])
-def test_quickstart_ends_with_table_metric_and_picture(task, tmp_path):
-    done = quickstart(tmp_path, '--task', task)
+def test_quickstart_ends_with_table_metric_and_picture(task, quickstart, tmp_path):
+    """In processes of its own: what each of the scripts needs, it imports itself."""
+    done = run([sys.executable, TOOL, *SHORT, '--task', task], tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]
     assert 'expert centers' in done.stdout and '\nAdaRoute: ' in done.stdout
     picture = Path(done.stdout.strip().splitlines()[-1].split(': ', 1)[1])
@@ -39,24 +44,24 @@ def test_quickstart_ends_with_table_metric_and_picture(task, tmp_path):
     assert set(metrics) == COLUMNS[task] or (task == 'detection' and not metrics)
     assert all(0 <= value <= 100 for value in metrics.values()) and summary['settings']['iterations'] == 2
     assert len(summary['classes']) == (15 if task == 'segmentation' else 0)
-    again = quickstart(tmp_path, '--task', task)
+    again = quickstart('--task', task)
     assert again.returncode == 0 and 'done before' in again.stdout
 
 
-def test_a_failing_step_is_shown_with_the_end_of_its_log(tmp_path):
+def test_a_failing_step_is_shown_with_the_end_of_its_log(quickstart, tmp_path):
     scenes = tmp_path / 'data' / 'scenes'
     write_scenes(scenes, 8, 3, progress=False)
     for image in (scenes / 'images' / 'training').iterdir():
         image.write_bytes(b'no image')
-    done = quickstart(tmp_path)
+    done = quickstart()
     assert done.returncode == 1 and 'AdaRoute, seed 0: training failed; the end of' in done.stdout
     assert 'scene_0000' in done.stdout and not (tmp_path / 'work_dirs/quickstart/segmentation/adaroute_seed0/summary.json').exists()
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_something_else_is_left_alone(quickstart, tmp_path):
     (tmp_path / 'data' / 'scenes').mkdir(parents=True)
     (tmp_path / 'data' / 'scenes' / 'notes.txt').write_text('mine')
-    done = quickstart(tmp_path)
+    done = quickstart()
     assert done.returncode == 1 and 'Traceback' not in done.stdout and 'choose another folder' in done.stdout
     assert (tmp_path / 'data' / 'scenes' / 'notes.txt').read_text() == 'mine'
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import TINY_SWIN
+from cases import FEW_BLOCKS, TINY_SWIN
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
@@ -19,7 +19,7 @@ from mmparax.datasets.scene_files import write_scenes
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'test.py'
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,
-            **TINY_SWIN)
+            **{**TINY_SWIN, **FEW_BLOCKS['swin']})
 METRICS = {  # what mmengine returns -> what is shown
     'segmentation': (dict(aAcc=81.2, mIoU=50.27, mAcc=60.), {'mIoU': '50.3'}),
     'detection': ({f'coco/{kind}_{item}': value for kind in ('segm', 'bbox') for item, value in

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import free_port, run
+from processes import fork, free_port, run
 
 from mmparax.checkpoint.files import read_weights
 from mmparax.datasets.scene_files import write_scenes
@@ -25,9 +25,13 @@ ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs' / 'examples' / 'upernet_swin-mini_adaroute_1xb8-500_scenes-128x128.py')
 
 
-def call(script, *arguments, cwd, **environment):
-    command = [] if script.endswith('.sh') else [sys.executable]
-    return run([*command, ROOT / 'tools' / script, *arguments], cwd, **environment)
+def call(script, *arguments, **options):
+    """Run a script to its end (test_quickstart.py starts it in a fresh process)."""
+    return fork(ROOT / 'tools' / script, *arguments, **options)
+
+
+def call_shell(script, *arguments, cwd, **environment):
+    return run([ROOT / 'tools' / script, *arguments], cwd, **environment)
 
 
 @pytest.fixture(scope='module')
@@ -219,12 +223,13 @@ TWO = ['train_dataloader.batch_size=2', 'model.backbone.drop_path_rate=0.2', 'tr
 
 
 def test_two_processes_train_and_evaluate_without_gpus(folder):
-    done = call('dist_train.sh', CONFIG, 2, '--work-dir', 'two', '--cfg-options', *TWO, cwd=folder)
+    two = dict(cwd=folder, processes=2)
+    done = call('train.py', CONFIG, '--launcher', 'pytorch', '--work-dir', 'two', '--cfg-options', *TWO, **two)
     assert done.returncode == 0, done.stdout[-3000:]
     assert '2 process(es) on the CPU, which meet by gloo. SyncBN became BN in 2 place(s)' in done.stdout
     assert 'Effective batch size 4 = 2 process(es) x 2 images x 1' in done.stdout
     checkpoint = (folder / 'two' / 'last_checkpoint').read_text()
-    done = call('dist_test.sh', CONFIG, checkpoint, 2, '--work-dir', 'two', cwd=folder)
+    done = call('test.py', CONFIG, checkpoint, '--launcher', 'pytorch', '--work-dir', 'two', **two)
     assert done.returncode == 0 and re.search(r'mIoU: +[\d.]+', done.stdout), done.stdout[-3000:]
 
 
@@ -243,17 +248,19 @@ def test_several_machines_and_slurm_without_gpus(folder):
                             'MASTER_ADDR=127.0.0.1\nSLURM_PROCID=1 SLURM_LOCALID=1 "$@" &\nSLURM_PROCID=0 SLURM_LOCALID=0 '
                             '"$@" && wait\n')
             srun.chmod(0o755)
-            done = call('slurm_train.sh', 'cpu', 'job', CONFIG, *options, cwd=folder, GPUS='2', GPUS_PER_NODE='0',
-                        PATH=f'{folder}:{os.environ["PATH"]}', **environment)
+            done = call_shell('slurm_train.sh', 'cpu', 'job', CONFIG, *options, cwd=folder, GPUS='2', GPUS_PER_NODE='0',
+                              PATH=f'{folder}:{os.environ["PATH"]}', **environment)
         elif kind == 'two machines':
             with ThreadPoolExecutor(2) as pool:
-                first, done = pool.map(lambda rank: call('dist_train.sh', CONFIG, 1, *options, cwd=folder, NNODES='2',
-                                                         NODE_RANK=str(rank), **environment), (1, 0))
+                first, done = pool.map(lambda rank: call_shell('dist_train.sh', CONFIG, 1, *options, cwd=folder, NNODES='2',
+                                                               NODE_RANK=str(rank), **environment), (1, 0))
             assert first.returncode == 0, first.stdout[-3000:]
         else:
-            done = call('dist_train.sh', CONFIG, 2, *options, cwd=folder, **environment)
+            done = call_shell('dist_train.sh', CONFIG, 2, *options, cwd=folder, **environment)
         assert done.returncode == 0, done.stdout[-3000:]
         weights.append(torch.load(folder / work_dir / 'iter_4.pth', weights_only=False)['state_dict'])
+    done = call_shell('dist_test.sh', CONFIG, folder / work_dir / 'iter_4.pth', 2, '--work-dir', work_dir, cwd=folder)
+    assert done.returncode == 0 and re.search(r'mIoU: +[\d.]+', done.stdout), done.stdout[-3000:]
     for other in weights[1:]:
         assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
 

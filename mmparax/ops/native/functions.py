@@ -5,6 +5,7 @@ from typing import Any, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from mmparax.errors import bad_value
 from mmparax.ops.functions import plain_backward
 from mmparax.ops.native.build import library
 
@@ -44,13 +45,20 @@ def _tasks(channels: int, dtype: torch.dtype) -> int:
     return -(-channels * dtype.itemsize // LANE_BYTES)
 
 
+def _tokens(tokens: Tensor, hw: HW) -> Tensor:
+    """Contiguous tokens, of whose number the operations rely on ``hw``."""
+    if tokens.shape[1] != hw[0] * hw[1]:
+        raise bad_value('hw', hw, f'these are {tokens.shape[1]} tokens, which are no map of that size')
+    return tokens.contiguous()
+
+
 class ScaledNormConv(torch.autograd.Function):
     """:func:`mmparax.ops.norm_conv.scaled_norm_conv`; keeps x and two numbers a token."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float,
                 weight: Tensor, bias: Tensor) -> Tuple[Tensor, Tensor]:
-        x = x.contiguous()
+        x = _tokens(x, hw)
         batch, tokens, channels = x.shape
         mean, rstd = x.new_empty(2, batch, tokens)
         out, out_mean = torch.empty_like(x), x.new_empty(batch, channels)
@@ -83,7 +91,7 @@ class MixSpatially(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, hw: HW, layout: str, stage_mix: Optional[Tensor], score_weight: Optional[Tensor],
                 score_bias: Optional[Tensor], *kernels: Tensor) -> Tensor:
-        z, count = z.contiguous(), len(kernels)
+        z, count = _tokens(z, hw), len(kernels)
         batch, tokens, channels = z.shape
         outs, mixed = [torch.empty_like(z) for _ in kernels], torch.empty_like(z)
         alpha = None if score_weight is None else z.new_empty(batch, count, tokens)
@@ -133,7 +141,7 @@ class ConvScaleShortcut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, hw: HW, weight: Tensor, bias: Tensor, layer_scale: Tensor, layer_bias: Tensor,
                 shortcut: Tensor, shortcut_scale: Optional[Tensor], shortcut_bias: Optional[Tensor]) -> Tensor:
-        y, shortcut = y.contiguous(), shortcut.contiguous()
+        y, shortcut = _tokens(y, hw), _tokens(shortcut, hw)
         all_bias = torch.addcmul(layer_bias, layer_scale, bias)
         if shortcut_bias is not None:
             all_bias += shortcut_bias

@@ -1,0 +1,254 @@
+"""The fast paths of AdaRoute's operations are the eager one, in value and in every gradient."""
+import pytest
+import torch
+from cases import adapter_and_center, perturb
+from operations import (ARGUMENTS, CLOSE, FUNCTIONS, assert_equal, leaf, mixing_arguments, norm_conv_arguments,
+                        out_conv_arguments, tensors)
+
+from mmparax.errors import ParameterError
+from mmparax.ops import mixing
+from mmparax.ops.paths import use_path
+
+MAPS = [(5, 7), (1, 9), (1, 1)]
+KERNEL_SETS = [(3, 5, 7), (5, ), (3, 3, 3), (5, 7, 9)]
+ALL_PATHS = pytest.mark.parametrize('path', ['eager', 'fused', 'native'])
+OPERATIONS = pytest.mark.parametrize('operation', list(ARGUMENTS))
+
+
+@pytest.fixture(params=['fused', 'native'])
+def path(request):
+    return request.param
+
+
+@pytest.mark.parametrize('hw', MAPS, ids=str)
+@pytest.mark.parametrize('batch', [1, 3])
+def test_norm_conv_is_the_eager_one(path, batch, hw):
+    assert_equal('norm_conv', norm_conv_arguments(batch, hw), path)
+
+
+@pytest.mark.parametrize('hw', MAPS, ids=str)
+@pytest.mark.parametrize('batch', [1, 3])
+@pytest.mark.parametrize('scaled', [True, False])
+def test_out_conv_is_the_eager_one(path, batch, hw, scaled):
+    assert_equal('out_conv', out_conv_arguments(batch, hw, scaled), path)
+
+
+@pytest.mark.parametrize('hw', MAPS, ids=str)
+@pytest.mark.parametrize('batch', [1, 3])
+@pytest.mark.parametrize('sizes', KERNEL_SETS, ids=str)
+@pytest.mark.parametrize('layout', mixing.LAYOUTS)
+@pytest.mark.parametrize('scored', [True, False])
+def test_mixing_is_the_eager_one(path, batch, hw, sizes, layout, scored):
+    assert_equal('mixing', mixing_arguments(batch, hw, sizes, layout, scored and len(sizes) > 1), path)
+
+
+@pytest.mark.full
+@OPERATIONS
+@pytest.mark.parametrize('hw', [(17, 19), (2, 33), (40, 1)], ids=str)
+@pytest.mark.parametrize('batch', [1, 4])
+@pytest.mark.parametrize('channels', [1, 33])
+def test_larger_maps_are_the_eager_ones(path, operation, hw, batch, channels):
+    assert_equal(operation, ARGUMENTS[operation](batch, hw, channels=channels), path)
+
+
+GRADCHECKS = [('norm_conv', {}), ('out_conv', dict(scaled=True)), ('out_conv', dict(scaled=False))]
+GRADCHECKS += [('mixing', dict(sizes=(3, 5), layout=layout, scored=scored))
+               for layout in mixing.LAYOUTS for scored in (True, False)]
+GRADCHECKS += [('mixing', dict(sizes=(5, ), scored=False)), ('mixing', dict(sizes=(3, 3, 3)))]
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('operation, options', GRADCHECKS, ids=str)
+def test_gradients_are_those_of_small_differences(path, operation, options, batch):
+    arguments = ARGUMENTS[operation](batch, (2, 3), channels=2, **options)
+    named = tensors(arguments)
+
+    def function(*values):
+        given = {**arguments, **dict(zip(named, values))}
+        if 'kernels' in given:
+            given['kernels'] = [given.pop(name) for name in named if name.startswith('kernel')]
+        with use_path(path):
+            return FUNCTIONS[operation](**given)
+
+    assert torch.autograd.gradcheck(function, list(named.values()))
+
+
+def leave_batch_last(tensor):
+    """The same numbers, with the tokens' channels far from each other in memory."""
+    return tensor.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+
+
+def without_first_token(tensor):
+    """A part of longer tokens, as when a class token passes by."""
+    return torch.cat([tensor.detach()[:, :1], tensor.detach()], 1)[:, 1:].requires_grad_()
+
+
+@OPERATIONS
+@pytest.mark.parametrize('layout', [leave_batch_last, without_first_token])
+@pytest.mark.parametrize('batch', [1, 3])
+def test_tokens_need_not_be_contiguous(path, operation, layout, batch):
+    arguments = ARGUMENTS[operation](batch, (3, 4))
+    arguments = {name: layout(value) if isinstance(value, torch.Tensor) and value.ndim == 3 else value
+                 for name, value in arguments.items()}
+    assert not all(value.is_contiguous() for value in tensors(arguments).values()) or batch == 1
+    assert_equal(operation, arguments, path)
+
+
+@OPERATIONS
+def test_weights_need_not_be_contiguous(path, operation):
+    """Nor kernels: the same numbers, with the first axis the last in memory."""
+
+    def turned(tensor):
+        return tensor.detach().movedim(0, -1).contiguous().movedim(-1, 0).requires_grad_()
+
+    arguments = ARGUMENTS[operation](2, (3, 4))
+    if operation == 'mixing':
+        arguments.update(kernels=[turned(kernel) for kernel in arguments['kernels']],
+                         score_weight=turned(arguments['score_weight']))
+    else:
+        arguments['weight'] = turned(arguments['weight'])
+    assert not all(tensor.is_contiguous() for tensor in tensors(arguments).values())
+    assert_equal(operation, arguments, path)
+
+
+@ALL_PATHS
+@OPERATIONS
+def test_tokens_that_are_no_map_of_this_size_are_refused(path, operation):
+    arguments = dict(ARGUMENTS[operation](1, (3, 4)), hw=(2, 5))
+    with use_path(path), pytest.raises((RuntimeError, ParameterError)):
+        FUNCTIONS[operation](**arguments)
+
+
+LOSSES = dict(
+    expanded=lambda outs: sum(out.sum() for out in outs),
+    transposed=lambda outs: sum((out.flatten(1, -2).transpose(1, -1).contiguous() if out.ndim == 3 else out).sin().sum()
+                                for out in outs),
+    first_alone=lambda outs: outs[0].sin().sum(),
+    last_alone=lambda outs: outs[-1].sin().sum(),
+)
+
+
+@OPERATIONS
+@pytest.mark.parametrize('loss', LOSSES.values(), ids=LOSSES)
+def test_gradients_of_every_kind_come_back(path, operation, loss):
+    """Expanded and transposed ones, and of one output of two."""
+    assert_equal(operation, ARGUMENTS[operation](2, (3, 4)), path, loss)
+
+
+@pytest.mark.parametrize('layout', mixing.LAYOUTS)
+@pytest.mark.parametrize('sizes', [(5, ), (3, 5)], ids=str)
+def test_an_expanded_gradient_passes_the_mean(path, layout, sizes):
+    assert_equal('mixing', mixing_arguments(2, (3, 4), sizes, layout, scored=False), path, LOSSES['expanded'])
+
+
+def every_argument():
+    for operation, options in (('norm_conv', {}), ('out_conv', dict(scaled=True)), ('out_conv', dict(scaled=False)),
+                               ('mixing', dict(sizes=(3, 5))), ('mixing', dict(sizes=(3, 5), scored=False))):
+        for name in tensors(ARGUMENTS[operation](1, (1, 1), **options)):
+            yield operation, options, name
+
+
+@pytest.mark.parametrize('alone', [True, False], ids=['alone', 'all others'])
+@pytest.mark.parametrize('operation, options, name', every_argument(), ids=str)
+def test_gradients_that_nothing_needs_change_nothing(path, operation, options, name, alone):
+    arguments = ARGUMENTS[operation](2, (3, 4), **options)
+    for other, tensor in tensors(arguments).items():
+        tensor.requires_grad_((other == name) == alone)
+    assert_equal(operation, arguments, path)
+
+
+@OPERATIONS
+def test_a_backward_under_autocast_is_exact(path, operation):
+    """The gradient of a loss may be asked for where autocast is on, although the operation ran where it was not."""
+    arguments = {name: value.detach().float().requires_grad_() if isinstance(value, torch.Tensor) else value
+                 for name, value in ARGUMENTS[operation](2, (3, 4)).items()}
+    if 'kernels' in arguments:
+        arguments['kernels'] = [kernel.detach().float().requires_grad_() for kernel in arguments['kernels']]
+    with use_path(path):
+        outs = FUNCTIONS[operation](**arguments)
+    outs = outs if isinstance(outs, tuple) else (outs, )
+    grads, wanted = [torch.randn_like(out) for out in outs], list(tensors(arguments).values())
+    expected = torch.autograd.grad(outs, wanted, grads, retain_graph=True)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = torch.autograd.grad(outs, wanted, grads)
+    assert all(torch.equal(*pair) for pair in zip(found, expected))
+
+
+@OPERATIONS
+def test_nothing_is_changed_in_place(path, operation):
+    arguments = ARGUMENTS[operation](2, (3, 4))
+    before = {name: tensor.detach().clone() for name, tensor in tensors(arguments).items()}
+    with use_path(path):
+        outs = FUNCTIONS[operation](**arguments)
+    outs = outs if isinstance(outs, tuple) else (outs, )
+    values, grads = [out.detach().clone() for out in outs], [torch.randn_like(out) for out in outs]
+    kept = [grad.clone() for grad in grads]
+    torch.autograd.backward(outs, grads)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tensors(arguments).items())
+    assert all(torch.equal(grad, copy) for grad, copy in zip(grads, kept))
+    assert all(torch.equal(out, value) for out, value in zip(outs, values))
+
+
+def perturbed(**options):
+    """An adapter and its experts in float64."""
+    adapter, center = adapter_and_center(**options)
+    perturb(adapter, center)
+    return adapter.double(), center.double()
+
+
+def trained(adapter, center):
+    return {**dict(adapter.named_parameters()), **{f'center.{name}': value for name, value in center.named_parameters()}}
+
+
+ADAPTERS = [dict(), dict(kernel_sizes=()), dict(kernel_sizes=(5, )), dict(kernel_sizes=(3, 3, 3), spatial_aggregation=False),
+            dict(conv_layout='parallel'), dict(conv_layout='sequential_no_residual', router_activation='sigmoid'),
+            dict(shortcut_scale=False, layer_scale_init=1e-5)]
+
+
+@pytest.mark.parametrize('options', ADAPTERS, ids=str)
+@pytest.mark.parametrize('batch, needs_grad', [(1, True), (3, True), (3, False)])
+def test_an_adapter_is_that_of_the_eager_path(path, options, batch, needs_grad):
+    """Also behind a frozen stem, whose output needs no gradient."""
+    adapter, center = perturbed(**options)
+    x = leaf(batch, 35, 12).requires_grad_(needs_grad)
+    wanted = {**trained(adapter, center), **(dict(x=x) if needs_grad else {})}
+    found = {}
+    for each in ('eager', path):
+        with use_path(each):
+            out = adapter(x, (5, 7))
+        found[each] = dict(zip(wanted, torch.autograd.grad(out.sin().sum(), list(wanted.values()))), out=out)
+    for name, value in found['eager'].items():
+        # A chain of three operations, whose intermediate values reach some thousand.
+        torch.testing.assert_close(found[path][name], value, rtol=1e-10, atol=1e-9, msg=name)
+
+
+@ALL_PATHS
+def test_what_follows_an_adapter_may_work_in_place(path):
+    adapter, _ = perturbed()
+    x = leaf(2, 35, 12)
+    with use_path(path):
+        out = adapter(x, (5, 7))
+        expected, = torch.autograd.grad((2 * out + 1).sin().sum(), x, retain_graph=True)
+        out.mul_(2).add_(1)
+    found, = torch.autograd.grad(out.sin().sum(), x)
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+@ALL_PATHS
+def test_every_parameter_has_a_gradient_of_its_own(path):
+    """Clipping scales each in place: two that share memory would be scaled twice."""
+    adapter, center = perturbed()
+    with use_path(path):
+        adapter(leaf(2, 35, 12), (5, 7)).sum().backward()
+    addresses = [parameter.grad.data_ptr() for parameter in trained(adapter, center).values()]
+    assert len(addresses) == len(set(addresses))
+
+
+def test_a_saved_tensor_that_was_changed_is_noticed(path):
+    adapter, _ = perturbed()
+    x = leaf(2, 35, 12) + 0
+    with use_path(path):
+        out = adapter(x, (5, 7))
+    x.mul_(2)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        out.sum().backward()
