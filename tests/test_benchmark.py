@@ -227,6 +227,15 @@ def test_a_ratio_is_to_full_fine_tuning_in_the_same_dtype():
     assert 'fp16' in comparison.table()
 
 
+def test_ratios_to_the_plain_adapters_stand_where_those_ran():
+    comparison = with_times({'adaroute': [2.], 'plain-adaroute': [3.], 'plain-mona': [1.]})
+    assert [row['ratio_to_plain_adaroute'] for row in comparison.rows()] == [1.5, 1., 3.]
+    assert [row['ratio_to_plain_mona'] for row in comparison.rows()] == pytest.approx([0.5, 1 / 3, 1.])
+    assert comparison.table().count('plain') >= 4
+    alone = with_times({'full': [2.], 'adaroute': [2.]})
+    assert all(row['ratio_to_plain_mona'] is None for row in alone.rows()) and 'plain' not in alone.table()
+
+
 def test_published_ratios_are_a_column_of_their_own_and_only_for_the_papers_setting():
     published = {(backbone, size, batch): [row.published for row in contenders(
         backbone, ['full', 'adaroute', 'plain-adaroute'], size, batch, ['fp16'], ['auto'], [True])]

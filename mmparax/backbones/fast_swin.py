@@ -137,11 +137,10 @@ class FastWindowMSA(ShiftWindowMSA):
         q, k, v = (part.view(batch, -1, heads, count, channels // heads) for part in ToWindows.apply(
             qkv.reshape(batch, -1, channels // heads), None if fill is None else fill.view(3, heads, -1), rows(vectors=3)))
         bias = attention.relative_position_bias_table[attention.relative_position_index.view(-1)]
-        bias = bias.view(count, count, heads).permute(2, 0, 1)[None]  # (1, heads, N, N)
-        if shift:
-            padded = height + -height % side, width + -width % side
-            bias = bias + self.get_attn_mask(padded, side, shift, query.device)[:, None]  # (windows, heads, N, N)
-        out = attend(q, k, v, bias, attention.scale, attention.attn_drop)
+        bias = bias.view(count, count, heads).permute(2, 0, 1).contiguous()  # the scores take its layout
+        padded = height + -height % side, width + -width % side
+        mask = self.get_attn_mask(padded, side, shift, query.device)
+        out = attend(q, k, v, bias, mask, attention.scale, attention.attn_drop)
         out = FromWindows.apply(rows(vectors=1), out.reshape(batch, -1, channels // heads))
         return self.drop(attention.proj_drop(attention.proj(out.view(batch, -1, channels))))
 
@@ -154,28 +153,31 @@ class FastWindowMSA(ShiftWindowMSA):
                     or query.shape[1] != hw[0] * hw[1] or (min(hw) < self.window_size and not self.pad_small_map))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout: nn.Dropout) -> Tensor:
-    """``dropout(softmax(scale * q @ k' + bias)) @ v``.
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Optional[Tensor], scale: float, dropout: nn.Dropout) -> Tensor:
+    """``dropout(softmax(scale * q @ k' + bias + mask)) @ v``.
 
     Args:
         q, k, v: (B, windows, heads, N, D).
-        bias: (1 or windows, heads, N, N), without gradient.
+        bias: (heads, N, N), without gradient.
+        mask: (windows, N, N), or None.
         scale: of the products.
         dropout: of the weights.
 
     Returns:
         Tensor: (B, windows, heads, N, D).
     """
-    shape = q.shape
-    if pays(q):
-        # Four axes is what the fused kernels take; the bias is the same for every image, and for every window without a shift.
-        shared = bias.shape[0] == 1
-        q, k, v = (each.flatten(0, 1) if shared else each.flatten(1, 2) for each in (q, k, v))
-        bias = bias.to(q.dtype) if shared else bias.flatten(0, 1)[None].to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, bias, dropout.p if dropout.training else 0., scale=scale)
-        return out.view(shape)
-    scores = torch.add(bias, q @ k.transpose(-2, -1), alpha=scale)
-    return dropout(scores.softmax(-1)) @ v
+    if not pays(q):
+        scores = torch.add(bias, q @ k.transpose(-2, -1), alpha=scale)
+        if mask is not None:
+            scores += mask[:, None]
+        return dropout(scores.softmax(-1)) @ v
+    # Four axes is what the fused kernels take; without a mask the bias is the same for every window.
+    shape, rate = q.shape, dropout.p if dropout.training else 0.
+    if mask is None:
+        q, k, v, bias = *(each.flatten(0, 1) for each in (q, k, v)), bias[None]
+    else:
+        q, k, v, bias = *(each.flatten(1, 2) for each in (q, k, v)), (bias + mask[:, None]).flatten(0, 1)[None]
+    return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), rate, scale=scale).view(shape)
 
 
 def _leaves_the_process() -> bool:
