@@ -25,7 +25,7 @@ from mmparax.datasets.scene_files import write_scenes
 from mmparax.datasets.scenes import STUFF_CLASSES, THING_CLASSES
 from mmparax.errors import check_int
 from mmparax.reproduce.process import run_script
-from mmparax.reproduce.settings import as_arguments, data_options, fingerprint, length_options, package_source
+from mmparax.reproduce.settings import as_arguments, content, data_options, fingerprint, length_options, package_source
 
 TOOLS = Path(__file__).resolve().parent
 EXAMPLES = TOOLS.parent / 'configs' / 'examples'
@@ -66,7 +66,7 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     summary, picture = work_dir / 'summary.json', work_dir / 'prediction.png'
     scenes = json.loads((Path(args.data) / 'classes.json').read_text(encoding='utf-8'))
     settings = dict(config=Path(config).name, seed=seed, iterations=iterations, scenes=scenes['counts'],
-                    fingerprint=fingerprint(cfg.pretty_text.encode(), json.dumps(scenes).encode(),
+                    fingerprint=fingerprint(content(cfg.to_dict()), content(scenes),
                                             locate(cfg.model.backbone.base_checkpoint).read_bytes(), package_source()))
     if summary.is_file() and picture.is_file():
         found = json.loads(summary.read_text(encoding='utf-8'))

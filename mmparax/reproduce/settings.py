@@ -26,8 +26,9 @@ def package_source(*parts: str) -> bytes:
     """
     files: List[Path] = []
     for path in (Path(mmparax.__file__).parent / part for part in parts or ('.', )):
-        files += [path] if path.is_file() else sorted(path.rglob('*.py'))
-    return '\n'.join(code(file.read_text(encoding='utf-8')) for file in files).encode()
+        files += [path] if path.is_file() else sorted(each for each in path.rglob('*') if each.suffix in ('.py', '.c', '.h'))
+    texts = [(file.suffix, file.read_text(encoding='utf-8')) for file in files]
+    return '\n'.join(code(text) if suffix == '.py' else text for suffix, text in texts).encode()
 
 
 def code(source: str) -> str:

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from cases import BACKBONES, CELLS, METHODS, build
+from cases import BACKBONES, CELLS, FEW_BLOCKS, METHODS, build
 from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from runs import in_child
@@ -51,7 +51,7 @@ def says(model, task):
 def save_all(cells, folder):
     """Fill what trains with numbers, as training would, and save file and outputs."""
     for backbone in BACKBONES:
-        torch.save(build('frozen', backbone).state_dict(), folder / f'{backbone}.pth')
+        torch.save(build('frozen', backbone, **FEW_BLOCKS[backbone]).state_dict(), folder / f'{backbone}.pth')
     for cell in cells:
         model = make(cell, folder)
         for parameter in model.parameters():
