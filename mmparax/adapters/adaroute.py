@@ -139,7 +139,7 @@ class AdaRouteAdapter(nn.Module):
         """Adapt tokens (B, H*W, C) of a map of size ``hw`` = (H, W); the shape stays."""
         dtype, center = compute_dtype(x), self.center
         u, mean = self.start(x, hw)
-        experts = [center.down, center.up] + [kernel for kernel in center.kernels]
+        experts = [center.down, center.up] + [kernel for kernel in center.kernels]  # torch.compile cannot unpack them
         down, up, *kernels = mix_all(self.router(mean), experts, dtype, x)
         with recomputed(x) as mark:
             u = mark(u.to(dtype), lambda: self.start(x, hw)[0].to(dtype))

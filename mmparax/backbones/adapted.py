@@ -256,10 +256,9 @@ class AdaptedBackbone:
             return
         super().init_weights()
         # Upstream's initialisation walks over every linear layer, those of the adapters too.
-        for _, module in adapter_modules(self):
+        centers = [center for stage in self.expert_centers for center in stage]
+        for module in [module for _, module in adapter_modules(self)] + centers:
             module.reset_parameters()
-        for center in (center for stage in self.expert_centers for center in stage):
-            center.reset_parameters()
 
     def _base(self) -> Dict[str, nn.Parameter]:
         """The frozen trunk; under full fine-tuning all of it."""

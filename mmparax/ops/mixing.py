@@ -98,6 +98,13 @@ def _convolve_backward(grad: Tensor, x: Tensor, kernel: Tensor) -> List[Tensor]:
     return [dx, dkernel[None]]
 
 
+def keep(ctx: Any, layout: str, z: Tensor, stage_mix: Optional[Tensor], score_weight: Optional[Tensor],
+         alpha: Optional[Tensor], kernels: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    """Keep what a backward reads: the outputs only where something beside the sum reads them."""
+    kept = outputs if alpha is not None or (layout != 'parallel' and len(outputs) > 1) else []
+    ctx.save_for_backward(z, stage_mix, score_weight, alpha, *kernels, *kept)
+
+
 class MixSpatially(torch.autograd.Function):
     """:func:`mix_spatially` on maps that lie channels-last; keeps z, the outputs and the weights of the sum."""
 
@@ -121,9 +128,7 @@ class MixSpatially(torch.autograd.Function):
             mixed = (outputs[0] * alpha[:, 0, :, None]).add_(z)
             for i, each in enumerate(outputs[1:], 1):
                 mixed.addcmul_(each, alpha[:, i, :, None])
-        # The outputs are kept where something beside the sum reads them.
-        kept = outputs if alpha is not None or (layout != 'parallel' and len(outputs) > 1) else []
-        ctx.save_for_backward(z, stage_mix, score_weight, alpha, *kernels, *kept)
+        keep(ctx, layout, z, stage_mix, score_weight, alpha, kernels, outputs)
         return mixed
 
     @staticmethod

@@ -7,7 +7,6 @@ import functools
 import importlib
 import importlib.util
 import os
-import shutil
 import sysconfig
 from contextlib import contextmanager
 from types import ModuleType
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmparax.errors import bad_value, check_choice
+from mmparax.ops.native.build import compiler
 from mmparax.ops.native.build import library as native_library
 
 PATHS = ('auto', 'eager', 'fused', 'native', 'triton')
@@ -43,10 +43,8 @@ def chosen_path() -> str:
 @functools.lru_cache(None)
 def has_triton() -> bool:
     """Whether Triton is installed, and a C compiler with Python's headers, by which it builds what calls its kernels."""
-    compilers = [os.environ['CC']] if os.environ.get('CC') else ['gcc', 'clang', 'cc']
     headers = os.path.join(sysconfig.get_paths()['include'], 'Python.h')
-    return (importlib.util.find_spec('triton') is not None and any(map(shutil.which, compilers))
-            and os.path.isfile(headers))
+    return importlib.util.find_spec('triton') is not None and compiler() is not None and os.path.isfile(headers)
 
 
 @functools.lru_cache(None)
@@ -67,8 +65,8 @@ def path_for(x: Tensor) -> str:
     if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
         return 'eager'
     if _chosen == 'native' and not has_native(x):
-        raise bad_value('path', 'native', f'this tensor is {x.dtype} on {str(x.device)!r}, and the operations in C take float32 and '
-                        'float64 on CPUs, on Linux with a C compiler', "Use path 'auto'.")
+        raise bad_value('path', 'native', f'this tensor is {x.dtype} on {str(x.device)!r}, and the operations in C take '
+                        'float32 and float64 on CPUs, on Linux with a C compiler', "Use path 'auto'.")
     return 'fused' if _chosen == 'fused' or not has_native(x) else 'native'
 
 

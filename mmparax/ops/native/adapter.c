@@ -58,6 +58,20 @@ integer whole_room(int height, int width, int maps, int size) {
     integer N = (integer)height * width, tokens = (integer)b * N, start = tokens * channels + first; \
     (void)start; (void)tokens
 
+/* The channels of one task of a strip and the rows beside it, `plus` added; zeros beyond the image. */
+static void load_strip(const REAL *tokens, integer stride, int count, lanes plus, int top, int height, geometry g, REAL *map) {
+    EACH_STRIP_ROW(g)
+        if (top + y < 0 || top + y >= height) clear_row(g, map, y);
+        else for (int i = 0; i < g.width; i++)
+            put(at(map, g, y, i), add(fetch(tokens + ((integer)(top + y) * g.width + i) * stride, count), plus));
+}
+/* Of scale * (a map + its convolution). */
+static void load_scaled_taps(const REAL *kernels, lanes scale, int count, REAL *taps) {
+    load_taps(kernels, count, 3, taps);
+    put(taps + CENTRE * LANES, add(get(taps + CENTRE * LANES), all(1)));
+    for (int i = 0; i < 9; i++) put(taps + i * LANES, times(get(taps + i * LANES), scale));
+}
+
 /* ---- u = x + norm(x); out = u + conv(u); mean of out ---- */
 
 static void load_normed(const REAL *x, const REAL *mean, const REAL *rstd, integer stride, int count, lanes weight, lanes bias,
@@ -80,8 +94,7 @@ void norm_conv_forward(const REAL *x, const REAL *mean, const REAL *rstd, const 
     for (int task = 0; task < batch * blocks; task++) {
         TASK(blocks);
         REAL *u = MAPS(whole, 2), *convolved = u + map_size(whole), ALIGNED taps[9 * LANES];
-        load_taps(kernels + first * 9, count, 3, taps);
-        put(taps + CENTRE * LANES, add(get(taps + CENTRE * LANES), all(1)));
+        load_scaled_taps(kernels + first * 9, all(1), count, taps);
         lanes shift = fetch(bias + first, count), total = all(0);
         EACH_STRIP(whole, g) {
             load_normed(x + start, mean + tokens, rstd + tokens, channels, count, fetch(norm_weight + first, count),
@@ -116,8 +129,7 @@ void norm_conv_backward(const REAL *grad, const REAL *grad_mean, const REAL *x, 
         REAL *u = MAPS(whole, 3), *of_out = u + map_size(whole), *du = of_out + map_size(whole);
         REAL ALIGNED taps[9 * LANES], ALIGNED turned[9 * LANES];
         lanes weight = fetch(norm_weight + first, count);
-        load_taps(kernels + first * 9, count, 3, taps);
-        put(taps + CENTRE * LANES, add(get(taps + CENTRE * LANES), all(1)));
+        load_scaled_taps(kernels + first * 9, all(1), count, taps);
         turn_taps(taps, 3, turned);
         clear_taps(3, taps);
         lanes each = times(fetch(grad_mean + (integer)b * channels + first, count), all((REAL)1 / N));
@@ -126,12 +138,7 @@ void norm_conv_backward(const REAL *grad, const REAL *grad_mean, const REAL *x, 
         EACH_STRIP(whole, g) {
             load_normed(x + start, mean + tokens, rstd + tokens, channels, count, weight, fetch(norm_bias + first, count), top,
                         height, g, u);
-            EACH_STRIP_ROW(g)
-                if (top + y < 0 || top + y >= height) clear_row(g, of_out, y);
-                else for (int i = 0; i < width; i++) {
-                    integer n = (integer)(top + y) * width + i;
-                    put(at(of_out, g, y, i), add(fetch(grad + start + n * channels, count), each));
-                }
+            load_strip(grad + start, channels, count, each, top, height, g, of_out);
             conv(of_out, turned, du, g, 3);
             taps_gradient(u, of_out, taps, g, 3);
             for (int y = 0; y < g.height; y++) {
@@ -179,19 +186,6 @@ void norm_conv_backward(const REAL *grad, const REAL *grad_mean, const REAL *x, 
 
 /* ---- out = scale * (y + conv(y)) + bias + shortcut_scale * shortcut ---- */
 
-static void load_strip(const REAL *tokens, integer stride, int count, int top, int height, geometry g, REAL *map) {
-    EACH_STRIP_ROW(g)
-        if (top + y < 0 || top + y >= height) clear_row(g, map, y);
-        else for (int i = 0; i < g.width; i++)
-            put(at(map, g, y, i), fetch(tokens + ((integer)(top + y) * g.width + i) * stride, count));
-}
-
-static void load_scaled_taps(const REAL *kernels, lanes scale, int count, REAL *taps) {
-    load_taps(kernels, count, 3, taps);
-    put(taps + CENTRE * LANES, add(get(taps + CENTRE * LANES), all(1)));
-    for (int i = 0; i < 9; i++) put(taps + i * LANES, times(get(taps + i * LANES), scale));
-}
-
 void out_conv_forward(const REAL *from, const REAL *kernels, const REAL *scale, const REAL *bias, const REAL *shortcut,
                       const REAL *shortcut_scale, REAL *out, SHAPE) {
     int blocks = blocks_of(channels);
@@ -203,7 +197,7 @@ void out_conv_forward(const REAL *from, const REAL *kernels, const REAL *scale, 
         load_scaled_taps(kernels + first * 9, fetch(scale + first, count), count, taps);
         lanes shift = fetch(bias + first, count), factor = shortcut_scale ? fetch(shortcut_scale + first, count) : all(1);
         EACH_STRIP(whole, g) {
-            load_strip(from + start, channels, count, top, height, g, map);
+            load_strip(from + start, channels, count, all(0), top, height, g, map);
             conv(map, taps, convolved, g, 3);
             EACH_POSITION(g) {
                 integer place = start + ((integer)(top + y) * width + x) * channels;
@@ -230,8 +224,8 @@ void out_conv_backward(const REAL *grad, const REAL *from, const REAL *kernels, 
         clear_taps(3, taps);
         lanes factor = shortcut_scale ? fetch(shortcut_scale + first, count) : all(1), of_bias = all(0), of_factor = all(0);
         EACH_STRIP(whole, g) {
-            load_strip(from + start, channels, count, top, height, g, map);
-            load_strip(grad + start, channels, count, top, height, g, of_out);
+            load_strip(from + start, channels, count, all(0), top, height, g, map);
+            load_strip(grad + start, channels, count, all(0), top, height, g, of_out);
             conv(of_out, turned, result, g, 3);
             taps_gradient(map, of_out, taps, g, 3);
             for (int y = 0; y < g.height; y++) {

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from mmparax.errors import bad_value
+from mmparax.ops.depthwise import add_identity
 from mmparax.ops.functions import plain_backward
+from mmparax.ops.mixing import keep
 from mmparax.ops.native.build import library
 
 HW = Tuple[int, int]
@@ -101,9 +103,7 @@ class MixSpatially(torch.autograd.Function):
         room = library(z.dtype).whole_room(*hw, 4, max(ctx.sizes))
         _run('mixing_forward', z, room, z, list(kernels), ctx.sizes, count, ctx.mixes, score_weight, score_bias, outs, alpha,
              scores, mixed, batch, *hw, channels)
-        # The outputs are kept where something beside the sum reads them.
-        kept = outs if alpha is not None or (layout != 'parallel' and count > 1) else []
-        ctx.save_for_backward(z, stage_mix, score_weight, alpha, *kernels, *kept)
+        keep(ctx, layout, z, stage_mix, score_weight, alpha, kernels, outs)
         return mixed
 
     @staticmethod
@@ -162,7 +162,6 @@ class ConvScaleShortcut(torch.autograd.Function):
         _run('out_conv_backward', y, _strips(y, ctx.hw, 3), grad, y, weight, layer_scale, shortcut, shortcut_scale, dy,
              dshortcut, folded, total, dscale, batch, *ctx.hw, channels)
         folded, (total, dscale) = folded.sum(0), sums.sum(1)
-        # Of layer_scale: the sum over the kernel, which has a one more in its centre.
-        dlayer_scale = (folded * weight).sum((1, 2, 3)) + folded[:, 0, 1, 1] + total * bias
+        dlayer_scale = (folded * add_identity(weight)).sum((1, 2, 3)) + total * bias
         return (dy, None, folded * layer_scale[:, None, None, None], total * layer_scale, dlayer_scale, total, dshortcut,
                 None if shortcut_scale is None else dscale, None if shortcut_scale is None else total)
