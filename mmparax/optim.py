@@ -2,7 +2,7 @@
 import logging
 from collections import Counter
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Any, Dict, Iterator, List
 
 from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
@@ -16,8 +16,9 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's default constructor over the parameters that train.
 
     mmengine's own puts every parameter into the optimizer when there is no ``paramwise_cfg``, the frozen ones too, and
-    otherwise logs one line for each that is frozen and two for each that trains. Groups, learning rates, weight decay,
-    ``custom_keys`` and ``bypass_duplicate`` are the same; the log has one line.
+    otherwise makes a group of each parameter and logs one line for each that is frozen and two for each that trains.
+    Learning rates, weight decay, ``custom_keys`` and ``bypass_duplicate`` are the same; parameters with the same settings
+    form one group, which an optimizer updates together, and the log has one line.
     """
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -31,6 +32,22 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
             f'{count} with lr={rate:g} weight_decay={decay:g}' for (rate, decay), count in sorted(counts.items())) + '.',
             logger='current')
         return wrapper
+
+    def add_params(self, params: List[Dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
+        """Append the groups of a module to ``params``; those of a whole model with equal settings are merged."""
+        if prefix:
+            return super().add_params(params, module, prefix, **kwargs)
+        groups: List[Dict[str, Any]] = []
+        super().add_params(groups, module, prefix, **kwargs)
+        parameters = [parameter for group in groups for parameter in group['params']]
+        if len(set(parameters)) < len(parameters):  # the optimizer refuses a parameter in two groups, in one it only warns
+            params.extend(groups)
+            return
+        merged: Dict[Any, Dict[str, Any]] = {}
+        for group in groups:
+            settings = tuple((key, value) for key, value in group.items() if key != 'params')
+            merged.setdefault(settings, dict(group, params=[]))['params'] += group['params']
+        params.extend(merged.values())
 
 
 @contextmanager

@@ -98,6 +98,13 @@ def test_one_that_fails_says_why_and_the_rest_goes_on(after, error, text):
     assert text in table and 'full' in table and 'last' in table
 
 
+def test_what_a_compiler_refuses_is_said_by_its_first_error():
+    error = RuntimeError("CppCompileError: C++ compile error\n\nCommand:\ng++ a.cpp -O3\n\nOutput:\na.cpp:1:2: error: 'decltype' "
+                         "evaluates to 'float'\n 2844 | return decltype(a)::b;\na.cpp:9:2: error: another")
+    assert raced(toy('broken', error=error, after=0)).measured[0].error == (
+        "torch.compile wrote C++ that the compiler refuses ('decltype' evaluates to 'float'): run it without --compile")
+
+
 def test_one_that_cannot_be_built_says_so():
 
     def fail():

@@ -1,4 +1,4 @@
-"""The optimizer holds what trains, grouped as mmengine groups it, and the log is short."""
+"""The optimizer holds what trains, with mmengine's settings in as few groups as they need, and the log is short."""
 import logging
 import re
 
@@ -48,8 +48,14 @@ def settings(wrapper, model):
             for parameter in group['params']]
 
 
+def groups_of(wrapper, model):
+    """Names of the parameters in each group of an optimizer."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [[names[id(parameter)] for parameter in group['params']] for group in wrapper.optimizer.param_groups]
+
+
 @pytest.mark.parametrize('case', PARAMWISE)
-def test_groups_are_those_of_mmengine(case, model, lines):
+def test_settings_are_those_of_mmengine(case, model, lines):
     config = dict(type='OptimWrapper', optimizer=OPTIMIZER, paramwise_cfg=PARAMWISE[case])
     before = {name: parameter for name, parameter in model.named_parameters()}
     wrapper = build_optim_wrapper(model, dict(config, constructor='mmparax.OptimWrapperConstructor'))
@@ -57,13 +63,26 @@ def test_groups_are_those_of_mmengine(case, model, lines):
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     theirs = settings(DefaultOptimWrapperConstructor({key: config[key] for key in ('type', 'optimizer')},
                                                      config['paramwise_cfg'])(model), model)
-    assert own == [entry for entry in theirs if entry[0] in trained] and [name for name, *_ in own] == trained
-    assert 0 < len(own) < len(before)
+    assert sorted(own) == sorted(entry for entry in theirs if entry[0] in trained)
+    assert 0 < len(own) < len(before) and len(own) == len(trained)
+    of_groups = [[entry[1:] for entry in own if entry[0] in group] for group in groups_of(wrapper, model)]
+    assert all(len(set(each)) == 1 for each in of_groups) and len(of_groups) == len({entry[1:] for entry in own})
+    for group in groups_of(wrapper, model):
+        assert group == [name for name in trained if name in group]
     assert len(logged) == 1 and re.match(rf'AdamW over {len(own)} tensors that train: .*\d+ with lr=', logged[0])
     counts = [int(count) for count in re.findall(r'(\d+) with lr', logged[0])]
     assert sum(counts) == len(own) and len(counts) == len({entry[1:] for entry in own})
     after = dict(model.named_parameters())
     assert list(after) == list(before) and all(after[name] is parameter for name, parameter in before.items())
+
+
+def test_a_parameter_in_two_places_is_refused_without_bypass(model, lines):
+    model.again = nn.ModuleList([model.head[0]])
+    model.again.extra = nn.ParameterList([model.head[0].weight])
+    config = dict(type='OptimWrapper', constructor='mmparax.OptimWrapperConstructor', optimizer=OPTIMIZER,
+                  paramwise_cfg=PARAMWISE['keys'])
+    with pytest.raises(ValueError, match='more than one parameter group'):
+        build_optim_wrapper(model, config)
 
 
 def test_a_mistake_leaves_the_model_whole(model, lines):

@@ -4,6 +4,7 @@ All models are built first and then take turns, one after another in every round
 what else happens on the machine meets all of them alike.
 """
 import gc
+import re
 import time
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -234,6 +235,9 @@ def why(error: BaseException, device: torch.device) -> str:
         return OUT_OF_MEMORY
     if isinstance(error, UserError):
         return text
+    refused = re.search(r'CppCompileError: .*? error: (.*?)(?= \d+ \||$)', text)
+    if refused:
+        return f"torch.compile wrote C++ that the compiler refuses ({refused[1]}): run it without --compile"
     return f'{type(error).__name__}: {text[:160]}{"..." if len(text) > 160 else ""}'.rstrip(': ')
 
 
