@@ -15,9 +15,15 @@ from torch import Tensor, nn
 from mmparax.backbones.sites import swap_class
 
 
-def pays(x: Tensor) -> bool:
-    """Whether ``scaled_dot_product_attention`` is faster: for windows of 49 tokens it is a tenth slower on a CPU."""
-    return x.is_cuda
+LONGEST_AXIS = 2**16 - 1  # of batch or heads in a launch of the fused kernels
+
+
+def pays(q: Tensor) -> bool:
+    """Whether ``scaled_dot_product_attention`` is faster: for windows of 49 tokens it is a tenth slower on a CPU.
+
+    q: (B, windows, heads, N, D); images of which the fused kernels cannot take all windows are left to separate operations.
+    """
+    return q.is_cuda and q.shape[1] * max(q.shape[0], q.shape[2]) <= LONGEST_AXIS
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,6 +2,7 @@
 import copy
 import io
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from mmpretrain.models.utils.attention import ShiftWindowMSA, WindowMSA
 
 import mmparax
 from mmparax.backbones import AdaptedSwin, AdaRouteSwin
-from mmparax.backbones.fast_swin import FastWindowMSA, shift_mask, window_rows
+from mmparax.backbones.fast_swin import FastWindowMSA, pays, shift_mask, window_rows
 from mmparax.backbones.swin import PromptedWindowMSA
 from mmparax.errors import ParameterError
 
@@ -147,6 +148,14 @@ def test_a_frozen_trunk_attends_by_one_operation_on_a_gpu(method, monkeypatch):
     assert len(calls) == len(attentions(fast))
     for attention in attentions(plain):
         assert type(attention) is ShiftWindowMSA and type(attention.w_msa) is WindowMSA
+
+
+@pytest.mark.parametrize('batch, windows, heads, whether', [
+    (4, 1334, 6, True), (1, 10922, 6, True), (1, 10923, 6, False), (6, 10923, 4, False), (1, 65535, 1, True)])
+def test_images_with_more_windows_than_a_launch_takes_are_left_to_separate_operations(batch, windows, heads, whether):
+    """On a GPU; windows are on the axis of the batch, or with a mask on that of the heads."""
+    assert pays(SimpleNamespace(is_cuda=True, shape=(batch, windows, heads, 49, 32))) is whether
+    assert not pays(torch.empty(batch, windows, heads, 0, 32))
 
 
 def test_attention_of_another_kind_stays_as_it_is():
