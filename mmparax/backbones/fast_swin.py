@@ -26,14 +26,27 @@ def pays(q: Tensor) -> bool:
     return q.is_cuda and q.shape[1] * max(q.shape[0], q.shape[2]) <= LONGEST_AXIS
 
 
-@functools.lru_cache(maxsize=8)
-def shift_mask(hw: Tuple[int, int], window_size: int, shift_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """mmpretrain's mask (windows, N, N) of a padded map of size ``hw``; the blocks of a stage and the next image share it.
+def shift_mask(hw: Tuple[int, int], window_size: int, shift_size: int, device: Optional[torch.device],
+               dtype: torch.dtype) -> Tensor:
+    """mmpretrain's mask (windows, N, N) of a padded map of size ``hw``: -100 between what the shift brought together, else 0.
 
-    It is of PyTorch's default type, which ``dtype`` must be.
+    Made of comparisons: PyTorch's compiler writes wrong C++ for the assignments to slices that mmpretrain's is made of.
     """
+    parts = []
+    for length in hw:
+        place = torch.arange(length, device=device)
+        parts.append((place >= length - window_size).long() + (place >= length - shift_size))
+    regions = 3 * parts[0][:, None] + parts[1]
+    region = ShiftWindowMSA.window_partition(regions[None, ..., None], window_size).flatten(1)
+    apart = region[:, :, None] != region[:, None]
+    return torch.zeros(apart.shape, dtype=dtype, device=device).masked_fill(apart, -100.)
+
+
+@functools.lru_cache(maxsize=8)
+def kept_shift_mask(*args: Any) -> Tensor:
+    """:func:`shift_mask`; the blocks of a stage and the next image share it."""
     with torch.inference_mode(False):  # a mask made by an evaluation serves training, too
-        return ShiftWindowMSA.get_attn_mask(hw, window_size, shift_size, device)
+        return shift_mask(*args)
 
 
 class Rows(NamedTuple):
@@ -123,9 +136,10 @@ class FastWindowMSA(ShiftWindowMSA):
     @staticmethod
     def get_attn_mask(hw_shape: Tuple[int, int], window_size: int, shift_size: int,
                       device: Optional[torch.device] = None) -> Optional[Tensor]:
-        if shift_size == 0 or _leaves_the_process():
-            return ShiftWindowMSA.get_attn_mask(hw_shape, window_size, shift_size, device)
-        return shift_mask(tuple(hw_shape), window_size, shift_size, device, torch.get_default_dtype())
+        if shift_size == 0:
+            return None
+        make = shift_mask if _leaves_the_process() else kept_shift_mask
+        return make(tuple(hw_shape), window_size, shift_size, device, torch.get_default_dtype())
 
     def forward(self, query: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
         """Attend within windows of tokens (B, H*W, C); the shape stays."""

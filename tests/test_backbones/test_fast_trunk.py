@@ -13,7 +13,7 @@ from mmpretrain.models.utils.attention import ShiftWindowMSA, WindowMSA
 
 import mmparax
 from mmparax.backbones import AdaptedSwin, AdaRouteSwin
-from mmparax.backbones.fast_swin import FastWindowMSA, pays, shift_mask, window_rows
+from mmparax.backbones.fast_swin import FastWindowMSA, kept_shift_mask, pays, shift_mask, window_rows
 from mmparax.backbones.swin import PromptedWindowMSA
 from mmparax.errors import ParameterError
 
@@ -23,7 +23,7 @@ FAST = ['frozen', 'adaroute', 'lora-ffn', 'lora']  # methods that leave the posi
 
 @pytest.fixture(autouse=True)
 def nothing_of_other_tests():
-    shift_mask.cache_clear()
+    kept_shift_mask.cache_clear()
     window_rows.cache_clear()
 
 
@@ -150,6 +150,15 @@ def test_a_frozen_trunk_attends_by_one_operation_on_a_gpu(method, monkeypatch):
         assert type(attention) is ShiftWindowMSA and type(attention.w_msa) is WindowMSA
 
 
+@pytest.mark.parametrize('hw, side, shift', [((7, 7), 7, 3), ((7, 14), 7, 3), ((12, 8), 4, 2), ((21, 35), 7, 3), ((24, 12), 12, 6),
+                                             ((8, 8), 4, 1), ((6, 9), 3, 2)])
+def test_the_shift_mask_is_that_of_mmpretrain(hw, side, shift):
+    theirs = ShiftWindowMSA.get_attn_mask(hw, side, shift, torch.device('cpu'))
+    own = shift_mask(hw, side, shift, torch.device('cpu'), torch.float32)
+    assert own.dtype == theirs.dtype and torch.equal(own, theirs) and set(own.unique().tolist()) == {0., -100.}
+    assert FastWindowMSA.get_attn_mask(hw, side, 0) is None is ShiftWindowMSA.get_attn_mask(hw, side, 0)
+
+
 @pytest.mark.parametrize('batch, windows, heads, whether', [
     (4, 1334, 6, True), (1, 10922, 6, True), (1, 10923, 6, False), (6, 10923, 4, False), (1, 65535, 1, True)])
 def test_images_with_more_windows_than_a_launch_takes_are_left_to_separate_operations(batch, windows, heads, whether):
@@ -270,7 +279,7 @@ def test_masks_of_an_evaluation_serve_training(mode):
     x = picture()
     with mode():
         fast.eval()(x)
-    assert shift_mask.cache_info().currsize > 0
+    assert kept_shift_mask.cache_info().currsize > 0
     fast.train()
     assert_close(results(fast, x), results(plain, x))
 
@@ -280,9 +289,9 @@ def test_image_sizes_may_change():
     for size in [(64, 64), (96, 130), (40, 58), (96, 130), (130, 96), (64, 64)]:
         x = picture(size, batch=1)
         assert_close(outputs(fast, x), outputs(plain, x))
-    made = shift_mask.cache_info().misses
+    made = kept_shift_mask.cache_info().misses
     outputs(fast, x)
-    assert shift_mask.cache_info().misses == made  # the next image of a size makes none
+    assert kept_shift_mask.cache_info().misses == made  # the next image of a size makes none
 
 
 def test_copies_and_pickles_stay_fast():

@@ -80,8 +80,8 @@ def taps_of(conv_weight: Tensor) -> Tensor:
 
 
 def gradient(needed: bool, value: Tensor, like: Tensor) -> Optional[Tensor]:
-    """The gradient of parameter ``like``, or None if it is not ``needed``."""
-    return value.reshape(like.shape).to(like.dtype) if needed else None
+    """The gradient of parameter ``like``, in memory of its own (optimizers change it in place), or None if not ``needed``."""
+    return value.reshape(like.shape).to(like.dtype, copy=True, memory_format=torch.contiguous_format) if needed else None
 
 
 def empty_sums(*shape: int, like: Tensor) -> Tensor:
