@@ -98,6 +98,49 @@ def test_one_that_fails_says_why_and_the_rest_goes_on(after, error, text):
     assert text in table and 'full' in table and 'last' in table
 
 
+def test_memory_is_measured_when_the_optimizer_has_its_state():
+    """In half precision the first steps overflow, and none of them makes it."""
+
+    class Steep(Toy):
+
+        def forward(self, x):
+            return (1000 * self.conv(x), )
+
+    found = {}
+    for dtype in ('fp32', 'fp16'):
+        contender = Contender('steep', lambda: Steep(turns=turns), dtype)
+        turns = []
+        race = raced(contender, work=Workload(size=(8, 8), rounds=1))
+        assert race.measured[0].error is None
+        found[dtype] = race.measured[0].resident
+    assert found['fp32'] == found['fp16'] > 3 * 4 * race.measured[0].trained
+
+
+def test_gradients_that_always_overflow_are_said_so():
+
+    class Broken(Toy):
+
+        def forward(self, x):
+            return (float('inf') * self.conv(x), )
+
+    race = raced(Contender('broken', Broken, 'fp16'), toy('full'))
+    assert 'after 20 steps the gradients still overflow: use --dtype bf16 or fp32' in race.measured[0].error
+    assert len(race.measured[1].training) == 3
+
+
+def test_every_row_is_compiled(monkeypatch):
+    """Models share code, of which the compiler keeps few versions unless it is told."""
+    graphs = []
+    original = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda model: original(
+        model, backend=lambda graph, inputs: graphs.append(graph) or graph.forward))
+    torch._dynamo.reset()
+    race = raced(*(toy(str(i)) for i in range(10)), work=Workload(size=(8, 8), rounds=1, compile=True))
+    assert [measured.error for measured in race.measured] == [None] * 10
+    assert len(graphs) >= 20, 'one for training and one for inference'
+    torch._dynamo.reset()
+
+
 def test_what_a_compiler_refuses_is_said_by_its_first_error():
     error = RuntimeError("CppCompileError: C++ compile error\n\nCommand:\ng++ a.cpp -O3\n\nOutput:\na.cpp:1:2: error: 'decltype' "
                          "evaluates to 'float'\n 2844 | return decltype(a)::b;\na.cpp:9:2: error: another")

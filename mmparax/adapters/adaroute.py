@@ -5,7 +5,7 @@ One file, three parts: the experts (:class:`ExpertCenter`), one adapter (:class:
 (:class:`AdaRoute`), which puts one adapter after the token mixer and one after the channel mixer of every block.
 """
 import math
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,10 @@ class ExpertCenter(nn.Module):
         self.up = nn.Parameter(torch.empty(num_experts, dim, hidden_dim))
         self.kernels = nn.ParameterList(torch.empty(num_experts, hidden_dim, 1, k, k) for k in kernel_sizes)
         self.reset_parameters()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'ExpertCenter':
+        """As any module; kernels go flat, for ``to(memory_format=torch.channels_last)`` refuses five axes."""
+        return super()._apply(lambda tensor: fn(tensor.flatten(1)).view(-1, *tensor.shape[1:]), recurse)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -137,6 +141,7 @@ class AdaRouteAdapter(nn.Module):
 
     def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
         """Adapt tokens (B, H*W, C) of a map of size ``hw`` = (H, W); the shape stays."""
+        x = x.contiguous()  # once: the operations at both ends keep it for the backward
         dtype, center = compute_dtype(x), self.center
         u, mean = self.start(x, hw)
         experts = [center.down, center.up] + [kernel for kernel in center.kernels]  # torch.compile cannot unpack them

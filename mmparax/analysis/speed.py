@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from mmparax.analysis.contenders import Contender
-from mmparax.errors import ParameterError, UserError
+from mmparax.errors import ParameterError, TrainingError, UserError
 from mmparax.ops.native.build import library
 from mmparax.ops.paths import has_triton, use_path
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 OUT_OF_MEMORY = 'out of memory'
+MOST_SKIPPED = 20  # steps, each at half the scale of the one before
 MEMORY = dict(
     cuda='peak of the bytes that PyTorch\'s allocator holds for the method in a training step: parameters, buffers and '
     'optimizer state, and the peak of what the step adds (activations, gradients, workspaces)',
@@ -171,6 +172,13 @@ class Trainee:
         self.model.train()
         for _ in range(self.work.warmup):
             self.train_step()
+        # Steps that the gradient scaler leaves out make no optimizer state, and it begins with a scale that overflows.
+        for _ in range(MOST_SKIPPED):
+            if self.optimizer.state:
+                break
+            self.train_step()
+        else:
+            raise TrainingError(f'after {MOST_SKIPPED} steps the gradients still overflow: use --dtype bf16 or fp32.')
         measured.resident = self.resident()
         measured.peak = measured.resident + peak_of(self.train_step, self.work.device)
         self.model.eval()
@@ -178,6 +186,8 @@ class Trainee:
 
     def turn(self, measured: Measured) -> None:
         """One turn of a round."""
+        if self.work.device.type == 'cuda':
+            self.train_step()  # memory that another model has left to the allocator is found here
         scale = self.scaler.get_scale()
         training, inference = self.timed(self.train_step, True), self.timed(self.infer, False)
         measured.skipped += self.scaler.get_scale() < scale
@@ -279,6 +289,17 @@ def clean_up(device: torch.device) -> None:
 
 
 @contextmanager
+def compiling(work: Workload, models: int) -> Iterator[None]:
+    """Let ``torch.compile`` keep graphs of so many models, which share code; one beyond them is an error, not uncompiled."""
+    if not work.compile:
+        yield
+        return
+    from torch._dynamo import config  # slow to import
+    with config.patch(recompile_limit=8 + 4 * models, fail_on_recompile_limit_hit=True):
+        yield
+
+
+@contextmanager
 def threads(count: Optional[int]) -> Iterator[None]:
     """Compute on so many threads; None: as many as there are."""
     before = torch.get_num_threads()
@@ -317,16 +338,11 @@ class Race:
         """
         start = time.perf_counter()
         try:
-            for index, measured in enumerate(self.measured):
-                self.progress(f'preparing {measured.contender.label}')
-                self._guarded(index, self._prepare)
-            for number in range(self.work.rounds):
-                if number and self.work.seconds is not None and time.perf_counter() - start > self.work.seconds:
-                    self.stopped = f'stopped after {number} of {self.work.rounds} rounds: the time was over'
-                    break
-                for index in self.order(number):
-                    self.progress(f'round {number + 1}/{self.work.rounds}: {self.measured[index].contender.label}')
-                    self._guarded(index, lambda i: self._trainees[i].turn(self.measured[i]))
+            with compiling(self.work, len(self.measured)):
+                for index, measured in enumerate(self.measured):
+                    self.progress(f'preparing {measured.contender.label}')
+                    self._guarded(index, self._prepare)
+                self._take_turns(start)
         except KeyboardInterrupt:
             self.stopped = 'interrupted'
             raise
@@ -334,6 +350,16 @@ class Race:
             self._trainees.clear()
             self._batch = None
             clean_up(self.work.device)
+
+    def _take_turns(self, start: float) -> None:
+        """All rounds, or as many as begin in time."""
+        for number in range(self.work.rounds):
+            if number and self.work.seconds is not None and time.perf_counter() - start > self.work.seconds:
+                self.stopped = f'stopped after {number} of {self.work.rounds} rounds: the time was over'
+                break
+            for index in self.order(number):
+                self.progress(f'round {number + 1}/{self.work.rounds}: {self.measured[index].contender.label}')
+                self._guarded(index, lambda i: self._trainees[i].turn(self.measured[i]))
 
     def order(self, number: int) -> List[int]:
         """Who takes turns in a round: all that still run, each round beginning with the next one."""

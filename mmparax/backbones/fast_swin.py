@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.models.utils.attention import ShiftWindowMSA, WindowMSA
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmparax.backbones.sites import swap_class
 
@@ -197,7 +198,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Optional[Tensor]
         q, k, v, bias = *(each.flatten(0, 1) for each in (q, k, v)), bias[None]
     else:
         q, k, v, bias = *(each.flatten(1, 2) for each in (q, k, v)), (bias + mask[:, None]).flatten(0, 1)[None]
-    return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), rate, scale=scale).view(shape)
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):  # cuDNN's plans anew for every number of windows
+        return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), rate, scale=scale).view(shape)
 
 
 def _leaves_the_process() -> bool:

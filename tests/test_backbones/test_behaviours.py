@@ -138,6 +138,16 @@ def test_state_dict_round_trip(method, backbone):
     assert all(torch.equal(a, b) for a, b in zip(model(images(backbone)), other(images(backbone))))
 
 
+def test_channels_last_changes_the_layout_alone(method, backbone):
+    model = perturb(build(method, backbone)).double().eval()
+    x = images(backbone).double()
+    before, shapes = model(x), {name: parameter.shape for name, parameter in model.named_parameters()}
+    model.to(memory_format=torch.channels_last)
+    assert {name: parameter.shape for name, parameter in model.named_parameters()} == shapes
+    for a, b in zip(before, model(x.contiguous(memory_format=torch.channels_last))):
+        torch.testing.assert_close(a, b)
+
+
 def test_parameters_appear_once(method, backbone):
     model = build(method, backbone)
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]

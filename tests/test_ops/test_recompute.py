@@ -107,6 +107,22 @@ def test_fewer_bytes_are_held(path, autocast):
 
 
 @PATHS
+@pytest.mark.parametrize('wanted', [False, True])
+def test_a_slice_of_tokens_is_copied_once(path, wanted):
+    """As a ViT's patches behind its class token are; both ends of an adapter need it."""
+    adapter, _ = make(dim=64)
+    whole = tokens(dim=64)
+    held = []
+    for x in (whole, torch.cat([whole, whole], 1)[:, :whole.shape[1]]):
+        alive = Alive()
+        with use_path(path), recompute(wanted), alive:
+            out = adapter(x, HW)
+        held.append(alive.bytes)
+        del out
+    assert held[1] - held[0] == whole.numel() * whole.element_size()
+
+
+@PATHS
 def test_bytes_are_those_that_autograd_counts(path):
     adapter, named = make(dim=64)
     x = tokens(dim=64)

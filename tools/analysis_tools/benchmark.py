@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from mmparax.analysis.contenders import ALIASES, Contender, backbone_names, check_names, contenders, default_size, method_names
 from mmparax.analysis.saved_memory import measure_saved, saved_table
-from mmparax.analysis.speed import DTYPES, MEMORY, OUT_OF_MEMORY, Race, Workload, profile_step, threads, why
+from mmparax.analysis.speed import (DTYPES, MEMORY, OUT_OF_MEMORY, Race, Workload, compiling, profile_step, threads,
+                                    why)
 from mmparax.analysis.speed_report import Comparison, chart, cores, environment
 from mmparax.checkpoint.storage import write
 from mmparax.cli import quiet_log, tool
@@ -191,7 +192,8 @@ def show_profiles(args: argparse.Namespace) -> None:
         for contender in rows:
             print(f'{backbone}, {contender.label}:')
             try:
-                print(profile_step(contender, work), flush=True)
+                with compiling(work, len(rows)):
+                    print(profile_step(contender, work), flush=True)
             except Exception as error:  # as in the comparison: the others are shown
                 print(why(error, work.device))
 
