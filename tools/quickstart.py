@@ -84,9 +84,9 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     metrics = json.loads(max(work_dir.glob('*/*.json'), key=os.path.getmtime).read_text(encoding='utf-8'))
     draw_scene_predictions(cfg, checkpoint, args.data, picture, f'{METHODS[method]} on painted scenes it has not seen')
     table = re.search(r'( +Parameters *\n.*?┘)', log, re.S)
+    rows = re.findall(r'\| +([\w ]+?) +\| +([\d.]+|nan) *\| +[\d.nan]+ *\|', tested) if args.task == 'segmentation' else []
     result = dict(settings=settings, metrics=paper_columns(metrics),
-                  classes={name: None if value == 'nan' else float(value) for name, value in
-                           re.findall(r'\| +([\w ]+?) +\| +([\d.]+|nan) *\| +[\d.nan]+ *\|', tested)},
+                  classes={name: None if value == 'nan' else float(value) for name, value in rows},
                   seconds_training=round(trained, 1), seconds=round(time.time() - start, 1), table=table.group(1))
     summary.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
     return result

@@ -5,13 +5,14 @@ padding too, whose values are those of a zero: the bias of the linear map. Here 
 a list of rows, made once for each size, says where each token's heads go: padding, shift and windows are one copy.
 """
 import functools
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from mmpretrain.models.utils.attention import ShiftWindowMSA, WindowMSA
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from mmparax.backbones.sites import swap_class
 
@@ -41,6 +42,11 @@ def shift_mask(hw: Tuple[int, int], window_size: int, shift_size: int, device: O
     region = ShiftWindowMSA.window_partition(regions[None, ..., None], window_size).flatten(1)
     apart = region[:, :, None] != region[:, None]
     return torch.zeros(apart.shape, dtype=dtype, device=device).masked_fill(apart, -100.)
+
+
+def kept(cached: Callable) -> Callable:
+    """A cached function, or the function itself where tensors are not real ones (``FakeTensorMode``) or are counted."""
+    return cached.__wrapped__ if is_in_torch_dispatch_mode() else cached
 
 
 @functools.lru_cache(maxsize=8)
@@ -87,7 +93,8 @@ def window_rows(hw: Tuple[int, int], window_size: int, shift_size: int, vectors:
         tokens = ShiftWindowMSA.window_partition(tokens[None, ..., None], window_size).view(-1, 1, window_size**2)
         kinds = torch.arange(vectors * heads, device=device).view(vectors, 1, heads, 1)
         source = (tokens * vectors * heads + kinds).view(vectors, -1)
-        empty, = (source[0] >= count * vectors * heads).nonzero(as_tuple=True)
+        # The last ones in sorted order are as many as there are, which `nonzero` would have to ask the device.
+        empty = source[0].argsort(stable=True)[count * heads:]
         target = source.new_empty((count + 1) * vectors * heads)
         target[source.flatten()] = torch.arange(source.numel(), device=device)
         return Rows(source.index_fill(1, empty, 0).int(), target[:count * vectors * heads].int(), empty,
@@ -139,7 +146,7 @@ class FastWindowMSA(ShiftWindowMSA):
                       device: Optional[torch.device] = None) -> Optional[Tensor]:
         if shift_size == 0:
             return None
-        make = shift_mask if _leaves_the_process() else kept_shift_mask
+        make = shift_mask if _leaves_the_process() else kept(kept_shift_mask)
         return make(tuple(hw_shape), window_size, shift_size, device, torch.get_default_dtype())
 
     def forward(self, query: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
@@ -150,7 +157,7 @@ class FastWindowMSA(ShiftWindowMSA):
         batch, _, channels = query.shape
         heads, count = attention.num_heads, side**2
         shift = self.shift_size if min(hw_shape) > side or self.pad_small_map else 0
-        rows = functools.partial(window_rows, (height, width), side, shift, heads=heads, device=query.device)
+        rows = functools.partial(kept(window_rows), (height, width), side, shift, heads=heads, device=query.device)
 
         qkv, fill = attention.qkv(query), attention.qkv.bias
         if type(attention.qkv) is not nn.Linear:  # a method's additions to the map of a zero count, too

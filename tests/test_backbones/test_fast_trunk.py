@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from cases import METHODS, TINY_SWIN, build
 from mmpretrain.models.backbones import SwinTransformer
 from mmpretrain.models.utils.attention import ShiftWindowMSA, WindowMSA
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mmparax
 from mmparax.backbones import AdaptedSwin, AdaRouteSwin
@@ -165,6 +166,19 @@ def test_images_with_more_windows_than_a_launch_takes_are_left_to_separate_opera
     """On a GPU; windows are on the axis of the batch, or with a mask on that of the heads."""
     assert pays(SimpleNamespace(is_cuda=True, shape=(batch, windows, heads, 49, 32))) is whether
     assert not pays(torch.empty(batch, windows, heads, 0, 32))
+
+
+def test_what_no_memory_stands_for_runs_and_is_not_kept():
+    """Fake tensors, by which memory is counted: the next real image must not meet them."""
+    fast, plain = pair('adaroute')
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        outs = fast(torch.randn(1, 3, 76, 60, dtype=torch.float64))
+    assert [out.shape for out in outs] == [out.shape for out in plain(torch.randn(1, 3, 76, 60, dtype=torch.float64))]
+    assert window_rows.cache_info().currsize == kept_shift_mask.cache_info().currsize == 0
+    x = torch.randn(1, 3, 76, 60, dtype=torch.float64)
+    for a, b in zip(fast(x), plain(x)):
+        torch.testing.assert_close(a, b)
+    assert window_rows.cache_info().currsize and kept_shift_mask.cache_info().currsize
 
 
 def test_attention_of_another_kind_stays_as_it_is():
