@@ -1,5 +1,6 @@
 """Gradients of experts that are summed at once are those that each adapter would add by itself."""
 import concurrent.futures
+import copy
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from mmparax.ops import experts
 from mmparax.ops.experts import summed_at_once
 from mmparax.ops.paths import use_path
+from mmparax.ops.recompute import recompute
 
 # More than one expert in each stage: a softmax over one gives its router no gradient.
 SMALL = dict(arch=dict(embed_dims=8, depths=[2, 2], num_heads=[1, 2]), out_indices=(0, 1), pad_small_map=True)
@@ -181,6 +183,30 @@ def test_one_backward(shared_model, path):
 @pytest.mark.parametrize('step', STEPS, ids=lambda step: step.__name__)
 def test_every_way_to_go_back(shared_model, step):
     assert_close(*(gradients(shared_model, step, each) for each in ('auto', 'eager')))
+
+
+@pytest.mark.parametrize('again', [False, True], ids=['kept', 'recomputed'])
+@PATHS
+def test_training_with_accumulation_and_clipping_goes_the_same_way(shared_model, path, again):
+    """Both work on gradients in place, which must be nobody else's."""
+    trained = {}
+    for each in ('eager', path):
+        model = copy.deepcopy(shared_model)
+        parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        optimizer = torch.optim.SGD(parameters.values(), lr=0.01, momentum=0.9)
+        with use_path(each), recompute(again and each == path):
+            for step in range(3):
+                for batch in range(2):
+                    (loss_of(model(picture(2 * step + batch))) / 2).backward()
+                assert torch.nn.utils.clip_grad_norm_(parameters.values(), 0.5) > 0.5
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=step == 1)
+        trained[each] = {name: value.detach() for name, value in parameters.items()}
+    moved = [name for name, value in shared_model.named_parameters() if name in trained['eager'] and
+             not torch.equal(trained['eager'][name], value)]
+    assert len(moved) == len(trained['eager'])
+    for name, value in trained['eager'].items():
+        torch.testing.assert_close(trained[path][name], value, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f'{name}: {text}')
 
 
 @pytest.mark.parametrize('method, options', [
