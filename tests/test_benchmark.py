@@ -142,8 +142,8 @@ def test_every_row_is_compiled(monkeypatch):
 
 
 def test_what_a_compiler_refuses_is_said_by_its_first_error():
-    error = RuntimeError("CppCompileError: C++ compile error\n\nCommand:\ng++ a.cpp -O3\n\nOutput:\na.cpp:1:2: error: 'decltype' "
-                         "evaluates to 'float'\n 2844 | return decltype(a)::b;\na.cpp:9:2: error: another")
+    error = RuntimeError("CppCompileError: C++ compile error\n\nCommand:\ng++ a.cpp -O3\n\nOutput:\na.cpp:1:2: error: "
+                         "'decltype' evaluates to 'float'\n 2844 | return decltype(a)::b;\na.cpp:9:2: error: another")
     assert raced(toy('broken', error=error, after=0)).measured[0].error == (
         "torch.compile wrote C++ that the compiler refuses ('decltype' evaluates to 'float'): run it without --compile")
 

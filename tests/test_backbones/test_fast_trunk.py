@@ -151,8 +151,8 @@ def test_a_frozen_trunk_attends_by_one_operation_on_a_gpu(method, monkeypatch):
         assert type(attention) is ShiftWindowMSA and type(attention.w_msa) is WindowMSA
 
 
-@pytest.mark.parametrize('hw, side, shift', [((7, 7), 7, 3), ((7, 14), 7, 3), ((12, 8), 4, 2), ((21, 35), 7, 3), ((24, 12), 12, 6),
-                                             ((8, 8), 4, 1), ((6, 9), 3, 2)])
+@pytest.mark.parametrize('hw, side, shift', [((7, 7), 7, 3), ((7, 14), 7, 3), ((12, 8), 4, 2), ((21, 35), 7, 3),
+                                             ((24, 12), 12, 6), ((8, 8), 4, 1), ((6, 9), 3, 2)])
 def test_the_shift_mask_is_that_of_mmpretrain(hw, side, shift):
     theirs = ShiftWindowMSA.get_attn_mask(hw, side, shift, torch.device('cpu'))
     own = shift_mask(hw, side, shift, torch.device('cpu'), torch.float32)

@@ -206,7 +206,8 @@ def test_training_with_accumulation_and_clipping_goes_the_same_way(shared_model,
              not torch.equal(trained['eager'][name], value)]
     assert len(moved) == len(trained['eager'])
     for name, value in trained['eager'].items():
-        torch.testing.assert_close(trained[path][name], value, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f'{name}: {text}')
+        torch.testing.assert_close(trained[path][name], value, rtol=1e-10, atol=1e-10,
+                                   msg=lambda text, name=name: f'{name}: {text}')
 
 
 @pytest.mark.parametrize('method, options', [
