@@ -58,7 +58,8 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         UserError: if the file does not exist or cannot be read.
     """
-    os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
+    given = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK') if getattr(args, 'launcher', None) == 'mpi' else None
+    os.environ.setdefault('LOCAL_RANK', given or str(getattr(args, 'local_rank', 0)))
     if not Path(args.config).is_file():
         raise MissingFileError(f'the config {args.config!r} does not exist; the shipped ones are below configs/.')
     for name in args.cfg_options or {}:
@@ -96,7 +97,7 @@ def config_kept(cfg: Config, always: bool = False) -> Iterator[None]:
         refused = True
         raise
     finally:
-        if is_first_process() and (refused or always):
+        if is_first_process(cfg.launcher) and (refused or always):
             if before is not None:
                 path.write_bytes(before)
             elif refused:

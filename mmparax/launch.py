@@ -17,6 +17,7 @@ from mmparax.errors import ParameterError, bad_value
 PRECISIONS = ('fp16', 'bf16')
 # glibc's M_MMAP_THRESHOLD (the largest value that it takes), M_TRIM_THRESHOLD and M_TOP_PAD, in bytes.
 MALLOC_SETTINGS = ((-3, 2**25), (-1, 2**31 - 1), (-2, 2**26))
+RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 SYNC_BN = ('SyncBN', 'MMSyncBN')
 
 
@@ -35,9 +36,13 @@ def keep_freed_memory() -> bool:
     return hasattr(library, 'mallopt') and all([library.mallopt(*setting) for setting in MALLOC_SETTINGS])
 
 
-def is_first_process() -> bool:
-    """Whether this process is the first of its run, whatever launched it; known before the processes have met."""
-    return not any(int(os.environ.get(name, 0)) for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))
+def is_first_process(launcher: str) -> bool:
+    """Whether this process is the first of its run; known before the processes have met.
+
+    Args:
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``; variables of others say nothing about this run.
+    """
+    return not int(os.environ.get(RANKS.get(launcher, ''), 0))
 
 
 def prepare_processes(cfg: Config) -> None:
@@ -126,7 +131,8 @@ def use_amp(cfg: Config, precision: Any) -> None:
             wrapper.pop(name, None)
         print_log('Mixed precision needs a GPU and there is none: running in single precision.', logger='current',
                   level=logging.WARNING)
-    elif wrapper.get('dtype') == 'bfloat16' and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+    elif wrapper.get('dtype') == 'bfloat16' and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(
+            including_emulation=False):
         raise ParameterError('bf16 needs a GPU that has it (NVIDIA: Ampere or newer); use --amp fp16.')
 
 

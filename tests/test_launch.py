@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 from mmengine.config import Config
 from processes import fork, run
 
+from mmparax.cli import load_config
+from mmparax.errors import ParameterError
 from mmparax.launch import (MALLOC_SETTINGS, amp_with_value, evaluate_without_amp, is_first_process, keep_freed_memory,
                             prepare_processes, replace_sync_bn, use_amp)
 
 ROOT = Path(__file__).parents[1]
 CHECKS = ['gradients_are_those_of_one_process', 'every_method_synchronises', 'a_resumed_run_is_the_undisturbed_one',
-          'one_process_of_a_machine_downloads', 'every_task_trains_and_evaluates']
+          'processes_that_start_elsewhere_are_refused', 'one_process_of_a_machine_downloads', 'every_task_trains_and_evaluates']
 
 
 @pytest.fixture(scope='module')
@@ -64,6 +67,14 @@ def test_mixed_precision(case, monkeypatch):
     monkeypatch.setattr('mmparax.launch.get_device', lambda: 'cpu')
     use_amp(cfg, precision)
     assert cfg.optim_wrapper.to_dict() == dict(type='OptimWrapper')
+
+
+def test_bf16_needs_a_gpu_that_does_not_emulate_it(monkeypatch):
+    monkeypatch.setattr('mmparax.launch.get_device', lambda: 'cuda')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: including_emulation)
+    with pytest.raises(ParameterError, match='bf16 needs a GPU that has it .NVIDIA: Ampere or newer.; use --amp fp16'):
+        use_amp(Config(dict(optim_wrapper=dict(type='OptimWrapper'))), 'bf16')
 
 
 def test_mixed_precision_needs_a_wrapper_that_can():
@@ -129,15 +140,26 @@ def test_a_single_process_and_gpus_are_left_to_mmengine(monkeypatch):
         prepare_processes(cfg)
 
 
-@pytest.mark.parametrize('name', ['RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'])
-def test_the_first_process_is_known_whatever_launched_it(name, monkeypatch):
+@pytest.mark.parametrize('launcher, name', [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_RANK')])
+def test_the_first_process_is_known_by_the_launcher_s_own_variable(launcher, name, monkeypatch):
     for other in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
         monkeypatch.delenv(other, raising=False)
-    assert is_first_process()
+    assert is_first_process(launcher)
     monkeypatch.setenv(name, '0')
-    assert is_first_process()
+    assert is_first_process(launcher)
     monkeypatch.setenv(name, '3')
-    assert not is_first_process()
+    assert not is_first_process(launcher)
+    assert is_first_process('none'), 'runs of one process each may be tasks of one job'
+
+
+@pytest.mark.parametrize('launcher, expected', [('mpi', '5'), ('none', '0')])
+def test_mpi_says_the_place_on_the_machine_by_a_variable_of_its_own(launcher, expected, monkeypatch, tmp_path):
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_RANK', '5')
+    (tmp_path / 'config.py').write_text('a = 1')
+    load_config(Namespace(config=str(tmp_path / 'config.py'), cfg_options=None, launcher=launcher, work_dir=None))
+    assert os.environ['LOCAL_RANK'] == expected
+    monkeypatch.delenv('LOCAL_RANK')
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
@@ -184,8 +206,10 @@ pathlib.Path(rank).write_text(' '.join([*sys.argv[1:], *(os.environ[name] for na
 def test_slurm_scripts(tmp_path):
     words = recorded('slurm_train.sh', ['gpu', 'job', 'c.py', '--resume'], tmp_path, GPUS='16', SRUN_ARGS='--time=10 --exclusive')
     for word in ('--partition=gpu', '--job-name=job', '--ntasks=16', '--gres=gpu:8', '--ntasks-per-node=8', '--time=10',
-                 '--exclusive', 'MASTER_PORT=29500'):
+                 '--exclusive'):
         assert word in words
+    port, = (int(word.split('=')[1]) for word in words if word.startswith('MASTER_PORT='))
+    assert 20000 <= port < 30000, 'of this job alone: another may run on the same machine'
     assert words[-5:-1] == ['c.py', '--launcher', 'slurm', '--resume']
     words = recorded('slurm_test.sh', ['cpu', 'job', 'c.py', 'a.pth'], tmp_path, GPUS='2', GPUS_PER_NODE='0', PORT='77')
     assert not any('gres' in word for word in words) and words[-5:-1] == ['c.py', 'a.pth', '--launcher', 'slurm']

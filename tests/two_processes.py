@@ -21,6 +21,7 @@ from test_tasks import CELLS, COLUMNS
 from mmparax.analysis.results import paper_columns
 from mmparax.checkpoint.storage import unlock_folder
 from mmparax.datasets.scene_files import write_scenes
+from mmparax.errors import ParameterError
 from mmparax.launch import prepare_processes
 
 
@@ -105,6 +106,24 @@ def a_resumed_run_is_the_undisturbed_one(folder):
     assert not runs.same(*weights)
 
 
+def processes_that_start_elsewhere_are_refused(folder):
+    """As on two machines whose work dirs are not the same folder: one finds a checkpoint there, the other does not."""
+    runner = runs.build(start(runs.config(folder / 'run', iterations=3)))
+    runner.train()
+    checkpoint = runner.work_dir + '/iter_3.pth'
+    for first, expected in ((dict(resume=True), 'process 0 starts at iteration 3, and process 1 at iteration 0: they would'),
+                            (dict(load_from=checkpoint), 'process 0 starts at iteration 0, and process 1 with other weights: ')):
+        unlock_folder(folder / 'run')
+        before = (folder / 'run' / 'last_checkpoint').read_text()
+        try:
+            runs.build(start(runs.config(folder / 'run', iterations=6)), **(first if get_rank() == 0 else {})).train()
+        except ParameterError as error:
+            assert expected in str(error) and 'put the work dir on a file system that they share' in str(error), error
+        else:
+            raise AssertionError('trained')
+        assert (folder / 'run' / 'last_checkpoint').read_text() == before and runs.saved(folder / 'run')['meta']['iter'] == 3
+
+
 def one_process_of_a_machine_downloads(folder):
     """The others wait for the file."""
     downloads = []
@@ -149,7 +168,7 @@ def main(folder):
     torch.set_num_threads(1)
     init_default_scope('mmseg')
     for check in (gradients_are_those_of_one_process, every_method_synchronises, a_resumed_run_is_the_undisturbed_one,
-                  one_process_of_a_machine_downloads, every_task_trains_and_evaluates):
+                  processes_that_start_elsewhere_are_refused, one_process_of_a_machine_downloads, every_task_trains_and_evaluates):
         text = 'ok'
         try:
             check(folder / check.__name__)

@@ -28,7 +28,7 @@ slurm_run() {
     if [ "$gpus_per_node" != 0 ]; then
         per_node=(--gres="gpu:$gpus_per_node" --ntasks-per-node="$gpus_per_node")
     fi
-    export MASTER_PORT=${PORT:-29500}
+    export MASTER_PORT=${PORT:-$((20000 + $$ % 10000))}  # two jobs may share a machine
     # SRUN_ARGS is a list of words on purpose.
     # shellcheck disable=SC2086
     exec srun ${partition:+"--partition=$partition"} --job-name="$job_name" --ntasks="$gpus" ${per_node[@]+"${per_node[@]}"} \

@@ -45,7 +45,7 @@ def main() -> None:
     prepare_processes(cfg)
     with config_kept(cfg, always=True):
         table = results_table(build_runner(cfg).test())
-    if table and is_first_process():
+    if table and is_first_process(cfg.launcher):
         print(table, flush=True)
 
 

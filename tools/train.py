@@ -53,7 +53,7 @@ def main() -> None:
         if cfg.load_from:
             check_checkpoint(cfg.load_from)
     check_datasets(cfg, ['train_dataloader', 'val_dataloader'])
-    if is_first_process():
+    if is_first_process(cfg.launcher):
         lock_folder(cfg.work_dir)  # before the runner writes anything there
     prepare_processes(cfg)
     keep_freed_memory()

@@ -4,24 +4,55 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import torch
 from mmengine.dist import all_gather_object, broadcast, get_rank, get_world_size, is_main_process
 from mmengine.fileio import get_file_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmparax.checkpoint.adapter_file import description
+from mmparax.checkpoint.digest import digest
 from mmparax.checkpoint.files import read_file
 from mmparax.checkpoint.fingerprint import stamp
 from mmparax.checkpoint.loader import unwrapped
 from mmparax.checkpoint.storage import ATOMIC, AtomicBackend, lock_folder, remove_parts, unlock_folder, write
+from mmparax.errors import ParameterError
 from mmparax.hooks.checks import single_wrappers
 from mmparax.hooks.data_order import generator_states, placed_sampler, restore_generators, resumable
 from mmparax.registry import HOOKS
 
 STATE = 'resume_state'  # key in a checkpoint: a list with one entry per process
+
+
+def prepare_optimizer_state(state: Dict[str, Any]) -> None:
+    """Make the state of an optimizer wrapper, or of a dict of several, fit for the one that loads it, in place.
+
+    mmengine loads it onto the GPU, where the counts of steps would make every step of a plain optimizer wait for the device,
+    twice for each tensor. The empty state of a loss scaler that was off is refused by one that is on.
+    """
+    for part in (state, *(value for value in state.values() if isinstance(value, dict))):
+        if not part.get('loss_scaler', True):
+            part.pop('loss_scaler')
+        for of_parameter in part.get('state', {}).values():
+            if isinstance(of_parameter, dict) and isinstance(of_parameter.get('step'), Tensor):
+                of_parameter['step'] = of_parameter['step'].cpu()  # fused optimizers move it back themselves
+
+
+def check_common_start(runner: Runner) -> None:
+    """Raise in every process if one starts elsewhere: gradients are shared from here on, weights no more."""
+    if get_world_size() == 1:
+        return
+    trained = ((name, value) for name, value in unwrapped(runner.model).named_parameters() if value.requires_grad)
+    starts = all_gather_object((runner.iter, digest(trained)))
+    for rank, (iteration, weights) in enumerate(starts):
+        if (iteration, weights) != starts[0]:
+            what = f'at iteration {iteration}' if iteration != starts[0][0] else 'with other weights'
+            raise ParameterError(f'process 0 starts at iteration {starts[0][0]}, and process {rank} {what}: they would train '
+                                 'different models. Every machine needs the same files: put the work dir on a file system '
+                                 'that they share, or give --resume, or load_from, a checkpoint that each of them has.')
 
 
 @HOOKS.register_module()
@@ -37,10 +68,11 @@ class CheckpointHook(MMEngineCheckpointHook):
     - The work dir belongs to one run at a time.
 
     On a CPU, N iterations, an interruption and M more iterations give the weights of N + M iterations, bit for bit, with
-    the same number of processes. On a GPU this holds as far as the kernels are deterministic
-    (``randomness=dict(deterministic=True)``).
+    the same number of processes. On a GPU this holds as far as the kernels are deterministic;
+    ``randomness=dict(deterministic=True)`` chooses those that are, where there are any, and PyTorch warns of the others.
 
     Raises:
+        ParameterError: if the processes of a run would start from different weights or iterations.
         StorageError: if a checkpoint cannot be written (the previous one is whole), or another run has the work dir.
     """
 
@@ -79,6 +111,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         if runner._resume and not description(checkpoint):  # PEFTHook refuses to resume from an adapter
+            prepare_optimizer_state(checkpoint.get('optimizer') or {})
             self._resumed = checkpoint.get(STATE)
             if self._resumed is None:
                 runner.logger.warning('The checkpoint was not written by mmparax.CheckpointHook: it has no state of the '
@@ -99,6 +132,10 @@ class CheckpointHook(MMEngineCheckpointHook):
         if self._resumed is not None:
             self._restore(runner, self._resumed[get_rank()])
             self._resumed = None
+        check_common_start(runner)
+        if torch.are_deterministic_algorithms_enabled():
+            # mmengine's switch makes errors of operations without such a kernel, the loss of segmentation among them.
+            torch.use_deterministic_algorithms(True, warn_only=True)
 
     def before_train_epoch(self, runner: Runner) -> None:
         if self._exact and isinstance(runner.train_loop, EpochBasedTrainLoop):

@@ -9,19 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 import torch
 from mmengine.hooks import CheckpointHook as StockHook
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from runs import build, config, in_child, same, saved, train
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 import mmparax
 from mmparax.checkpoint import storage
 from mmparax.checkpoint.files import read_file
 from mmparax.hooks import checks
-from mmparax.hooks.checkpoint_hook import STATE
+from mmparax.hooks.checkpoint_hook import STATE, prepare_optimizer_state
 from mmparax.hooks.data_order import placed_sampler, resumable
 
 EMA = dict(type='mmparax.EMAHook', momentum=0.3)
@@ -311,6 +313,35 @@ def test_other_numbers_of_processes_and_stock_files_go_on_with_a_warning(tmp_pat
             hook.after_load_checkpoint(runner, content)
         assert re.search(message, caplog.text)
         assert hook._resumed is None
+
+
+def test_the_counts_of_steps_stay_where_the_optimizer_reads_them():
+    """A plain optimizer asks for each of them in every step, and a GPU would make it wait."""
+    with FakeTensorMode():
+        of_one = {0: dict(step=torch.empty((), device='cuda'), exp_avg=torch.empty(3, device='cuda')), 1: {}}
+        of_other = {0: dict(step=7, momentum_buffer=None)}
+        state = dict(model=dict(state=of_one, param_groups=[]), other=dict(state=of_other, param_groups=[]))
+        prepare_optimizer_state(state)
+        prepare_optimizer_state(state['model'])
+    assert of_one[0]['step'].device.type == 'cpu' and of_one[0]['exp_avg'].device.type == 'cuda'
+    assert of_other[0] == dict(step=7, momentum_buffer=None)
+
+
+def test_a_loss_scale_begins_anew_where_there_was_none():
+    """bf16 has none; a scaler that is on refuses the state of one that was off."""
+    states = [dict(state={}, loss_scaler=torch.amp.GradScaler('cpu', enabled=enabled).state_dict()) for enabled in (False, True)]
+    for state in states:
+        prepare_optimizer_state(state)
+    assert 'loss_scaler' not in states[0] and states[1]['loss_scaler']['scale'] == 65536.
+
+
+def test_operations_without_a_deterministic_kernel_are_warned_of(tmp_path):
+    try:
+        runs.build(runs.config(tmp_path, iterations=1), randomness=dict(seed=0, deterministic=True)).train()
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic = False
 
 
 def test_checkpoints_hold_plain_data_and_say_what_they_are(tmp_path):
