@@ -168,7 +168,8 @@ def main(folder):
     torch.set_num_threads(1)
     init_default_scope('mmseg')
     for check in (gradients_are_those_of_one_process, every_method_synchronises, a_resumed_run_is_the_undisturbed_one,
-                  processes_that_start_elsewhere_are_refused, one_process_of_a_machine_downloads, every_task_trains_and_evaluates):
+                  processes_that_start_elsewhere_are_refused, one_process_of_a_machine_downloads,
+                  every_task_trains_and_evaluates):
         text = 'ok'
         try:
             check(folder / check.__name__)
