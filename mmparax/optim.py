@@ -2,7 +2,7 @@
 import logging
 from collections import Counter
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Tuple
 
 from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
@@ -43,11 +43,15 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if len(set(parameters)) < len(parameters):  # the optimizer refuses a parameter in two groups, in one it only warns
             params.extend(groups)
             return
-        merged: Dict[Any, Dict[str, Any]] = {}
+        merged: List[Tuple[Dict[str, Any], Dict[str, Any]]] = []
         for group in groups:
-            settings = tuple((key, value) for key, value in group.items() if key != 'params')
-            merged.setdefault(settings, dict(group, params=[]))['params'] += group['params']
-        params.extend(merged.values())
+            settings = {key: value for key, value in group.items() if key != 'params'}
+            same = next((known for of_known, known in merged if of_known == settings), None)
+            if same is None:
+                merged.append((settings, dict(group)))
+            else:
+                same['params'] = [*same['params'], *group['params']]
+        params.extend(group for _, group in merged)
 
 
 @contextmanager

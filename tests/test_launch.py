@@ -154,12 +154,12 @@ def test_the_first_process_is_known_by_the_launcher_s_own_variable(launcher, nam
 
 @pytest.mark.parametrize('launcher, expected', [('mpi', '5'), ('none', '0')])
 def test_mpi_says_the_place_on_the_machine_by_a_variable_of_its_own(launcher, expected, monkeypatch, tmp_path):
-    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    monkeypatch.setenv('LOCAL_RANK', 'to be put back')
+    monkeypatch.delenv('LOCAL_RANK')
     monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_RANK', '5')
     (tmp_path / 'config.py').write_text('a = 1')
     load_config(Namespace(config=str(tmp_path / 'config.py'), cfg_options=None, launcher=launcher, work_dir=None))
     assert os.environ['LOCAL_RANK'] == expected
-    monkeypatch.delenv('LOCAL_RANK')
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])

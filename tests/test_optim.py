@@ -14,6 +14,7 @@ PARAMWISE = {
     'keys': dict(custom_keys={'norm': dict(decay_mult=0.), 'head': dict(lr_mult=2.),
                               'adapters': dict(lr_mult=0.1, decay_mult=3.)}),
     'kinds': dict(norm_decay_mult=0., bias_decay_mult=0.5, bias_lr_mult=2., flat_decay_mult=0., dwconv_decay_mult=0.25),
+    'lists': dict(custom_keys={'norm': dict(betas=[0.8, 0.9]), 'head': dict(lr_mult=2., betas=[0.8, 0.9])}),
     'duplicates': dict(bypass_duplicate=True, custom_keys={'head': dict(lr_mult=2.)}),
 }
 
@@ -42,10 +43,10 @@ def lines(monkeypatch):
 
 
 def settings(wrapper, model):
-    """name -> (lr, weight decay) of each parameter in an optimizer, in its order."""
+    """(name, lr, weight decay, betas) of each parameter in an optimizer, in its order."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [(names[id(parameter)], group['lr'], group['weight_decay']) for group in wrapper.optimizer.param_groups
-            for parameter in group['params']]
+    return [(names[id(parameter)], group['lr'], group['weight_decay'], tuple(group['betas']))
+            for group in wrapper.optimizer.param_groups for parameter in group['params']]
 
 
 def groups_of(wrapper, model):
@@ -71,7 +72,7 @@ def test_settings_are_those_of_mmengine(case, model, lines):
         assert group == [name for name in trained if name in group]
     assert len(logged) == 1 and re.match(rf'AdamW over {len(own)} tensors that train: .*\d+ with lr=', logged[0])
     counts = [int(count) for count in re.findall(r'(\d+) with lr', logged[0])]
-    assert sum(counts) == len(own) and len(counts) == len({entry[1:] for entry in own})
+    assert sum(counts) == len(own) and len(counts) == len({entry[1:3] for entry in own})
     after = dict(model.named_parameters())
     assert list(after) == list(before) and all(after[name] is parameter for name, parameter in before.items())
 

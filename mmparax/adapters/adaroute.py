@@ -61,7 +61,8 @@ class ExpertCenter(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'ExpertCenter':
         """As any module; kernels go flat, for ``to(memory_format=torch.channels_last)`` refuses five axes."""
-        return super()._apply(lambda tensor: fn(tensor.flatten(1)).view(-1, *tensor.shape[1:]), recurse)
+        return super()._apply(
+            lambda tensor: fn(tensor.flatten(1)).view(tensor.shape) if tensor.dim() == 5 else fn(tensor), recurse)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -177,7 +177,7 @@ class Trainee:
             if self.optimizer.state:
                 break
             self.train_step()
-        else:
+        if not self.optimizer.state:
             raise TrainingError(f'after {MOST_SKIPPED} steps the gradients still overflow: use --dtype bf16 or fp32.')
         measured.resident = self.resident()
         measured.peak = measured.resident + peak_of(self.train_step, self.work.device)
@@ -187,7 +187,7 @@ class Trainee:
     def turn(self, measured: Measured) -> None:
         """One turn of a round."""
         if self.work.device.type == 'cuda':
-            self.train_step()  # memory that another model has left to the allocator is found here
+            self.train_step()  # untimed: the allocator takes over what another model's turn has left
         scale = self.scaler.get_scale()
         training, inference = self.timed(self.train_step, True), self.timed(self.infer, False)
         measured.skipped += self.scaler.get_scale() < scale
@@ -295,7 +295,7 @@ def compiling(work: Workload, models: int) -> Iterator[None]:
         yield
         return
     from torch._dynamo import config  # slow to import
-    with config.patch(recompile_limit=8 + 4 * models, fail_on_recompile_limit_hit=True):
+    with config.patch(cache_size_limit=8 + 4 * models, fail_on_cache_limit_hit=True):
         yield
 
 

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.models.utils.attention import ShiftWindowMSA, WindowMSA
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from mmparax.backbones.sites import swap_class
@@ -205,8 +204,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Optional[Tensor]
         q, k, v, bias = *(each.flatten(0, 1) for each in (q, k, v)), bias[None]
     else:
         q, k, v, bias = *(each.flatten(1, 2) for each in (q, k, v)), (bias + mask[:, None]).flatten(0, 1)[None]
-    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):  # cuDNN's plans anew for every number of windows
-        return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), rate, scale=scale).view(shape)
+    return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), rate, scale=scale).view(shape)
 
 
 def _leaves_the_process() -> bool:

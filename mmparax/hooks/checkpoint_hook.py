@@ -9,6 +9,7 @@ from mmengine.dist import all_gather_object, broadcast, get_rank, get_world_size
 from mmengine.fileio import get_file_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -39,6 +40,19 @@ def prepare_optimizer_state(state: Dict[str, Any]) -> None:
         for of_parameter in part.get('state', {}).values():
             if isinstance(of_parameter, dict) and isinstance(of_parameter.get('step'), Tensor):
                 of_parameter['step'] = of_parameter['step'].cpu()  # fused optimizers move it back themselves
+
+
+def check_groups(wrapper: Any, state: Dict[str, Any]) -> None:
+    """Raise if the optimizer of a checkpoint groups its parameters otherwise than that of the run."""
+    several = isinstance(wrapper, OptimWrapperDict)
+    for part, own in [(part, state.get(name, {})) for name, part in wrapper.items()] if several else [(wrapper, state)]:
+        found, wanted = ([len(group['params']) for group in groups]
+                         for groups in (own.get('param_groups', []), part.optimizer.param_groups))
+        if found and found != wanted:
+            raise ParameterError(
+                f'the checkpoint cannot be resumed: its optimizer has {sum(found)} tensors in {len(found)} group(s), that of '
+                f'this run {sum(wanted)} in {len(wanted)}. It was written with other settings, or by an earlier mmparax or '
+                "mmengine's constructor, which make a group of every tensor; load_from starts from its weights alone.")
 
 
 def check_common_start(runner: Runner) -> None:
@@ -72,7 +86,8 @@ class CheckpointHook(MMEngineCheckpointHook):
     ``randomness=dict(deterministic=True)`` chooses those that are, where there are any, and PyTorch warns of the others.
 
     Raises:
-        ParameterError: if the processes of a run would start from different weights or iterations.
+        ParameterError: if the processes of a run would start from different weights or iterations, or the optimizer of a
+            checkpoint that is resumed groups its parameters otherwise.
         StorageError: if a checkpoint cannot be written (the previous one is whole), or another run has the work dir.
     """
 
@@ -112,6 +127,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         if runner._resume and not description(checkpoint):  # PEFTHook refuses to resume from an adapter
             prepare_optimizer_state(checkpoint.get('optimizer') or {})
+            check_groups(runner.optim_wrapper, checkpoint.get('optimizer') or {})
             self._resumed = checkpoint.get(STATE)
             if self._resumed is None:
                 runner.logger.warning('The checkpoint was not written by mmparax.CheckpointHook: it has no state of the '

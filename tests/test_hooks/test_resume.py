@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 import mmparax
 from mmparax.checkpoint import storage
 from mmparax.checkpoint.files import read_file
+from mmparax.errors import ParameterError
 from mmparax.hooks import checks
-from mmparax.hooks.checkpoint_hook import STATE, prepare_optimizer_state
+from mmparax.hooks.checkpoint_hook import STATE, check_groups, prepare_optimizer_state
 from mmparax.hooks.data_order import placed_sampler, resumable
 
 EMA = dict(type='mmparax.EMAHook', momentum=0.3)
@@ -325,6 +326,24 @@ def test_the_counts_of_steps_stay_where_the_optimizer_reads_them():
         prepare_optimizer_state(state['model'])
     assert of_one[0]['step'].device.type == 'cpu' and of_one[0]['exp_avg'].device.type == 'cuda'
     assert of_other[0] == dict(step=7, momentum_buffer=None)
+
+
+def test_an_optimizer_with_other_groups_is_refused_in_a_sentence(tmp_path):
+    """As mmengine's own constructor makes them: a group for each tensor."""
+    runner = train(tmp_path, iterations=3)
+    content = saved(tmp_path)
+    groups = content['optimizer']['param_groups']
+    content['optimizer']['param_groups'] = [dict(groups[0], params=[number]) for number in groups[0]['params']]
+    torch.save(content, tmp_path / 'other.pth')
+    count = len(groups[0]['params'])
+    storage.unlock_folder(tmp_path)
+    with pytest.raises(ParameterError, match=rf'optimizer has {count} tensors in {count} group.s., that of this run {count} in 1'):
+        train(tmp_path, resume=True, load_from=str(tmp_path / 'other.pth'))
+    check_groups(runner.optim_wrapper, content['optimizer'] | dict(param_groups=groups))
+    both = OptimWrapperDict(a=runner.optim_wrapper, b=runner.optim_wrapper)
+    check_groups(both, both.state_dict())
+    with pytest.raises(ParameterError, match='cannot be resumed'):
+        check_groups(both, dict(a=runner.optim_wrapper.state_dict(), b=content['optimizer']))
 
 
 def test_a_loss_scale_begins_anew_where_there_was_none():

@@ -275,12 +275,13 @@ def test_twenty_kills_of_a_real_run_change_nothing(folder):
     assert done.returncode == 0, done.stdout[-3000:]
     moments, iterations, last = random.Random(0), [], folder / 'killed' / 'last_checkpoint'
     for turn in range(20):
-        before = last.read_text() if last.exists() else None
+        before, latest = last.read_text() if last.exists() else None, time.monotonic() + 120
         with open(folder / 'killed.log', 'a') as log:
             run = subprocess.Popen([sys.executable, str(ROOT / 'tools' / 'train.py'), CONFIG, '--work-dir', 'killed', '--resume',
                                     *options], cwd=folder, stdout=log, stderr=log, env={**os.environ, 'OMP_NUM_THREADS': '1'})
         # Most are killed some time after they have gone on, whatever the machine's speed.
-        while turn % 4 and run.poll() is None and (last.read_text() if last.exists() else None) == before:
+        while turn % 4 and run.poll() is None and time.monotonic() < latest and (
+                last.read_text() if last.exists() else None) == before:
             time.sleep(0.05)
         try:
             run.wait(moments.uniform(0, 1 if turn % 4 else 8))
