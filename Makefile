@@ -39,7 +39,7 @@ test-full: setup
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ''
 
 check-report: setup
-	@$(RUN) tests/browser_check.py $(REPORT) --browser $(BROWSER)
+	@$(RUN) tests/helpers/browser_check.py $(REPORT) --browser $(BROWSER)
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -7,8 +7,8 @@ from mmengine.device import get_device
 from rich.console import Console
 from rich.table import Table
 
-from mmparax.analysis.predictions import draw, load_model, predict, read_image, table_of
 from mmparax.cli import add_config_options, quiet_config, tool
+from mmparax.inference.predictions import draw, load_model, predict, read_image, table_of
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,25 +1,25 @@
 """mmparax: frozen vision backbones with small trained adapters for OpenMMLab."""
 from importlib import import_module
 
-from mmparax.toolboxes import require
+from mmparax.utils.toolboxes import require
 from mmparax.version import __version__
 
 require('mmengine')
 # mmengine resolves ``mmparax::config``.
-import_module('mmparax.inheritance').install()
+import_module('mmparax.config.inheritance').install()
 
 # From here on no checkpoint that any toolbox loads can run code.
-import_module('mmparax.checkpoint.loader').install()
+import_module('mmparax.checkpoint.mmengine_loading').install()
 
 # Imported at first use: mmengine imports this package for its registries and hides errors that happen meanwhile.
 _LAZY = {
     'AdapterBank': 'mmparax.deploy.bank',
-    'ParameterCount': 'mmparax.analysis.parameters',
-    'count_parameters': 'mmparax.analysis.parameters',
+    'ParameterCount': 'mmparax.backbones.parameters',
+    'count_parameters': 'mmparax.backbones.parameters',
     'fingerprint': 'mmparax.checkpoint.fingerprint',
-    'load_adapter': 'mmparax.checkpoint.adapters',
+    'load_adapter': 'mmparax.checkpoint.adapter_io',
     'merge_adapter': 'mmparax.deploy.merging',
-    'save_adapter': 'mmparax.checkpoint.adapters',
+    'save_adapter': 'mmparax.checkpoint.adapter_io',
     'unmerge_adapter': 'mmparax.deploy.merging',
 }
 

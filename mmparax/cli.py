@@ -1,26 +1,22 @@
 """What the scripts in ``tools/`` share: arguments, configs, and errors as sentences."""
 import argparse
-import copy
 import functools
-import logging
 import os
 import sys
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 
-from mmparax.analysis.data import datasets_of, registered
-from mmparax.errors import MissingFileError, ParameterError, RandomBaseError, UserError, bad_value, keyword_names
-from mmparax.launch import is_first_process
-
-# Tests set it to see where an error comes from; so may a user.
-TRACEBACK = 'MMPARAX_TRACEBACK'
+from mmparax.config.files import check_checkpoint, load_config
+from mmparax.config.query import datasets_of, registered
+from mmparax.errors import TRACEBACK, MissingFileError, ParameterError, RandomBaseError, UserError
+from mmparax.utils.launch import is_first_process
+from mmparax.utils.logs import quiet_log
+from mmparax.utils.signatures import keyword_names
 
 
 def tool(main: Callable[..., Any]) -> Callable[..., None]:
@@ -38,6 +34,11 @@ def tool(main: Callable[..., Any]) -> Callable[..., None]:
     return wrapped
 
 
+def load_config_of(args: argparse.Namespace) -> Config:
+    """The config that the arguments of :func:`add_common_arguments` ask for."""
+    return load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing share."""
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics (default: work_dirs/CONFIG_NAME)')
@@ -50,34 +51,6 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='change settings of the config, e.g. model.backbone.adapter.hidden_dim=64; lists as key="[a,b]"')
-
-
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config file of ``args`` with its options, launcher and work dir.
-
-    Raises:
-        UserError: if the file does not exist or cannot be read.
-    """
-    given = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK') if getattr(args, 'launcher', None) == 'mpi' else None
-    os.environ.setdefault('LOCAL_RANK', given or str(getattr(args, 'local_rank', 0)))
-    if not Path(args.config).is_file():
-        raise MissingFileError(f'the config {args.config!r} does not exist; the shipped ones are below configs/.')
-    for name in args.cfg_options or {}:
-        if name.split('.')[0] == 'adapter':  # copied into the model when the file is read: changing it has no effect
-            raise bad_value('--cfg-options', name, 'it would be ignored', f'Use model.backbone.{name}=...')
-    try:
-        cfg = Config.fromfile(args.config)
-        if args.cfg_options is not None:
-            cfg.merge_from_dict(args.cfg_options)
-            if 'adapter' in cfg and any(name.startswith('model.backbone.adapter') for name in args.cfg_options):
-                cfg.adapter = copy.deepcopy(cfg.model.backbone.get('adapter'))  # what the command line says is meant
-    except (FileNotFoundError, KeyError, TypeError, SyntaxError) as error:
-        raise ParameterError(f'the config {args.config!r} could not be read ({type(error).__name__}: {error}). Two base '
-                             'configs that set the same name, or a dict that replaces None or another type, need '
-                             '_delete_=True.') from error
-    cfg.launcher = getattr(args, 'launcher', 'none')
-    cfg.work_dir = getattr(args, 'work_dir', None) or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
-    return cfg
 
 
 @contextmanager
@@ -104,18 +77,6 @@ def config_kept(cfg: Config, always: bool = False) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def check_checkpoint(path: str) -> None:
-    """Raise MissingFileError if a local checkpoint does not exist."""
-    if '://' not in path and not os.path.isfile(path):
-        raise MissingFileError(f'the checkpoint {path!r} does not exist.')
-
-
-def quiet_log() -> None:
-    """Keep only errors of the toolboxes' log, which goes to stdout: that is for a script's own result."""
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    warnings.simplefilter('ignore')
-
-
 def quiet_config(args: argparse.Namespace) -> Config:
     """The config of a script that loads ``args.checkpoint`` and prints its own result; of the toolboxes' log only errors are kept.
 
@@ -123,7 +84,7 @@ def quiet_config(args: argparse.Namespace) -> Config:
         UserError: if the config or the checkpoint does not exist or cannot be read.
     """
     quiet_log()
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options)
     check_checkpoint(args.checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     return cfg

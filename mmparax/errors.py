@@ -2,7 +2,6 @@
 
 Every such error is also a :class:`UserError`; the scripts in ``tools/`` print it as one sentence without a traceback.
 """
-import inspect
 import math
 from numbers import Integral, Real
 from typing import Any, Iterable, Mapping, Sequence
@@ -62,23 +61,6 @@ def check_choice(parameter: str, value: Any, choices: Sequence[Any]) -> Any:
     return value
 
 
-def keyword_names(*callables: Any) -> list:
-    """Names of the keyword arguments of the given constructors, in order, without ``self`` and ``**kwargs``."""
-    names: dict = {}
-    for function in callables:
-        for name, parameter in inspect.signature(function).parameters.items():
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != 'self':
-                names[name] = None
-    return list(names)
-
-
-def keyword_defaults(function: Any) -> dict:
-    """Default of each keyword argument of a constructor that has one."""
-    parameters = inspect.signature(function).parameters
-    return {name: parameters[name].default for name in keyword_names(function)
-            if parameters[name].default is not inspect.Parameter.empty}
-
-
 def check_options(owner: str, options: Mapping[str, Any], known: Iterable[str], hint: str = '') -> None:
     """Raise ParameterError if ``options`` holds a name that is not in ``known``."""
     known = list(known)
@@ -86,3 +68,7 @@ def check_options(owner: str, options: Mapping[str, Any], known: Iterable[str], 
     if unknown:
         raise ParameterError(f'{owner} has no option {", ".join(map(repr, unknown))}; its options are: '
                              f'{", ".join(known) or "none"}.' + (f' {hint}' if hint else ''))
+
+
+# Tests set it to see where an error comes from; so may a user.
+TRACEBACK = 'MMPARAX_TRACEBACK'

@@ -3,7 +3,7 @@ import logging
 import re
 
 import pytest
-from cases import build
+from helpers.cases import build
 from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor, build_optim_wrapper
 from torch import nn

@@ -7,11 +7,11 @@ import pytest
 from mmengine.config import Config
 
 import mmparax
-from mmparax.toolboxes import require
+from mmparax.utils.toolboxes import require
 
 
 def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr('mmparax.toolboxes.find_spec', lambda name: None if name == 'mmpretrain' else object())
+    monkeypatch.setattr('mmparax.utils.toolboxes.find_spec', lambda name: None if name == 'mmpretrain' else object())
     require('mmengine', 'mmcv')
     with pytest.raises(ImportError, match='mmparax needs the package mmpretrain, .*pip install onedl-mmpretrain'):
         require('mmcv', 'mmpretrain')
@@ -23,7 +23,7 @@ def test_import_loads_no_toolbox():
 
 
 def test_public_names():
-    assert mmparax.count_parameters.__module__ == 'mmparax.analysis.parameters'
+    assert mmparax.count_parameters.__module__ == 'mmparax.backbones.parameters'
     with pytest.raises(AttributeError, match="'mmparax' has no attribute 'absent'"):
         mmparax.absent
 

@@ -1,15 +1,15 @@
 """Every task of the paper trains, evaluates and resumes on painted scenes, with activations kept or recomputed."""
 import numpy as np
 import pytest
-from cases import BACKBONES
+from helpers.cases import BACKBONES
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
-from runs import same, saved
-from tasks import TASKS, config, trunk
+from helpers.runs import same, saved
+from helpers.tasks import TASKS, config, trunk
 
-from mmparax.analysis.results import paper_columns
-from mmparax.checkpoint.storage import unlock_folder
-from mmparax.datasets.scene_files import write_scenes
+from mmparax.datasets.synthetic.writers import write_scenes
+from mmparax.inference.metrics import paper_columns
+from mmparax.utils.locks import unlock_folder
 
 # Each task on another family, so that each family trains with a real head.
 CELLS = [('segmentation', 'swin'), ('detection', 'convnext'), ('panoptic', 'mit'), ('classification', 'vit')]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import run
-from triton_cases import CASES
+from helpers.processes import run
+from helpers.triton_cases import CASES
 
 from mmparax.errors import ParameterError
 from mmparax.ops import kernels
@@ -23,7 +23,7 @@ from mmparax.ops.paths import has_triton
 # cancel. Half precision rounds results by 5e-4, and those that pass through outputs, mixes and gradients kept in it by
 # that several times; bfloat16 has three bits less.
 TOLERANCES = dict(float32=2e-5, float16=3e-3, bfloat16=2.4e-2)
-PROGRAM = Path(__file__).parent / 'triton_cases.py'
+PROGRAM = Path(__file__).parent / 'helpers' / 'triton_cases.py'
 
 
 @functools.lru_cache(None)

@@ -7,9 +7,11 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from mmparax.analysis.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, verdict
-from mmparax.cli import add_config_options, load_config, quiet_log, tool
-from mmparax.launch import PRECISIONS, amp_with_value, use_amp
+from mmparax.cli import add_config_options, tool
+from mmparax.config.files import load_config
+from mmparax.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, verdict
+from mmparax.utils.launch import PRECISIONS, amp_with_value, use_amp
+from mmparax.utils.logs import quiet_log
 
 STYLES = {OK: 'green', WARNING: 'yellow', PROBLEM: 'bold red', SKIPPED: 'dim'}
 
@@ -32,7 +34,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     quiet_log()
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options)
     use_amp(cfg, args.amp)
     console = Console(soft_wrap=True, highlight=False)
 

@@ -5,12 +5,12 @@ import math
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
-from mmparax.analysis.predictions import build_and_load
-from mmparax.checkpoint.adapter_file import SUFFIX, description
-from mmparax.checkpoint.adapters import DTYPES, save_adapter
+from mmparax.checkpoint.adapter_io import DTYPES, save_adapter
 from mmparax.cli import add_config_options, quiet_config, tool
 from mmparax.deploy.standalone import check_new
 from mmparax.errors import bad_value
+from mmparax.inference.predictions import build_and_load
+from mmparax.weights.adapter_file import SUFFIX, description
 
 
 def parse_args() -> argparse.Namespace:

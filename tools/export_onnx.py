@@ -5,14 +5,14 @@ from pathlib import Path
 
 from torch import nn
 
-from mmparax.analysis.data import model_config
-from mmparax.analysis.predictions import load_model
 from mmparax.cli import add_config_options, quiet_config, tool
+from mmparax.config.query import model_config
 from mmparax.deploy.merging import merge_adapter
 from mmparax.deploy.onnx_file import LEVELS, LOGITS, RUNTIME, SCORES, check_packages, compare_onnx, export_onnx
 from mmparax.deploy.standalone import check_new
 from mmparax.errors import ParameterError
-from mmparax.toolboxes import is_installed
+from mmparax.inference.predictions import load_model
+from mmparax.utils.toolboxes import is_installed
 
 MEANING = {LOGITS: "the head's logits of each class, at the resolution of the head",
            SCORES: "the head's scores of each class, before the softmax",

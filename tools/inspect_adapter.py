@@ -6,8 +6,8 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from mmparax.checkpoint.adapter_file import passport, printable, read_adapter
 from mmparax.cli import tool
+from mmparax.weights.adapter_file import passport, printable, read_adapter
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,11 +3,10 @@
 import argparse
 from pathlib import Path
 
-
-from mmparax.analysis.predictions import build_and_load
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.cli import add_config_options, quiet_config, tool
 from mmparax.deploy.standalone import SUFFIXES, check_new, standalone, upstream_checkpoint, upstream_config, write_checkpoint
+from mmparax.inference.predictions import build_and_load
 
 
 def parse_args() -> argparse.Namespace:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from mmparax.backbones import AdaptedConvNeXt, AdaptedSwin, AdaptedViT
-from mmparax.datasets.glyphs import GLYPH_CLASSES, GlyphGenerator
+from mmparax.datasets.synthetic.glyphs import GLYPH_CLASSES, GlyphGenerator
 from mmparax.version import __version__
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -17,15 +17,15 @@ from typing import Any, Dict, List
 
 from mmengine.config import Config
 
-from mmparax.analysis.results import paper_columns
-from mmparax.analysis.scene_pictures import draw_scene_predictions
-from mmparax.checkpoint.base import locate
 from mmparax.cli import tool
-from mmparax.datasets.scene_files import write_scenes
-from mmparax.datasets.scenes import STUFF_CLASSES, THING_CLASSES
+from mmparax.datasets.synthetic.scenes import STUFF_CLASSES, THING_CLASSES
+from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import check_int
+from mmparax.inference.metrics import paper_columns
+from mmparax.inference.scene_pictures import draw_scene_predictions
 from mmparax.reproduce.process import run_script
 from mmparax.reproduce.settings import as_arguments, content, data_options, fingerprint, length_options, package_source
+from mmparax.weights.sources import locate
 
 TOOLS = Path(__file__).resolve().parent
 EXAMPLES = TOOLS.parent / 'configs' / 'examples'

@@ -13,17 +13,18 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from mmparax.cli import quiet_log, tool
-from mmparax.datasets.scene_files import write_scenes
+from mmparax.cli import tool
+from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import ParameterError, bad_value, check_int
-from mmparax.reproduce.cells import Cell, select
 from mmparax.reproduce.counts import ParameterCounts
+from mmparax.reproduce.entries import Cell, select
 from mmparax.reproduce.full import FullScale
 from mmparax.reproduce.pages import check_suffix, write_report
 from mmparax.reproduce.report import NONE, Report, millions
 from mmparax.reproduce.runner import Launch, Outcome, Runner
 from mmparax.reproduce.state import DONE, FAILED, seeds_of, summary
 from mmparax.reproduce.tiny import TinyScale
+from mmparax.utils.logs import quiet_log
 
 SCENES = (800, 200)  # training and validation
 MIN_WIDTHS = {'row': 12, 'config': 12, 'published, %': 14, 'state': 12}  # of the columns of --list that may be folded

@@ -2,12 +2,12 @@
 """Evaluate a model: ``python tools/test.py CONFIG CHECKPOINT``."""
 import argparse
 
-from mmparax.analysis.data import check_datasets
-from mmparax.analysis.results import results_table, write_predictions
-from mmparax.cli import (add_common_arguments, build_runner, check_checkpoint, config_kept, draw_predictions, load_config,
-                         tool)
+from mmparax.checks.data import check_datasets
+from mmparax.cli import add_common_arguments, build_runner, config_kept, draw_predictions, load_config_of, tool
+from mmparax.config.files import check_checkpoint
 from mmparax.errors import ParameterError
-from mmparax.launch import evaluate_without_amp, is_first_process, prepare_processes
+from mmparax.inference.metrics import results_table, write_predictions
+from mmparax.utils.launch import evaluate_without_amp, is_first_process, prepare_processes
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
 @tool
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
+    cfg = load_config_of(args)
     check_checkpoint(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
     check_datasets(cfg, ['test_dataloader'])

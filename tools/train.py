@@ -5,12 +5,20 @@ import sys
 
 from mmengine.runner import find_latest_checkpoint
 
-from mmparax.analysis.data import check_datasets
-from mmparax.checkpoint.storage import lock_folder
-from mmparax.cli import add_common_arguments, build_runner, check_checkpoint, config_kept, load_config, tool
+from mmparax.checks.data import check_datasets
+from mmparax.cli import add_common_arguments, build_runner, config_kept, load_config_of, tool
+from mmparax.config.files import check_checkpoint
 from mmparax.errors import ParameterError
-from mmparax.launch import (PRECISIONS, amp_with_value, evaluate_without_amp, is_first_process, keep_freed_memory,
-                            prepare_processes, use_amp)
+from mmparax.utils.launch import (
+    PRECISIONS,
+    amp_with_value,
+    evaluate_without_amp,
+    is_first_process,
+    keep_freed_memory,
+    prepare_processes,
+    use_amp,
+)
+from mmparax.utils.locks import lock_folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 @tool
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
+    cfg = load_config_of(args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         checkpoint = cfg.get('default_hooks', {}).get('checkpoint')

@@ -29,8 +29,9 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from torch import Tensor, nn
 
-from mmparax.errors import ParameterError, bad_value, check_number, check_options, keyword_defaults, keyword_names
+from mmparax.errors import ParameterError, bad_value, check_number, check_options
 from mmparax.registry import MODELS
+from mmparax.utils.signatures import keyword_defaults, keyword_names
 
 STREAM_SITES = ('after_token_mixer', 'after_channel_mixer', 'after_block', 'token_mixer_branch', 'channel_mixer_branch',
                 'channel_mixer_parallel', 'block_parallel')

@@ -10,8 +10,8 @@ from torch import Tensor
 from mmparax.analysis.features import Block, Trunk, checked_device, chosen_blocks, load_trunk, read_config, recorded
 from mmparax.analysis.images import Images
 from mmparax.analysis.measuring import LARGEST, SUMS, Setup, batches_of, summed, write_figure, write_json
-from mmparax.analysis.tables import as_text
 from mmparax.errors import ParameterError, bad_value, check_choice, check_int
+from mmparax.utils.tables import as_text
 
 SMALLEST_BATCH = 4  # of the unbiased estimator
 POOLS = ('none', 'mean')

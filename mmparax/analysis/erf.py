@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mmparax.analysis.features import Trunk, checked_device, give_maps, load_trunk, read_config
 from mmparax.analysis.images import Images
-from mmparax.analysis.measuring import (LARGEST, SUMS, Setup, batches_of, summed, write_arrays, write_figure, write_json)
-from mmparax.analysis.tables import as_text
+from mmparax.analysis.measuring import LARGEST, SUMS, Setup, batches_of, summed, write_arrays, write_figure, write_json
 from mmparax.errors import ParameterError, bad_value, check_int
+from mmparax.utils.tables import as_text
 
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 COLORS = ('#ffffff', '#38d9ff', '#5dff5d', '#ff5cf0')  # of the squares

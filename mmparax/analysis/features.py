@@ -1,5 +1,4 @@
 """Backbones of configs and checkpoints, the blocks in them, and the images that several of them look at."""
-import argparse
 import difflib
 import fnmatch
 import os
@@ -16,14 +15,14 @@ from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmparax.analysis.data import model_config, sub_configs
-from mmparax.analysis.predictions import build_and_load, loads_files, test_pipeline
 from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
-from mmparax.checkpoint.digest import digest
-from mmparax.checkpoint.state import check_keys
-from mmparax.cli import check_checkpoint, load_config
+from mmparax.checks.model import MAPS
+from mmparax.config.files import check_checkpoint, load_config
+from mmparax.config.query import model_config, sub_configs
 from mmparax.errors import ParameterError, UserError, bad_value
-from mmparax.hooks.structure import MAPS
+from mmparax.inference.predictions import build_and_load, loads_files, test_pipeline
+from mmparax.weights.digest import digest
+from mmparax.weights.matching import check_keys
 
 # What residual units are called in the toolboxes; a container of several is none itself.
 BLOCK_NAMES = re.compile(r'(Block|Bottleneck|Residual|Layer|LayerV\d)$')
@@ -186,7 +185,7 @@ def load_trunk(source: Source, cfg_options: Optional[Mapping[str, Any]] = None, 
 
 def read_config(source: Source, cfg_options: Optional[Mapping[str, Any]] = None) -> Config:
     """The config of a model with the changes of the command line."""
-    return load_config(argparse.Namespace(config=source.config, cfg_options=cfg_options))
+    return load_config(source.config, cfg_options)
 
 
 def _takes_bgr(cfg: Config) -> bool:

@@ -11,9 +11,9 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor
 from tqdm import tqdm
 
-from mmparax.analysis.data import check_datasets
-from mmparax.analysis.predictions import given_image, loads_files, read_image, test_pipeline
+from mmparax.checks.data import check_datasets
 from mmparax.errors import MissingFileError, ParameterError, bad_value, check_int
+from mmparax.inference.predictions import given_image, loads_files, read_image, test_pipeline
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 

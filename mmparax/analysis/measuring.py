@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from mmparax.analysis.features import Source, sources_of
-from mmparax.checkpoint.storage import write
-from mmparax.cli import add_config_options, quiet_log
+from mmparax.cli import add_config_options
+from mmparax.utils.logs import quiet_log
+from mmparax.utils.storage import write
 
 SAVE_SECONDS = 5.
 SUMS = 'sums'  # folder of the partial sums

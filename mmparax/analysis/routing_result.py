@@ -7,10 +7,18 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from rich.table import Table
 
-from mmparax.analysis.routing import (DEAD_SHARE, FIXED_VARIATION, Statistics, dead_everywhere, dead_experts, fixed_gates,
-                                      groups_with_a_choice, warnings_of)
 from mmparax.analysis.routing_run import RoutingRun
-from mmparax.analysis.tables import as_text
+from mmparax.checks.routing import (
+    DEAD_SHARE,
+    FIXED_VARIATION,
+    Statistics,
+    dead_everywhere,
+    dead_experts,
+    fixed_gates,
+    groups_with_a_choice,
+    warnings_of,
+)
+from mmparax.utils.tables import as_text
 
 OF_ADAPTER = ('name', 'module', 'stage', 'block', 'site', 'center', 'num_experts', 'activation')
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from mmparax.analysis.data import check_datasets
 from mmparax.analysis.measuring import SAVE_SECONDS, write_arrays
-from mmparax.analysis.predictions import load_model
-from mmparax.analysis.routing import GateSums, RoutedAdapter, attach, routed_adapters, shares
+from mmparax.checks.data import check_datasets
+from mmparax.checks.routing import GateSums, RoutedAdapter, attach, routed_adapters, shares
 from mmparax.errors import ParameterError, bad_value
+from mmparax.inference.predictions import load_model
 
 TOP = 8  # images that are kept for each expert
 STATE = 'routing_state.npz'
@@ -201,7 +201,7 @@ class RoutingRun:
     """The gates of a model over a data set.
 
     Args:
-        model: in evaluation mode, from :func:`mmparax.analysis.predictions.load_model`.
+        model: in evaluation mode, from :func:`mmparax.inference.predictions.load_model`.
         dataset: gives what the model's ``data_preprocessor`` takes.
         folder: where the state is saved.
         asked: what the result depends on besides: a saved state of something else is not used.

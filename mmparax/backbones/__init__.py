@@ -1,6 +1,6 @@
 """Backbones with sites, one family a file."""
 from mmparax.registry import MODELS
-from mmparax.toolboxes import is_installed, require, stand_in
+from mmparax.utils.toolboxes import is_installed, require, stand_in
 
 require('mmcv', 'mmpretrain')
 

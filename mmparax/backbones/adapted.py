@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from mmparax.adapters.adaroute import AdaRoute
 from mmparax.adapters.base import BlockInfo, build_method
-from mmparax.backbones.sites import AdaptedBlock, adapter_modules
-from mmparax.checkpoint.base import copy_base, fetch, locate
-from mmparax.checkpoint.files import read_weights
-from mmparax.checkpoint.state import CHECKED, CLAIM, check_keys, check_same_base
-from mmparax.errors import (ParameterError, RandomBaseError, bad_value, check_choice, check_options, keyword_defaults,
-                            keyword_names)
+from mmparax.backbones.block import AdaptedBlock, adapter_modules
+from mmparax.errors import ParameterError, RandomBaseError, bad_value, check_choice, check_options
 from mmparax.ops.experts import summed_at_once
+from mmparax.utils.signatures import keyword_defaults, keyword_names
+from mmparax.weights.claims import CHECKED, CLAIM
+from mmparax.weights.matching import check_keys, check_same_base, copy_base
+from mmparax.weights.reader import read_weights
+from mmparax.weights.sources import fetch, locate
 
 BASE, TUNED, ADAPTER, CENTER, OUTPUT_NORM = 'base', 'tuned', 'adapter', 'center', 'output_norm'
 

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from mmparax.adapters.base import BlockInfo
 from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
-from mmparax.backbones.sites import AdaptedBlock
-from mmparax.checkpoint.layouts import convnext_layout
+from mmparax.backbones.block import AdaptedBlock
 from mmparax.ops.depthwise import map_to_tokens, tokens_to_map
 from mmparax.registry import MODELS
+from mmparax.weights.layouts import convnext_layout
 
 
 class AdaptedConvNeXtBlock(AdaptedBlock, ConvNeXtBlock):

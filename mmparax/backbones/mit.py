@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from mmparax.adapters.base import BlockInfo
 from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
-from mmparax.backbones.sites import AdaptedBlock
-from mmparax.checkpoint.layouts import mit_layout
+from mmparax.backbones.block import AdaptedBlock
 from mmparax.registry import MODELS
+from mmparax.weights.layouts import mit_layout
 
 
 class AdaptedMiTBlock(AdaptedBlock, TransformerEncoderLayer):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from mmparax.adapters.base import PROMPT_SITE, BlockInfo
 from mmparax.backbones import fast_swin
 from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
-from mmparax.backbones.sites import AdaptedBlock, AdapterHost, swap_class
-from mmparax.checkpoint.layouts import swin_layout
+from mmparax.backbones.block import AdaptedBlock, AdapterHost, swap_class
 from mmparax.registry import MODELS
+from mmparax.weights.layouts import swin_layout
 
 
 class PromptedWindowMSA(AdapterHost, WindowMSA):

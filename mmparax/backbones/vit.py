@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from mmparax.adapters.base import PROMPT_SITE, BlockInfo
 from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
-from mmparax.backbones.sites import AdaptedBlock, swap_class
-from mmparax.checkpoint.layouts import vit_layout
+from mmparax.backbones.block import AdaptedBlock, swap_class
 from mmparax.errors import bad_value
 from mmparax.registry import MODELS
+from mmparax.weights.layouts import vit_layout
 
 
 class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):

@@ -1,1 +1,1 @@
-"""Files of weights: reading, layouts, the base of a trunk."""
+"""Files and models together: what a checkpoint keeps, whether it fits, adapter files in and out, mmengine's loading."""

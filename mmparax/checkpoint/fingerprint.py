@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import BASE, AdaptedBackbone, adapted_backbones
-from mmparax.checkpoint.digest import digest
 from mmparax.errors import ParameterError, RandomBaseError
 from mmparax.version import __version__
+from mmparax.weights.digest import digest
 
 
 def frozen_parameters(backbone: AdaptedBackbone) -> Iterator[Tuple[str, Tensor]]:

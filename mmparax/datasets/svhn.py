@@ -10,10 +10,10 @@ from typing import Any, Dict, List, Optional, Union
 import numpy as np
 import torch
 
-from mmparax.checkpoint.base import local_rank
 from mmparax.errors import MissingFileError, ParameterError, bad_value, check_choice
 from mmparax.registry import DATASETS
-from mmparax.toolboxes import require
+from mmparax.utils.toolboxes import require
+from mmparax.weights.sources import local_rank
 
 require('mmpretrain')
 

@@ -9,12 +9,12 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmparax.analysis.data import datasets_of
-from mmparax.analysis.predictions import load_model
 from mmparax.backbones.adapted import BASE, AdaptedBackbone, adapted_backbones
-from mmparax.checkpoint.loader import unwrapped
-from mmparax.checkpoint.state import listed
+from mmparax.config.query import datasets_of
 from mmparax.errors import ParameterError, bad_value
+from mmparax.inference.predictions import load_model
+from mmparax.utils.modules import unwrapped
+from mmparax.utils.text import listed
 
 
 class AdapterBank:

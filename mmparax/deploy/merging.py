@@ -5,9 +5,9 @@ from mmengine.logging import print_log
 from torch import nn
 
 from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
-from mmparax.backbones.sites import AdaptedLinear, adapter_modules
-from mmparax.checkpoint.loader import unwrapped
+from mmparax.backbones.block import AdaptedLinear, adapter_modules
 from mmparax.errors import ParameterError
+from mmparax.utils.modules import unwrapped
 
 
 def merge_adapter(model: nn.Module) -> int:

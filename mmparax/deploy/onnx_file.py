@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import adapted_backbones
-from mmparax.checkpoint.adapter_file import plain_json
-from mmparax.checkpoint.loader import unwrapped
-from mmparax.checkpoint.storage import write
 from mmparax.deploy.standalone import check_new
 from mmparax.errors import ParameterError, check_int
-from mmparax.toolboxes import is_installed
+from mmparax.utils.modules import unwrapped
+from mmparax.utils.storage import write
+from mmparax.utils.toolboxes import is_installed
 from mmparax.version import __version__
+from mmparax.weights.adapter_file import plain_json
 
 PACKAGES = ('onnx', 'onnxscript')
 RUNTIME = 'onnxruntime'

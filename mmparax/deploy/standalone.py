@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from mmparax.backbones.adapted import ADAPTER, CENTER, AdaptedBackbone, adapted_backbones
 from mmparax.checkpoint.fingerprint import describe, plain
-from mmparax.checkpoint.meta_text import as_text
-from mmparax.checkpoint.storage import write
 from mmparax.deploy.merging import check_mergeable, merge_adapter, unmerge_adapter
-from mmparax.errors import ParameterError, bad_value, keyword_defaults
+from mmparax.errors import ParameterError, bad_value
+from mmparax.utils.signatures import keyword_defaults
+from mmparax.utils.storage import write
+from mmparax.weights.metadata import as_text
 
 SUFFIXES = ('.pth', '.safetensors')
 SIDE = 224  # of the image on which outputs are compared, for backbones that have no size of their own

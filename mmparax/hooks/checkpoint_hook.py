@@ -14,16 +14,17 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmparax.checkpoint.adapter_file import description
-from mmparax.checkpoint.digest import digest
-from mmparax.checkpoint.files import read_file
 from mmparax.checkpoint.fingerprint import stamp
-from mmparax.checkpoint.loader import unwrapped
-from mmparax.checkpoint.storage import ATOMIC, AtomicBackend, lock_folder, remove_parts, unlock_folder, write
+from mmparax.checks.run import single_wrappers
+from mmparax.datasets.order import generator_states, placed_sampler, restore_generators, resumable
 from mmparax.errors import ParameterError
-from mmparax.hooks.checks import single_wrappers
-from mmparax.hooks.data_order import generator_states, placed_sampler, restore_generators, resumable
 from mmparax.registry import HOOKS
+from mmparax.utils.locks import lock_folder, unlock_folder
+from mmparax.utils.modules import unwrapped
+from mmparax.utils.storage import ATOMIC, AtomicBackend, remove_parts, write
+from mmparax.weights.adapter_file import description
+from mmparax.weights.digest import digest
+from mmparax.weights.reader import read_file
 
 STATE = 'resume_state'  # key in a checkpoint: a list with one entry per process
 

@@ -6,10 +6,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmparax.checkpoint.loader import unwrapped
-from mmparax.checkpoint.state import EMA
 from mmparax.errors import bad_value, check_int, check_number
 from mmparax.registry import HOOKS
+from mmparax.utils.modules import unwrapped
+from mmparax.weights.claims import EMA
 
 
 @HOOKS.register_module()

@@ -6,17 +6,20 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from mmparax.analysis.parameters import count_parameters
-from mmparax.checkpoint.adapter_file import Verified, description
+from mmparax.backbones.parameters import count_parameters
+from mmparax.checkpoint.compatibility import keep_fitting_head
+from mmparax.checkpoint.contents import keep_trained, needed_trunks, trim_histories
 from mmparax.checkpoint.fingerprint import stamp
-from mmparax.checkpoint.loader import FRESH_HEAD, unwrapped
-from mmparax.checkpoint.origin import keep_fitting_head
-from mmparax.checkpoint.state import CLAIM
-from mmparax.checkpoint.trained import keep_trained, needed_trunks, trim_histories
+from mmparax.checkpoint.mmengine_loading import FRESH_HEAD
+from mmparax.checks import model as model_checks
+from mmparax.checks import run as run_checks
 from mmparax.errors import bad_value, check_choice
-from mmparax.hooks import checks, structure
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.registry import HOOKS
+from mmparax.utils.modules import unwrapped
+from mmparax.utils.text import listed
+from mmparax.weights.adapter_file import Verified, description
+from mmparax.weights.claims import CLAIM
 
 SAVE = ('trained', 'all')
 
@@ -57,22 +60,22 @@ class PEFTHook(Hook):
 
     def __init__(self, save: str = 'trained'):
         self.save = check_choice('save', save, SAVE)
-        self._watch: Optional[checks.FrozenWatch] = None
+        self._watch: Optional[run_checks.FrozenWatch] = None
 
     # ---- before training ----
 
     def before_run(self, runner: Runner) -> None:
-        checks.check_adapter_option(runner.cfg)
+        run_checks.check_adapter_option(runner.cfg)
         if runner.cfg.get('activation_checkpointing'):
             raise bad_value('activation_checkpointing', runner.cfg.activation_checkpointing, "mmengine's recomputation loses "
                             'the gradients of adapters behind a frozen stem', 'Use model.backbone.with_cp=True.')
         model = unwrapped(runner.model)
-        structure.check_features(model)
+        model_checks.check_features(model)
         for name in ('train', 'val', 'test'):
             loop = getattr(runner, f'_{name}_loop')
             if isinstance(loop, BaseLoop):  # those of this run; the others are configs
                 metainfo = getattr(loop.dataloader.dataset, 'metainfo', None) or {}
-                structure.check_class_counts(model, metainfo, f'{name}_dataloader.dataset')
+                model_checks.check_class_counts(model, metainfo, f'{name}_dataloader.dataset')
         if not any(isinstance(hook, FirstLook) for hook in runner.hooks):
             # A new list: the runner is walking over the old one, in which every hook would move on by one place.
             runner._hooks = [FirstLook(self._judge), *runner._hooks]
@@ -85,9 +88,9 @@ class PEFTHook(Hook):
         source = str(runner._load_from or runner.cfg.get('load_from') or 'the latest checkpoint')
         training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
         if training and runner._resume:
-            checks.check_resumable(checkpoint, source)
+            run_checks.check_resumable(checkpoint, source)
         model = unwrapped(runner.model)
-        checks.check_origin(model, checkpoint, source, training and not runner._resume)
+        run_checks.check_origin(model, checkpoint, source, training and not runner._resume)
         if training and description(checkpoint):
             self._start_from_adapter(runner, model, checkpoint, source)
 
@@ -99,7 +102,7 @@ class PEFTHook(Hook):
         kept, fresh = keep_fitting_head(model, weights)
         if fresh:
             runner.logger.warning(f'{source!r} gives the adapter and {len(kept)} tensors of the head; the others start fresh: '
-                                  f'{checks.listed(fresh)}.')
+                                  f'{listed(fresh)}.')
 
     def before_train(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
@@ -107,12 +110,12 @@ class PEFTHook(Hook):
         loader = runner.train_dataloader
         batch = getattr(loader, 'batch_size', None) or getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
         if batch:
-            schedule = checks.schedule_of(runner.cfg, batch, runner.optim_wrapper)
+            schedule = run_checks.schedule_of(runner.cfg, batch, runner.optim_wrapper)
             runner.logger.info(schedule.text())
             if schedule.warning():
                 runner.logger.warning('Note: %s', schedule.warning())
-        checks.check_sync_norms(model)
-        checks.check_optimized(model, runner.optim_wrapper)
+        run_checks.check_sync_norms(model)
+        run_checks.check_optimized(model, runner.optim_wrapper)
         stock = [hook for hook in runner.hooks
                  if isinstance(hook, MMEngineCheckpointHook) and not isinstance(hook, CheckpointHook)]
         if stock:
@@ -124,7 +127,7 @@ class PEFTHook(Hook):
         if self.save == 'trained' and needed_trunks(model):
             runner.logger.info('Checkpoints hold the frozen trunk, too: it did not come from a base_checkpoint and exists '
                                'nowhere else.')
-        self._watch = checks.FrozenWatch(model)
+        self._watch = run_checks.FrozenWatch(model)
         if self._watch.fingerprint:
             runner.logger.info('Fingerprint of the frozen base: %s', self._watch.fingerprint)
         self._check_first_step(runner, model)
@@ -136,15 +139,15 @@ class PEFTHook(Hook):
         wrapper_cfg = runner.cfg.get('model_wrapper_cfg') or {}
         allowed = bool(runner.cfg.get('find_unused_parameters') or wrapper_cfg.get('find_unused_parameters'))
 
-        def judge(found: checks.Gradients) -> None:
-            checks.check_gradients(found, allowed)
+        def judge(found: run_checks.Gradients) -> None:
+            run_checks.check_gradients(found, allowed)
             text = f'First step: all {found.count} parameters that train have a finite gradient'
             if found.zero:
-                text += f'; {checks.listed(found.zero)} exactly zero, which is normal for some methods'
+                text += f'; {listed(found.zero)} exactly zero, which is normal for some methods'
             runner.logger.info(text + '.')
 
-        for wrapper in checks.single_wrappers(runner.optim_wrapper):
-            checks.watch_first_step(wrapper.optimizer, model, judge)
+        for wrapper in run_checks.single_wrappers(runner.optim_wrapper):
+            run_checks.watch_first_step(wrapper.optimizer, model, judge)
 
     def _check_frozen(self, when: str) -> None:
         if self._watch is not None:

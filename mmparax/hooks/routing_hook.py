@@ -9,11 +9,22 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from mmparax.analysis.routing import (GateSums, GroupStatistics, RoutedAdapter, attach, dead_everywhere, dead_experts,
-                                      dead_text, fixed_gates, fixed_text, groups_with_a_choice, routed_adapters)
-from mmparax.checkpoint.loader import unwrapped
+from mmparax.checks.routing import (
+    GateSums,
+    GroupStatistics,
+    RoutedAdapter,
+    attach,
+    dead_everywhere,
+    dead_experts,
+    dead_text,
+    fixed_gates,
+    fixed_text,
+    groups_with_a_choice,
+    routed_adapters,
+)
 from mmparax.errors import ParameterError, check_choice, check_int
 from mmparax.registry import HOOKS
+from mmparax.utils.modules import unwrapped
 
 SETTLED = 0.1  # share of the run before which nothing is warned of: routers start with nearly equal gates
 

@@ -6,11 +6,11 @@ from typing import Any, Dict, Mapping, Optional
 import mmpretrain
 from mmengine.registry import MODELS
 
-from mmparax.analysis.meta import on_meta
-from mmparax.analysis.parameters import count_parameters
-from mmparax.checkpoint.storage import write
+from mmparax.backbones.parameters import count_parameters
 from mmparax.errors import StorageError
 from mmparax.reproduce.settings import content, fingerprint, package_source
+from mmparax.utils.meta_device import on_meta
+from mmparax.utils.storage import write
 
 CACHE = Path('~/.cache/mmparax/parameter_counts.json')
 # What a backbone's config has besides what its parameters depend on.

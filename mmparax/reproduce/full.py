@@ -6,8 +6,8 @@ from typing import Any, Dict, List, Optional
 from mmengine.config import Config
 
 from mmparax.errors import bad_value
-from mmparax.reproduce.cells import Cell, paper_cells, root
 from mmparax.reproduce.counts import ParameterCounts
+from mmparax.reproduce.entries import Cell, paper_cells, root
 from mmparax.reproduce.settings import content, fingerprint
 
 

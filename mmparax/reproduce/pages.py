@@ -3,10 +3,10 @@ from html import escape
 from pathlib import Path
 from typing import List, Sequence
 
-from mmparax.checkpoint.storage import write
 from mmparax.errors import bad_value
 from mmparax.reproduce.report import Report, Section, Value
 from mmparax.reproduce.state import REMEDY
+from mmparax.utils.storage import write
 
 STYLE = """
 :root { color-scheme: light dark; --line: #d0d7de; --soft: #57606a; --head: #f3f5f7; --mine: #0a5c36; }

@@ -3,11 +3,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from mmparax.analysis.tables import mean_and_spread
-from mmparax.reproduce.cells import BACKBONES, DATASETS, TABLES, Cell, published_average
+from mmparax.reproduce.entries import BACKBONES, DATASETS, TABLES, Cell, published_average
 from mmparax.reproduce.runner import Runner
 from mmparax.reproduce.state import DONE, NOT_RUN, State, seeds_of, summary
 from mmparax.reproduce.tiny import RULES, TABLE_RULES
+from mmparax.utils.tables import mean_and_spread
 
 NONE = '–'
 OUTDATED = '*'  # at a seed

@@ -14,14 +14,14 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 import torch
 
 from mmparax import errors
-from mmparax.checkpoint.storage import lock_folder, unlock_folder
 from mmparax.errors import StorageError, UserError
-from mmparax.reproduce.cells import Cell, root
+from mmparax.reproduce.entries import Cell, root
 from mmparax.reproduce.full import FullScale
 from mmparax.reproduce.process import StepFailed, run_script
 from mmparax.reproduce.settings import as_arguments, code_version
 from mmparax.reproduce.state import DONE, FAILED, RUNNING, RunFolder, State, measured
 from mmparax.reproduce.tiny import TinyScale
+from mmparax.utils.locks import lock_folder, unlock_folder
 from mmparax.version import __version__
 
 Scale = Union[FullScale, TinyScale]

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from mmparax.analysis.results import paper_columns
-from mmparax.analysis.tables import mean_and_spread
-from mmparax.checkpoint.storage import LOCK, in_use, write
 from mmparax.errors import MissingFileError
+from mmparax.inference.metrics import paper_columns
 from mmparax.reproduce.process import progress_of
+from mmparax.utils.locks import LOCK, in_use
+from mmparax.utils.storage import write
+from mmparax.utils.tables import mean_and_spread
 
 NOT_RUN, RUNNING, STOPPED, FAILED, DONE = 'not run', 'running', 'stopped', 'failed', 'done'
 REMEDY = 'Make room, then call the same command again.'

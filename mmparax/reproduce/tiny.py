@@ -7,10 +7,10 @@ from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config
 
-from mmparax.checkpoint.base import locate
-from mmparax.reproduce.cells import ABLATIONS, METHODS, TABLES, Cell, paper_cells, root
 from mmparax.reproduce.counts import ParameterCounts, nearest_width
+from mmparax.reproduce.entries import ABLATIONS, METHODS, TABLES, Cell, paper_cells, root
 from mmparax.reproduce.settings import content, data_options, fingerprint, length_options
+from mmparax.weights.sources import locate
 
 MINIS = {'swin-b': 'swin-mini', 'swin-l': 'swin-mini', 'convnext-b': 'convnext-mini', 'convnext-l': 'convnext-mini',
          'vit-b16': 'vit-mini'}

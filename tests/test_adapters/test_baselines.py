@@ -3,11 +3,11 @@ import math
 
 import pytest
 import torch
-from cases import block_info, build, images, perturb
+from helpers.cases import block_info, build, images, perturb
 from torch import nn
 
 from mmparax.adapters import VPT, AdaptFormer, LoRA, LoRand, Mona, build_method
-from mmparax.analysis.parameters import count_parameters
+from mmparax.backbones.parameters import count_parameters
 
 HW = (5, 7)
 DIM = 12

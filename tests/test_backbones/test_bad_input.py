@@ -3,7 +3,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from cases import BACKBONES, build
+from helpers.cases import BACKBONES, build
 
 from mmparax.backbones import AdaptedConvNeXt, AdaptedSwin, AdaptedViT
 

@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
-from cases import BACKBONES, CELLS, METHODS, images
-from cases import build as build_any
+from helpers.cases import BACKBONES, CELLS, METHODS, images
+from helpers.cases import build as build_any
 
-from mmparax.analysis.parameters import count_parameters
-from mmparax.backbones.sites import adapter_modules
+from mmparax.backbones.block import adapter_modules
+from mmparax.backbones.parameters import count_parameters
 
 # The options of AdaRoute meet every family in `make test-full`; here one family stands for all.
 OPTIONS = ('adaroute-no-kernels', 'adaroute-single', 'adaroute-parallel', 'adaroute-no-residual', 'adaroute-no-sa',

@@ -1,7 +1,7 @@
 """Every method on every backbone compiles into one graph; tracing takes seconds each, so most run in `make test-full`."""
 import pytest
 import torch
-from cases import CELLS, build, images
+from helpers.cases import CELLS, build, images
 
 # As few blocks as have all kinds: tracing takes as long for every one of them.
 SMALL = dict(swin=dict(arch=dict(embed_dims=8, depths=[2, 1], num_heads=[1, 2]), out_indices=(0, 1)),

@@ -1,13 +1,13 @@
 """AdaptedConvNeXt against upstream, its base files and the counts of the paper."""
 import pytest
 import torch
-from base_files import meta_convnext
-from cases import TINY_CONVNEXT
+from helpers.base_files import meta_convnext
+from helpers.cases import TINY_CONVNEXT
 from mmpretrain.models.backbones import ConvNeXt
 
-from mmparax.analysis.meta import on_meta
-from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones import AdaptedConvNeXt, AdaRouteConvNeXt
+from mmparax.backbones.parameters import count_parameters
+from mmparax.utils.meta_device import on_meta
 
 FROZEN = dict(type='mmparax.Frozen')
 V2 = dict(use_grn=True, layer_scale_init_value=0.)

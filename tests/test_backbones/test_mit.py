@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from base_files import nvidia_mit
-from cases import TINY_SWIN, Toy, ToyStream, toy
+from helpers.base_files import nvidia_mit
+from helpers.cases import TINY_SWIN, Toy, ToyStream, toy
 from mmengine.registry import Registry
 from mmseg.models.backbones import MixVisionTransformer
 
 import mmparax.backbones.mit
 from mmparax.adapters.base import LINEAR_SITES
-from mmparax.analysis.meta import on_meta
 from mmparax.backbones import AdaptedMiT, AdaptedSwin, AdaRouteMiT
+from mmparax.utils.meta_device import on_meta
 
 FROZEN = dict(type='mmparax.Frozen')
 ROOT = Path(__file__).parents[2]
@@ -165,7 +165,7 @@ def test_outputs_may_be_counted_from_the_end(given, stages):
 def test_without_mmseg_the_package_is_named_when_it_is_asked_for(monkeypatch):
     registry = Registry('model', scope='mmparax')
     monkeypatch.setattr('mmparax.registry.MODELS', registry)
-    monkeypatch.setattr('mmparax.toolboxes.find_spec', lambda name: None if name == 'mmseg' else object())
+    monkeypatch.setattr('mmparax.utils.toolboxes.find_spec', lambda name: None if name == 'mmseg' else object())
     names = runpy.run_path(mmparax.backbones.__file__)
     for make in (lambda: registry.build(dict(type='AdaRouteMiT', embed_dims=32)), lambda: names['AdaptedMiT'](embed_dims=32)):
         with pytest.raises(ImportError, match='mmparax needs the package mmseg, .*pip install onedl-mmsegmentation'):

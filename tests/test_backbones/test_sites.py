@@ -1,7 +1,7 @@
 """Each kind of site does what the contract says, and what cannot be adapted is refused."""
 import pytest
 import torch
-from cases import TINY_SWIN, Toy, ToyPrompts, build, images, toy
+from helpers.cases import TINY_SWIN, Toy, ToyPrompts, build, images, toy
 from mmpretrain.models.backbones.swin_transformer import SwinBlock
 from torch import nn
 

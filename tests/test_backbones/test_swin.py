@@ -1,13 +1,13 @@
 """AdaptedSwin against upstream, and the counts of the paper."""
 import pytest
 import torch
-from cases import TINY_SWIN
+from helpers.cases import TINY_SWIN
 from mmpretrain.models.backbones import SwinTransformer
 from safetensors.torch import save_file
 
-from mmparax.analysis.meta import on_meta
-from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones import AdaptedSwin, AdaRouteSwin
+from mmparax.backbones.parameters import count_parameters
+from mmparax.utils.meta_device import on_meta
 
 
 @pytest.mark.parametrize('options', [

@@ -3,16 +3,16 @@ import logging
 
 import pytest
 import torch
-from base_files import vit as vit_file
-from cases import TINY_VIT, Toy, ToyStream, perturb, toy
-from cases import build as build_cell
+from helpers.base_files import vit as vit_file
+from helpers.cases import TINY_VIT, Toy, ToyStream, perturb, toy
+from helpers.cases import build as build_cell
 from mmpretrain.models.backbones import VisionTransformer
 
 from mmparax.adapters.base import PROMPT_SITE
-from mmparax.analysis.meta import on_meta
-from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones import AdaptedViT, AdaRouteViT
+from mmparax.backbones.parameters import count_parameters
 from mmparax.backbones.vit import AdaptedEncoderLayer
+from mmparax.utils.meta_device import on_meta
 
 FROZEN = dict(type='mmparax.Frozen')
 STREAM = ('token_mixer_branch', 'after_token_mixer', 'channel_mixer_parallel', 'channel_mixer_branch', 'after_channel_mixer')

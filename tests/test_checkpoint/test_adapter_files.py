@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import METHODS, build
-from config_files import load as load_config
+from helpers.cases import METHODS, build
+from helpers.config_files import load as load_config
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
-from runs import SHALLOW, config, saved, train
-from runs import build as build_run
+from helpers.runs import SHALLOW, config, saved, train
+from helpers.runs import build as build_run
 from safetensors import safe_open
 from torch import nn
 
 import mmparax
-from mmparax.analysis.data import model_config
-from mmparax.analysis.meta import on_meta
 from mmparax.backbones import AdaptedConvNeXt
-from mmparax.checkpoint.adapter_file import BLANK, KEY, plain_json, read_adapter
-from mmparax.checkpoint.digest import digest
+from mmparax.config.query import model_config
+from mmparax.utils.meta_device import on_meta
+from mmparax.weights.adapter_file import BLANK, KEY, plain_json, read_adapter
+from mmparax.weights.digest import digest
 
 ROOT = Path(__file__).parents[2]
 ARCH = SHALLOW['swin']['arch']
@@ -232,8 +232,8 @@ def test_names_of_an_arch_and_options_of_training_do_not_matter(folder, tmp_path
     with on_meta():
         tiny = [AdaptedConvNeXt(adapter=METHODS['frozen'][0], allow_random_base=True, **options)
                 for options in (dict(arch='tiny'), dict(arch=AdaptedConvNeXt.arch_settings['tiny']), dict(arch='base'))]
+    from mmparax.checkpoint.compatibility import check_trunk
     from mmparax.checkpoint.fingerprint import plain
-    from mmparax.checkpoint.origin import check_trunk
     described = [dict(type='AdaptedConvNeXt', family='ConvNeXt', options=plain(model.trunk_options)) for model in tiny]
     check_trunk('', tiny[1], described[0], 'a')
     with pytest.raises(ValueError, match='other options of AdaptedConvNeXt: arch='):
@@ -318,7 +318,7 @@ def test_runs_start_from_it_and_do_not_resume_from_it(run_base, tmp_path):
             assert not equal({f'decode_head.{key}': value for key, value in head.items()}, trained)
     with pytest.raises(ValueError, match="whole.safetensors' is a published adapter, not a file to resume from: use load_from"):
         train(tmp_path / 'resumed', resume=True, load_from=paths['whole'], iterations=6, **run_base)
-    mmparax.checkpoint.storage.unlock_folder(tmp_path / 'resumed')
+    mmparax.utils.locks.unlock_folder(tmp_path / 'resumed')
     with pytest.raises(ValueError, match='was saved without a head, and that of EncoderDecoder would be random'):
         build_run(config(tmp_path / 'test', **run_base), load_from=paths['headless']).val()
 
@@ -360,7 +360,7 @@ def test_the_tools(run_base, tmp_path, capsys):
     for arguments, message in ((('b.safetensors', '--metric', 'mIoU'), "--metric='mIoU' is not allowed: it is NAME=NUMBER"),
                                (('a.pth', ), "OUT='a.pth' is not allowed"), ((out, ), 'the file exists. Choose another name')):
         with pytest.raises(SystemExit) as stopped, pytest.MonkeyPatch.context() as patch:
-            patch.setattr('mmparax.analysis.predictions.build_and_load', None)  # said before anything is built
+            patch.setattr('mmparax.inference.predictions.build_and_load', None)  # said before anything is built
             call('export_adapter.py', tmp_path / 'config.py', last, *arguments)
         assert message in stopped.value.code and out.read_bytes() == before
     call('export_adapter.py', tmp_path / 'config.py', last, out, '--no-head', '--dtype', 'float16', '--metric', 'mIoU=1.5',

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import build
-from hostile import TERMINAL, Hostile, through_getattr
+from helpers.cases import build
+from helpers.hostile import TERMINAL, Hostile, through_getattr
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 from safetensors.torch import load, save
 from torch import nn
 
 import mmparax
-from mmparax.checkpoint.adapter_file import BLANK, KEY, read_adapter, write_adapter
 from mmparax.errors import UserError
+from mmparax.weights.adapter_file import BLANK, KEY, read_adapter, write_adapter
 
 SMALL = dict(arch=dict(embed_dims=8, depths=[1, 1], num_heads=[1, 2]), out_indices=(1, ))
 

@@ -2,11 +2,11 @@
 import numpy as np
 import pytest
 import torch
-from cases import BACKBONES, CELLS, FEW_BLOCKS, METHODS, build
+from helpers.cases import BACKBONES, CELLS, FEW_BLOCKS, METHODS, build
 from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
-from runs import in_child
-from tasks import SIZE, TASKS, trunk
+from helpers.runs import in_child
+from helpers.tasks import SIZE, TASKS, trunk
 
 import mmparax
 

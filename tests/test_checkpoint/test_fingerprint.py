@@ -3,8 +3,8 @@ import copy
 
 import pytest
 import torch
-from base_files import microsoft
-from cases import METHODS, TINY_SWIN, build
+from helpers.base_files import microsoft
+from helpers.cases import METHODS, TINY_SWIN, build
 from mmpretrain.models.backbones import SwinTransformer
 from safetensors.torch import save_file
 from torch import nn

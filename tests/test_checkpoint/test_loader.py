@@ -11,22 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import METHODS, TINY_SWIN, build
-from hostile import Hostile, through_getattr
+from helpers.cases import METHODS, TINY_SWIN, build
+from helpers.hostile import Hostile, through_getattr
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import load_checkpoint
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
-from runs import SHALLOW
+from helpers.runs import SHALLOW
 from safetensors.torch import save_file
 from torch import nn
 
 import mmparax
 from mmparax.backbones import AdaptedSwin
-from mmparax.checkpoint.adapter_file import description
-from mmparax.checkpoint.base import fetch
 from mmparax.checkpoint.fingerprint import describe
-from mmparax.checkpoint.meta_text import as_text
+from mmparax.weights.adapter_file import description
+from mmparax.weights.metadata import as_text
+from mmparax.weights.sources import fetch
 
 
 @pytest.fixture

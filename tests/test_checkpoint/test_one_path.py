@@ -4,15 +4,15 @@ import warnings
 from pathlib import Path
 
 import pytest
-import runs
+from helpers import runs
 import torch
-from cases import build
+from helpers.cases import build
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 import mmparax
-from mmparax.datasets.scene_files import write_scenes
+from mmparax.datasets.synthetic.writers import write_scenes
 
 TRUNK = runs.SHALLOW['swin']
 CONFIGS = Path(__file__).parents[2] / 'configs'

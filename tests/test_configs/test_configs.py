@@ -1,6 +1,6 @@
 """Every shipped config builds and runs are checked; the recipes are in test_recipes.py."""
 import pytest
-from config_files import CONFIGS, LEAVES, build, load, optimizer_of
+from helpers.config_files import CONFIGS, LEAVES, build, load, optimizer_of
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import METRICS, TRANSFORMS, DefaultScope, init_default_scope
 

@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from config_files import CONFIGS, LEAVES, load, metadata
+from helpers.config_files import CONFIGS, LEAVES, load, metadata
 from mmengine.hub import get_config
 from mmengine.infer import BaseInferencer
 

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from config_files import CONFIGS, build
+from helpers.config_files import CONFIGS, build
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, init_default_scope
 from PIL import Image

@@ -14,8 +14,8 @@ from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
-from mmparax.datasets.scene_files import CROP_CLASSES, write_scenes
-from mmparax.datasets.scenes import CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES, SceneGenerator, mask_to_bbox
+from mmparax.datasets.synthetic.scenes import CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES, SceneGenerator, mask_to_bbox
+from mmparax.datasets.synthetic.writers import CROP_CLASSES, write_scenes
 
 SIZE = (64, 96)
 NUM_TRAIN, NUM_VAL, SEED = 3, 2, 5

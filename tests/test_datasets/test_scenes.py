@@ -4,9 +4,18 @@ import json
 import numpy as np
 import pytest
 
-from mmparax.datasets.glyphs import GLYPH_CLASSES, GlyphGenerator
-from mmparax.datasets.scenes import (CLASSES, MIN_CROP, PALETTE, STUFF_CLASSES, THING_CLASSES, SceneGenerator,
-                                     load_digits_once, mask_to_bbox, split_samples)
+from mmparax.datasets.synthetic.glyphs import GLYPH_CLASSES, GlyphGenerator
+from mmparax.datasets.synthetic.scenes import (
+    CLASSES,
+    MIN_CROP,
+    PALETTE,
+    STUFF_CLASSES,
+    THING_CLASSES,
+    SceneGenerator,
+    load_digits_once,
+    mask_to_bbox,
+    split_samples,
+)
 
 SIZE = (64, 96)
 

@@ -7,15 +7,15 @@ import mmseg.apis
 import numpy as np
 import pytest
 import torch
-from cases import build
-from deployed import write_base, write_task
+from helpers.cases import build
+from helpers.deployed import write_base, write_task
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.structures import SegDataSample
 
 import mmparax
-from mmparax.analysis.predictions import load_model
+from mmparax.inference.predictions import load_model
 
 TASKS = {'segmentation': 'adaroute', 'detection': 'lora', 'panoptic': 'bitfit'}
 

@@ -3,7 +3,7 @@ import copy
 
 import pytest
 import torch
-from cases import BACKBONES, METHODS, build, fits, images
+from helpers.cases import BACKBONES, METHODS, build, fits, images
 
 import mmparax
 

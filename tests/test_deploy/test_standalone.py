@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import build
-from deployed import write_base, write_task
+from helpers.cases import build
+from helpers.deployed import write_base, write_task
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from safetensors import safe_open
 
 import mmparax
-from mmparax.analysis.predictions import load_model
 from mmparax.deploy import standalone
 from mmparax.deploy.standalone import upstream_checkpoint, upstream_config
+from mmparax.inference.predictions import load_model
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'merge_checkpoint.py'
 MERGEABLE = [('lora', 'swin'), ('bitfit', 'swin'), (None, 'swin'), ('lora-ffn', 'convnext'), ('norm-tuning', 'mit'),
@@ -75,7 +75,7 @@ def test_it_needs_no_base(suffix, merge, tmp_path):
 @pytest.mark.parametrize('method, backbone', MERGEABLE)
 def test_the_toolbox_alone_loads_it_strictly(method, backbone, merge, tmp_path, monkeypatch):
     write_base(tmp_path, backbone)
-    monkeypatch.setattr('tasks.METHODS', {**sys.modules['tasks'].METHODS, None: (None, True)})
+    monkeypatch.setattr('helpers.tasks.METHODS', {**sys.modules['helpers.tasks'].METHODS, None: (None, True)})
     config, adapter = write_task(tmp_path, 'segmentation', method, backbone)
     expected = model_of(config, adapter)
     out = tmp_path / 'plain.pth'

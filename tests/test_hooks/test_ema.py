@@ -3,7 +3,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from runs import build, config, same, saved, train
+from helpers.runs import build, config, same, saved, train
 
 from mmparax.hooks import EMAHook
 

@@ -3,16 +3,16 @@ import re
 
 import pytest
 import torch
-from cases import build as build_backbone
+from helpers.cases import build as build_backbone
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from runs import build, config, same, saved, train
+from helpers.runs import build, config, same, saved, train
 from torch import nn
 
 import mmparax
-from mmparax.analysis.parameters import count_parameters
-from mmparax.hooks import checks
+from mmparax.backbones.parameters import count_parameters
+from mmparax.checks import run as run_checks
 
 
 @HOOKS.register_module(force=True)
@@ -119,7 +119,7 @@ def test_the_adapter_of_the_config_is_the_one_that_trains(run):
                            (dict(type='mmparax.Frozen'), dict(type='mmparax.AdaRoute', hidden_dim=4)),
                            (None, dict(type='mmparax.Frozen')), (dict(type='mmparax.Frozen'), None)):
         with pytest.raises(ValueError, match='the config has adapter=.*which is what would train.*_base_/adapters'):
-            checks.check_adapter_option(ConfigDict(adapter=adapter, model=dict(backbone=dict(adapter=model))))
+            run_checks.check_adapter_option(ConfigDict(adapter=adapter, model=dict(backbone=dict(adapter=model))))
 
 
 def test_an_unused_parameter_is_named(run):
@@ -154,7 +154,7 @@ def test_the_first_step_that_the_loss_scaler_accepts_is_judged(fused):
     """A rejected step is no finding: the scale is halved and training goes on."""
     model = nn.Linear(2, 1)
     optimizer, found = torch.optim.AdamW(model.parameters(), fused=fused), []
-    checks.watch_first_step(optimizer, model, found.append)
+    run_checks.watch_first_step(optimizer, model, found.append)
     scaler, rejected = torch.amp.GradScaler('cpu', init_scale=2.**127), 0
     while not found and rejected < 60:
         optimizer.zero_grad()
@@ -169,9 +169,9 @@ def test_exact_zeros_are_counted_not_refused():
     model = nn.Linear(2, 2)
     (model(torch.ones(1, 2)) * torch.tensor([0., 1.])).sum().backward()
     model.bias.grad.zero_()
-    found = checks.gradients(model.named_parameters())
+    found = run_checks.gradients(model.named_parameters())
     assert found.zero == ['bias'] and found.count == 2
-    checks.check_gradients(found)
+    run_checks.check_gradients(found)
 
 
 def first_frozen(runner):
@@ -224,9 +224,9 @@ def test_synchronised_norms_need_gpus(run):
 
     with pytest.raises(ValueError, match='decode_head.sync is a synchronised batch norm'):
         run(hooks=[acting('before_run', add)])
-    checks.check_sync_norms(nn.Sequential(nn.BatchNorm2d(2)))
+    run_checks.check_sync_norms(nn.Sequential(nn.BatchNorm2d(2)))
     with pytest.raises(ValueError, match="1 is a synchronised batch norm, which needs GPUs.*dict.type='BN'"):
-        checks.check_sync_norms(nn.Sequential(nn.Conv2d(1, 2, 1), nn.SyncBatchNorm(2)))
+        run_checks.check_sync_norms(nn.Sequential(nn.Conv2d(1, 2, 1), nn.SyncBatchNorm(2)))
 
 
 class Segmentor(nn.Module):
@@ -245,19 +245,19 @@ def checkpoint_of(model, **changes):
 
 def test_a_resume_file_must_be_complete():
     whole = checkpoint_of(Segmentor('frozen'))
-    checks.check_resumable(whole, 'iter_3.pth')
+    run_checks.check_resumable(whole, 'iter_3.pth')
     for name in ('optimizer', 'message_hub', 'meta'):
         with pytest.raises(ValueError, match=f"'best.pth' is not a file to resume from: it has no {name}.*load_from"):
-            checks.check_resumable({key: value for key, value in whole.items() if key != name}, 'best.pth')
+            run_checks.check_resumable({key: value for key, value in whole.items() if key != name}, 'best.pth')
 
 
 def test_the_origin_of_a_checkpoint_is_judged():
     model = Segmentor('adaroute')
     good = checkpoint_of(model)
     for training in (True, False):
-        checks.check_origin(model, good, 'a.pth', training)
+        run_checks.check_origin(model, good, 'a.pth', training)
     other_head = checkpoint_of(Segmentor('adaroute', classes=5))
-    checks.check_origin(model, other_head, 'a.pth', True)  # fine-tuning to other classes
+    run_checks.check_origin(model, other_head, 'a.pth', True)  # fine-tuning to other classes
     for checkpoint, message in (
             (other_head, r'does not fit the head of Segmentor: 2 \(head.weight \(5, .*\) of another shape'),
             (checkpoint_of(Segmentor('frozen')), 'trained with the adapter Frozen, but backbone has AdaRoute'),
@@ -268,16 +268,16 @@ def test_the_origin_of_a_checkpoint_is_judged():
             (dict(state_dict={f'backbone.{name}': value for name, value in Segmentor('frozen').backbone.state_dict().items()
                               if not name.startswith('norm')}), 'looks like the file of a pre-trained trunk')):
         with pytest.raises(ValueError, match=message):
-            checks.check_origin(model, checkpoint, 'a.pth', False)
+            run_checks.check_origin(model, checkpoint, 'a.pth', False)
 
 
 def test_another_base_is_told_by_its_fingerprint():
     model = Segmentor('frozen')
     other = checkpoint_of(Segmentor('frozen'))
-    checks.check_origin(model, other, 'a.pth', True)  # a random base of one's own is no claim
+    run_checks.check_origin(model, other, 'a.pth', True)  # a random base of one's own is no claim
     model.backbone.base_source = 'file'
     with pytest.raises(ValueError, match="'a.pth' was trained on another base: its fingerprint is .*Set model.backbone.base"):
-        checks.check_origin(model, other, 'a.pth', True)
+        run_checks.check_origin(model, other, 'a.pth', True)
 
 
 def test_a_model_without_our_backbone_is_an_error():

@@ -9,23 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import runs
+from helpers import runs
 import torch
 from mmengine.hooks import CheckpointHook as StockHook
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
-from runs import build, config, in_child, same, saved, train
+from helpers.runs import build, config, in_child, same, saved, train
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 import mmparax
-from mmparax.checkpoint import storage
-from mmparax.checkpoint.files import read_file
+from mmparax.checks import run as run_checks
+from mmparax.datasets.order import placed_sampler, resumable
 from mmparax.errors import ParameterError
-from mmparax.hooks import checks
 from mmparax.hooks.checkpoint_hook import STATE, check_groups, prepare_optimizer_state
-from mmparax.hooks.data_order import placed_sampler, resumable
+from mmparax.utils import storage
+from mmparax.weights.reader import read_file
 
 EMA = dict(type='mmparax.EMAHook', momentum=0.3)
 # id -> (options of the undisturbed run, what is different in its first part, what is different in the resumed part)
@@ -177,11 +177,11 @@ def test_several_optimizers_are_each_watched():
     wrappers = OptimWrapperDict(**{name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=1.), accumulative_counts=2)
                                    for name, part in model.items()})
     found = []
-    for wrapper in checks.single_wrappers(wrappers):
-        checks.watch_first_step(wrapper.optimizer, model, found.append)
-    assert checks.schedule_of({}, 2, wrappers).text().startswith('Effective batch size 4')
+    for wrapper in run_checks.single_wrappers(wrappers):
+        run_checks.watch_first_step(wrapper.optimizer, model, found.append)
+    assert run_checks.schedule_of({}, 2, wrappers).text().startswith('Effective batch size 4')
     wrappers['a'].update_params(model['a'](torch.ones(1, 1)).sum())
-    assert not found and [part._inner_count for part in checks.single_wrappers(wrappers)] == [1, 0]
+    assert not found and [part._inner_count for part in run_checks.single_wrappers(wrappers)] == [1, 0]
     wrappers['a'].update_params(model['a'](torch.ones(1, 1)).sum())
     assert [part.count for part in found] == [2] and not found[0].none  # the other optimizer's have none yet
 

@@ -4,18 +4,18 @@ import re
 
 import pytest
 import torch
-from cases import build as build_backbone
-from config_files import build as build_config
-from config_files import load
+from helpers.cases import build as build_backbone
+from helpers.config_files import build as build_config
+from helpers.config_files import load
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import LogProcessor
 from mmengine.runner.checkpoint import load_checkpoint
-from runs import SHALLOW, build, config, same, saved
+from helpers.runs import SHALLOW, build, config, same, saved
 
-from mmparax.analysis.parameters import count_parameters
 from mmparax.backbones.adapted import BASE
-from mmparax.checkpoint.trained import keep_trained, trim_histories
+from mmparax.backbones.parameters import count_parameters
+from mmparax.checkpoint.contents import keep_trained, trim_histories
 from mmparax.hooks import PEFTHook
 
 OURS, THEIRS = dict(type='mmparax.EMAHook', momentum=0.3), dict(type='EMAHook', momentum=0.3)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from cases import adapter_and_center, build, perturb
+from helpers.cases import adapter_and_center, build, perturb
 from torch.utils.checkpoint import checkpoint
 
 from mmparax.ops import experts

@@ -1,8 +1,8 @@
 """The fast paths of AdaRoute's operations are the eager one, in value and in every gradient."""
 import pytest
 import torch
-from cases import adapter_and_center, perturb
-from operations import (ARGUMENTS, CLOSE, FUNCTIONS, assert_equal, leaf, mixing_arguments, norm_conv_arguments,
+from helpers.cases import adapter_and_center, perturb
+from helpers.operations import (ARGUMENTS, CLOSE, FUNCTIONS, assert_equal, leaf, mixing_arguments, norm_conv_arguments,
                         out_conv_arguments, tensors)
 
 from mmparax.errors import ParameterError

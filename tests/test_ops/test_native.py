@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from operations import ARGUMENTS, FUNCTIONS, assert_equal, mixing_arguments, results, took
+from helpers.operations import ARGUMENTS, FUNCTIONS, assert_equal, mixing_arguments, results, took
 
 from mmparax.ops import mixing
 from mmparax.ops.native import build

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from cases import adapter_and_center, build, images, perturb
+from helpers.cases import adapter_and_center, build, images, perturb
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

@@ -4,8 +4,8 @@ from collections import Counter
 import pytest
 
 from mmparax.errors import ParameterError
-from mmparax.reproduce.cells import TABLES, paper_cells, published_average, published_numbers, root, select
 from mmparax.reproduce.counts import ParameterCounts
+from mmparax.reproduce.entries import TABLES, paper_cells, published_average, published_numbers, root, select
 from mmparax.reproduce.full import FullScale
 from mmparax.reproduce.settings import code, content, fingerprint
 from mmparax.reproduce.tiny import BLOCKS, TinyScale, tiny_cells

@@ -7,16 +7,16 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from reproduction import StandInLaunch, StandInScale, wish
+from helpers.reproduction import StandInLaunch, StandInScale, wish
 from tqdm import tqdm
 
-from mmparax.checkpoint.storage import in_use, lock_folder, unlock_folder
-from mmparax.reproduce.cells import paper_cells
+from mmparax.reproduce.entries import paper_cells
 from mmparax.reproduce.process import progress_of, run_script
 from mmparax.reproduce.report import Report
 from mmparax.reproduce.runner import Launch, Runner, reason_of
 from mmparax.reproduce.state import DONE, FAILED, NOT_RUN, RUNNING, STOPPED, measured
 from mmparax.reproduce.tiny import RULES
+from mmparax.utils.locks import in_use, lock_folder, unlock_folder
 
 LORA, MONA = StandInScale.cells
 

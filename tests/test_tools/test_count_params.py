@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import build
-from config_files import CONFIGS
+from helpers.cases import build
+from helpers.config_files import CONFIGS
 from torch import nn
 
-from mmparax.analysis.meta import on_meta
-from mmparax.analysis.parameters import OUTSIDE, count_by_stage, count_parameters
+from mmparax.backbones.parameters import OUTSIDE, count_by_stage, count_parameters
 from mmparax.errors import ParameterError
+from mmparax.utils.meta_device import on_meta
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'count_params.py'
 EXAMPLES = CONFIGS / 'examples'

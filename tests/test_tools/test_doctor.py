@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmparax.analysis.doctor import Doctor, verdict
-from mmparax.datasets.scene_files import write_scenes
+from mmparax.datasets.synthetic.writers import write_scenes
+from mmparax.doctor import Doctor, verdict
 
 ROOT = Path(__file__).parents[2]
 CONFIG = next((ROOT / 'configs' / 'examples').glob('upernet_swin-mini_adaroute*'))

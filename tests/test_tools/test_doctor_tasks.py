@@ -1,13 +1,13 @@
 """The doctor examines every task, with and without its data (test_doctor.py has segmentation)."""
 import pytest
-from cases import FEW_BLOCKS, TINY_SWIN
+from helpers.cases import FEW_BLOCKS, TINY_SWIN
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from tasks import config
+from helpers.tasks import config
 
-from mmparax.analysis.batches import random_batch
-from mmparax.analysis.doctor import Doctor, verdict
-from mmparax.datasets.scene_files import write_scenes
+from mmparax.checks.random_batch import random_batch
+from mmparax.datasets.synthetic.writers import write_scenes
+from mmparax.doctor import Doctor, verdict
 
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,
             **{**TINY_SWIN, **FEW_BLOCKS['swin']})

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import FEW_BLOCKS, TINY_SWIN
+from helpers.cases import FEW_BLOCKS, TINY_SWIN
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
-from tasks import TASKS, config
+from helpers.tasks import TASKS, config
 
-from mmparax.datasets.scene_files import write_scenes
+from mmparax.datasets.synthetic.writers import write_scenes
 
 DEMO = Path(__file__).parents[2] / 'demo' / 'image_demo.py'
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,

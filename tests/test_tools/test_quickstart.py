@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from processes import Fork, fork, run
+from helpers.processes import Fork, fork, run
 
-from mmparax.datasets.scene_files import write_scenes
+from mmparax.datasets.synthetic.writers import write_scenes
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'quickstart.py'

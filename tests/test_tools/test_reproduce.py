@@ -12,11 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from processes import run as run_process
+from helpers.processes import run as run_process
 from rich.console import Console
 
-from mmparax.datasets import scene_files
-from mmparax.datasets.scene_files import write_scenes
+from mmparax.datasets.synthetic import writers
+from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import ParameterError
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'reproduce.py'
@@ -114,7 +114,7 @@ def test_scenes_that_another_start_has_written_in_the_meantime_are_taken(tmp_pat
     first, second, other = (tmp_path / name for name in ('first', 'second', 'other'))
     write_scenes(first, 2, 1, progress=False)
     write_scenes(other, 1, 1, progress=False)
-    count = scene_files._count_files
+    count = writers._count_files
 
     def while_another(source, target):
         def counted(root):
@@ -123,10 +123,10 @@ def test_scenes_that_another_start_has_written_in_the_meantime_are_taken(tmp_pat
             return count(root)
         return counted
 
-    monkeypatch.setattr(scene_files, '_count_files', while_another(first, second))
+    monkeypatch.setattr(writers, '_count_files', while_another(first, second))
     assert write_scenes(second, 2, 1, progress=False) is False
     third = tmp_path / 'third'
-    monkeypatch.setattr(scene_files, '_count_files', while_another(other, third))
+    monkeypatch.setattr(writers, '_count_files', while_another(other, third))
     with pytest.raises(ParameterError, match='holds other scenes'):
         write_scenes(third, 2, 1, progress=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['first', 'other', 'second', 'third']

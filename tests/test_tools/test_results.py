@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import FEW_BLOCKS, TINY_SWIN
+from helpers.cases import FEW_BLOCKS, TINY_SWIN
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
-from tasks import TASKS, config
+from helpers.tasks import TASKS, config
 
-from mmparax.analysis.results import paper_columns, results_table, write_predictions
-from mmparax.datasets.scene_files import write_scenes
+from mmparax.datasets.synthetic.writers import write_scenes
+from mmparax.inference.metrics import paper_columns, results_table, write_predictions
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'test.py'
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import fork, free_port, run
+from helpers.processes import fork, free_port, run
 
-from mmparax.checkpoint.files import read_weights
-from mmparax.datasets.scene_files import write_scenes
+from mmparax.datasets.synthetic.writers import write_scenes
+from mmparax.weights.reader import read_weights
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs' / 'examples' / 'upernet_swin-mini_adaroute_1xb8-500_scenes-128x128.py')

@@ -14,17 +14,17 @@ from typing import Any, List, Optional, Sequence, Tuple
 import torch
 from tqdm import tqdm
 
-from mmparax.analysis.contenders import ALIASES, Contender, backbone_names, check_names, contenders, default_size, method_names
-from mmparax.analysis.saved_memory import measure_saved, saved_table
-from mmparax.analysis.speed import (DTYPES, MEMORY, OUT_OF_MEMORY, Race, Workload, compiling, profile_step, threads,
-                                    why)
-from mmparax.analysis.speed_report import Comparison, chart, cores, environment
-from mmparax.checkpoint.storage import write
-from mmparax.cli import quiet_log, tool
+from mmparax.benchmark.candidates import ALIASES, Contender, backbone_names, check_names, contenders, default_size, method_names
+from mmparax.benchmark.saved_memory import measure_saved, saved_table
+from mmparax.benchmark.timing import DTYPES, MEMORY, OUT_OF_MEMORY, Race, Workload, compiling, profile_step, threads, why
+from mmparax.benchmark.timing_report import Comparison, chart, cores, environment
+from mmparax.cli import tool
 from mmparax.errors import StorageError, TrainingError, bad_value, check_int
-from mmparax.launch import keep_freed_memory
 from mmparax.ops.paths import PATHS, chosen_path
 from mmparax.ops.recompute import recompute
+from mmparax.utils.launch import keep_freed_memory
+from mmparax.utils.logs import quiet_log
+from mmparax.utils.storage import write
 
 AGAIN = 'Choose another folder with --out.'
 METHODS = ['full', 'adaroute', 'plain-adaroute', 'plain-mona', 'frozen']

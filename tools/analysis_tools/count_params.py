@@ -7,9 +7,12 @@ from typing import Any, Dict
 
 from torch import nn
 
-from mmparax.analysis.meta import build_on_meta
-from mmparax.analysis.parameters import OF_MODEL, OF_STAGE, count_by_stage, count_parameters, side_by_side
-from mmparax.cli import add_config_options, load_config, quiet_log, tool
+from mmparax.backbones.parameters import OF_MODEL, OF_STAGE, count_by_stage, count_parameters, side_by_side
+from mmparax.cli import add_config_options, tool
+from mmparax.config.files import load_config
+from mmparax.config.query import model_without_base
+from mmparax.utils.logs import quiet_log
+from mmparax.utils.meta_device import build_on_meta
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,8 +37,8 @@ def as_dict(config: str, model: nn.Module) -> Dict[str, Any]:
 def main() -> None:
     args = parse_args()
     quiet_log()
-    models = {config: build_on_meta(load_config(argparse.Namespace(config=config, cfg_options=args.cfg_options)))
-              for config in args.configs}
+    configs = {path: load_config(path, args.cfg_options) for path in args.configs}
+    models = {path: build_on_meta(model_without_base(cfg), cfg.get('default_scope', 'mmengine')) for path, cfg in configs.items()}
     if args.json:
         found = [as_dict(config, model) for config, model in models.items()]
         print(json.dumps(found[0] if len(found) == 1 else found, indent=2))

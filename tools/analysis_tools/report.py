@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 from mmparax.analysis.measuring import AGAIN, continuable
-from mmparax.analysis.report.analyses import find_analyses, make_analyses
-from mmparax.analysis.report.gather import gather
-from mmparax.analysis.report.page import make_report
-from mmparax.checkpoint.storage import write
-from mmparax.cli import quiet_log, tool
+from mmparax.cli import tool
 from mmparax.errors import MissingFileError, bad_value, check_int
+from mmparax.report.analyses import find_analyses, make_analyses
+from mmparax.report.gather import gather
+from mmparax.report.page import make_report
+from mmparax.utils.logs import quiet_log
+from mmparax.utils.storage import write
 
 BENCHMARKS = Path('work_dirs/benchmark')
 

@@ -6,13 +6,19 @@ from pathlib import Path
 
 from mmparax.analysis.features import checked_device
 from mmparax.analysis.measuring import AGAIN, continuable, write_json
-from mmparax.analysis.routing_pictures import (draw_class_layers, draw_classes, draw_entropy, draw_top_images, draw_usage,
-                                               most_dependent)
+from mmparax.analysis.routing_pictures import (
+    draw_class_layers,
+    draw_classes,
+    draw_entropy,
+    draw_top_images,
+    draw_usage,
+    most_dependent,
+)
 from mmparax.analysis.routing_result import as_result, summary_table, top_images_csv
 from mmparax.analysis.routing_run import RoutingRun, look
-from mmparax.checkpoint.storage import write
 from mmparax.cli import add_config_options, quiet_config, tool
 from mmparax.errors import check_int
+from mmparax.utils.storage import write
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,9 +10,9 @@ from matplotlib.patches import Patch
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from mmparax.analysis.pictures import draw_objects, outline
-from mmparax.datasets.scene_files import FOLDERS, write_scenes
-from mmparax.datasets.scenes import CLASSES, MIN_SIDE, PALETTE
+from mmparax.datasets.synthetic.scenes import CLASSES, MIN_SIDE, PALETTE
+from mmparax.datasets.synthetic.writers import FOLDERS, write_scenes
+from mmparax.inference.pictures import draw_objects, outline
 
 MAX_PREVIEW = 24
 CROP_COLUMNS = 5  # two lines of crops a scene: it has at most 5 digits and 4 surfaces

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mmparax.cli import tool
-from mmparax.datasets.own_config import RECIPES, config_text
-from mmparax.datasets.own_masks import IGNORED, MaskSet, check_target, examine, write
+from mmparax.datasets.mask_config import RECIPES, config_text
+from mmparax.datasets.masks import IGNORED, MaskSet, check_target, examine, write
 from mmparax.errors import ParameterError, StorageError
 
 

@@ -1,0 +1,195 @@
+"""Counts parameters by what they are: frozen trunk, adapters, centers, output norms, head."""
+from dataclasses import dataclass, fields
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
+
+from rich.table import Table
+from torch import nn
+
+from mmparax.backbones.adapted import ADAPTER, BASE, CENTER, OUTPUT_NORM, TUNED, adapted_backbones
+from mmparax.errors import ParameterError
+from mmparax.utils.tables import as_text
+
+LABELS = dict(backbone_frozen='backbone, frozen', backbone_trained='backbone, trained', adapters='adapters',
+              centers='expert centers', output_norms='output norms', head='head', head_frozen='head, frozen')
+OUTSIDE = 'outside the blocks'
+
+
+@dataclass
+class Group:
+    """Number of tensors and of scalars in them."""
+    tensors: int = 0
+    parameters: int = 0
+
+    def add(self, parameter: nn.Parameter) -> None:
+        self.tensors += 1
+        self.parameters += parameter.numel()
+
+
+@dataclass
+class ParameterCount:
+    """Parameters of a model, each in exactly one group.
+
+    Attributes:
+        backbone_frozen: trunk weights that do not train.
+        backbone_trained: trunk weights that train (full fine-tuning, BitFit, NormTuning).
+        adapters: all that a method put at a site.
+        centers: what the blocks of a stage share.
+        output_norms: norms on the backbone's outputs; they train with every method.
+        head: everything outside the backbone that trains.
+        head_frozen: everything outside the backbone that does not.
+    """
+    backbone_frozen: Group
+    backbone_trained: Group
+    adapters: Group
+    centers: Group
+    output_norms: Group
+    head: Group
+    head_frozen: Group
+
+    @property
+    def trained_in_backbone(self) -> int:
+        """What the paper's tables call "# P"."""
+        return sum(group.parameters for group in
+                   (self.backbone_trained, self.adapters, self.centers, self.output_norms))
+
+    @property
+    def backbone(self) -> int:
+        return self.backbone_frozen.parameters + self.trained_in_backbone
+
+    @property
+    def trained(self) -> int:
+        return self.trained_in_backbone + self.head.parameters
+
+    @property
+    def total(self) -> int:
+        return self.backbone + self.head.parameters + self.head_frozen.parameters
+
+    @property
+    def share_of_backbone(self) -> float:
+        """What trains in the backbone, of the backbone with all that was added to it."""
+        return self.trained_in_backbone / max(self.backbone, 1)
+
+    @property
+    def share_of_model(self) -> float:
+        """What trains, the head included, of the whole model."""
+        return self.trained / max(self.total, 1)
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Plain numbers, for JSON."""
+        groups = {field.name: vars(getattr(self, field.name)).copy() for field in fields(self)}
+        return dict(groups, trained_in_backbone=self.trained_in_backbone, backbone=self.backbone, trained=self.trained,
+                    total=self.total, share_of_backbone=self.share_of_backbone, share_of_model=self.share_of_model)
+
+    def rows(self) -> List[Tuple[str, int, int, bool]]:
+        """(label, tensors, parameters, in the backbone) of each group that is not empty, then the trained sums."""
+        return [(label, getattr(self, name).tensors, getattr(self, name).parameters, not name.startswith('head'))
+                for name, label in LABELS.items() if getattr(self, name).tensors]
+
+    def table(self) -> str:
+        """A text table of the groups with their shares of the backbone and of the whole model."""
+        table = Table(title='Parameters')
+        for column in ('part', 'tensors', 'parameters', 'of backbone', 'of model'):
+            table.add_column(column, justify='left' if column == 'part' else 'right')
+        sums = [('trained in backbone', None, self.trained_in_backbone, True), ('trained', None, self.trained, False)]
+        for rows in (self.rows(), sums):
+            for label, tensors, parameters, in_backbone in rows:
+                table.add_row(label, '' if tensors is None else f'{tensors:,}', f'{parameters:,}',
+                              f'{parameters / max(self.backbone, 1):.2%}' if in_backbone else '',
+                              f'{parameters / max(self.total, 1):.2%}')
+            table.add_section()
+        return as_text(table, 88)
+
+
+def side_by_side(title: str, counts: Mapping[str, ParameterCount], sums: Mapping[str, Callable[[ParameterCount], str]],
+                 width: int = 180) -> str:
+    """A text table with one row for each count: the groups that any of them has, and ``sums``.
+
+    Args:
+        title: above the table.
+        counts: name of the row -> its count.
+        sums: name of a further column -> what it shows of a count, such as ``OF_MODEL`` or ``OF_STAGE``.
+        width: of the table, in characters.
+    """
+    groups = [name for name in LABELS if any(getattr(count, name).tensors for count in counts.values())]
+    table = Table(title=title)
+    table.add_column('', no_wrap=True)
+    for name in [LABELS[name] for name in groups] + list(sums):
+        table.add_column(name, justify='right')
+    for label, count in counts.items():
+        table.add_row(label, *(f'{getattr(count, name).parameters:,}' for name in groups),
+                      *(show(count) for show in sums.values()))
+    return as_text(table, width)
+
+
+OF_MODEL = {
+    'trained in backbone': lambda count: f'{count.trained_in_backbone:,}',
+    'of backbone': lambda count: f'{count.share_of_backbone:.2%}',
+    'trained, of model': lambda count: f'{count.share_of_model:.2%}',
+}
+OF_STAGE = {
+    'trained': lambda count: f'{count.trained_in_backbone:,}',
+    'of stage': lambda count: f'{count.share_of_backbone:.2%}',
+}
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Count the parameters of ``model``, a backbone of mmparax or anything that holds one.
+
+    Raises:
+        ParameterError: if there is none in it.
+    """
+    return _count(model.named_parameters(), _roles(_backbones(model)))
+
+
+def _backbones(model: nn.Module) -> List[Tuple[str, nn.Module]]:
+    backbones = adapted_backbones(model)
+    if not backbones:
+        raise ParameterError(f'{type(model).__name__} holds no backbone of mmparax, so there is nothing to tell apart. Use '
+                             "type='mmparax.AdaptedSwin' or another of its backbones.")
+    return backbones
+
+
+def count_by_stage(model: nn.Module) -> Dict[str, ParameterCount]:
+    """Count the parameters of the backbone by its stages.
+
+    Returns:
+        for each stage what is in its blocks and what they share; then what no block holds: stem, downsampling, norms.
+
+    Raises:
+        ParameterError: if ``model`` holds no backbone of mmparax.
+    """
+    backbones = _backbones(model)
+    parts: Dict[str, List[Tuple[str, nn.Parameter]]] = {}
+    for prefix, backbone in backbones:
+        front = f'{prefix}: ' if len(backbones) > 1 else ''
+        stage_of = {}
+        for index, blocks in enumerate(backbone.stage_blocks()):
+            label = f'{front}stage {index + 1} ({len(blocks)} block{"s" * (len(blocks) != 1)})'
+            parts[label] = []
+            for module in (*blocks, *backbone.expert_centers[index:index + 1]):
+                stage_of.update({id(parameter): label for parameter in module.parameters()})
+        parts[front + OUTSIDE] = []
+        for name, parameter in backbone.named_parameters(prefix):
+            parts[stage_of.get(id(parameter), front + OUTSIDE)].append((name, parameter))
+    roles = _roles(backbones)
+    return {label: _count(parameters, roles) for label, parameters in parts.items()}
+
+
+def _roles(backbones: List[Tuple[str, nn.Module]]) -> Dict[str, str]:
+    return {f'{prefix}.{name}' if prefix else name: role
+            for prefix, backbone in backbones for name, role in backbone.parameter_roles().items()}
+
+
+def _count(named_parameters: Iterable[Tuple[str, nn.Parameter]], roles: Mapping[str, str]) -> ParameterCount:
+    count = ParameterCount(*(Group() for _ in fields(ParameterCount)))
+    groups = {ADAPTER: count.adapters, CENTER: count.centers, OUTPUT_NORM: count.output_norms, TUNED: count.backbone_trained}
+    for name, parameter in named_parameters:
+        role, trains = roles.get(name), parameter.requires_grad
+        if role is None:
+            group = count.head if trains else count.head_frozen
+        elif role == BASE:
+            group = count.backbone_trained if trains else count.backbone_frozen
+        else:
+            group = groups[role]
+        group.add(parameter)
+    return count

@@ -1,0 +1,169 @@
+"""What the benchmark compares: backbones in the sizes of the shipped configs, with each method and without."""
+import functools
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmparax.adapters.base import build_method
+from mmparax.backbones.adapted import AdaptedBackbone
+from mmparax.benchmark.plain_adapters import PlainAdaRoute, PlainMona
+from mmparax.errors import bad_value
+from mmparax.reproduce.entries import METHODS, Cell, paper_cells, root
+from mmparax.reproduce.tiny import TinyScale
+from mmparax.utils.signatures import keyword_names
+
+FULL = 'full'
+RANDOM_BASE = dict(base_checkpoint=None, allow_random_base=True)
+ALIASES = {'vit-b': 'vit-b16'}
+# Method -> the one whose size it has, and what is another.
+VARIANTS: Dict[str, Tuple[str, Dict[str, Any]]] = {
+    'adaroute-no-conv': ('adaroute', dict(kernel_sizes=())),
+    'plain-adaroute': ('adaroute', dict(type=PlainAdaRoute)),
+    'plain-mona': ('mona', dict(type=PlainMona)),
+}
+PLAIN = ('plain-adaroute', 'plain-mona')
+WITH_PATHS = ('adaroute', 'adaroute-no-conv')  # those whose operations have an eager and a fast path
+# Table 11 of the paper: images per second of a training step of Swin-L's backbone, 1280x800, batch 4, on an NVIDIA L40S.
+TABLE_11 = {'full': 4.63, 'lora': 4.07, 'adaptformer': 5.15, 'lorand': 5.11, 'mona': 3.94, 'adaroute-no-conv': 4.96,
+            'adaroute': 3.96}
+TABLE_11_SETTING = ('swin-l', (800, 1280), 4)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the benchmark.
+
+    Attributes:
+        method: its name.
+        build: makes the backbone, on the CPU.
+        dtype: ``'fp32'``, or ``'fp16'`` or ``'bf16'`` by automatic mixed precision.
+        ops: one of ``mmparax.ops.paths.PATHS``, or None for a method without such operations.
+        fast_trunk: whether the frozen trunk takes its fast path; None where there is no choice.
+        published: the ratio to full fine-tuning that the paper prints for this setting.
+    """
+    method: str
+    build: Callable[[], nn.Module]
+    dtype: str = 'fp32'
+    ops: Optional[str] = None
+    fast_trunk: Optional[bool] = None
+    published: Optional[float] = None
+
+    @property
+    def label(self) -> str:
+        trunk = {None: None, True: 'fast trunk', False: "upstream's trunk"}[self.fast_trunk]
+        return ', '.join(filter(None, (self.method, trunk, self.ops and f'{self.ops} ops', self.dtype)))
+
+
+@functools.lru_cache(None)
+def cells() -> Dict[Tuple[str, str], Tuple[Cell, Optional[TinyScale]]]:
+    """(backbone, method) -> the cell that has its size, from Tables 1 and 4, and the scale if it is a small one."""
+    tiny = TinyScale()
+    found = [(cell, None) for cell in paper_cells()] + [(cell, tiny) for cell in tiny.cells]
+    return {(cell.backbone, METHODS[cell.method]): (cell, scale) for cell, scale in found
+            if cell.table in (1, 4) and cell.method in METHODS}
+
+
+def method_names() -> List[str]:
+    """All that can be compared: what configs/_base_/adapters has, and the variants."""
+    shipped = sorted(path.stem for path in (root() / 'configs' / '_base_' / 'adapters').glob('*.py'))
+    return [FULL, *(name for name in shipped if name != FULL), *VARIANTS]
+
+
+def backbone_names() -> List[str]:
+    return list(dict.fromkeys(backbone for backbone, _ in cells()))
+
+
+def check_names(option: str, values: Sequence[str], known: Sequence[str]) -> List[str]:
+    """Return the names, each once, or raise ParameterError listing the known ones."""
+    for value in values:
+        if value not in known:
+            raise bad_value(option, value, f'known are {", ".join(known)}')
+    return list(dict.fromkeys(values))
+
+
+def trunk_config(backbone: str) -> Dict[str, Any]:
+    """The backbone of a shipped config, random and without adapter."""
+    cell, scale = cells()[backbone, FULL]
+    config = scale.recipe(cell) if scale else Config.fromfile(root() / 'configs' / cell.config)
+    trunk = config.model.backbone.to_dict()
+    return {**{name: value for name, value in trunk.items() if name != 'adapter'}, **RANDOM_BASE}
+
+
+def adapter_config(backbone: str, method: str) -> Optional[Dict[str, Any]]:
+    """The adapter of a method in the size that the shipped configs give it on a backbone; else with its defaults."""
+    base, changes = VARIANTS.get(method, (method, {}))
+    if (backbone, base) in cells():
+        cell, scale = cells()[backbone, base]
+        if scale:
+            adapter = scale.adapter(cell)
+        else:
+            adapter = Config.fromfile(root() / 'configs' / cell.config).model.backbone.adapter
+    else:
+        adapter = Config.fromfile(root() / 'configs' / '_base_' / 'adapters' / f'{base}.py').adapter
+    return None if adapter is None else {**dict(adapter), **changes}
+
+
+def default_size(backbone: str) -> Tuple[int, int]:
+    """(H, W) in pixels: that of the position embedding if there is one, else 320x320, for small backbones 128x128."""
+    side = trunk_config(backbone).get('img_size') or (128 if backbone.endswith('mini') else 320)
+    return side, side
+
+
+def build(backbone: str, method: str, size: Tuple[int, int], fast_trunk: Optional[bool], with_cp: bool) -> nn.Module:
+    """Build a backbone with a method; for ``'full'`` upstream's own, unmodified, in which everything trains."""
+    config = trunk_config(backbone)
+    cls = MODELS.get(config.pop('type'))
+    if 'img_size' in config:
+        config['img_size'] = size
+    if with_cp:
+        if method == FULL and 'with_cp' not in keyword_names(cls.upstream.__init__):
+            raise bad_value('--with-cp', True, f'upstream\'s {cls.family} cannot recompute activations')
+        config['with_cp'] = True
+    if fast_trunk is not None:
+        config['fast_trunk'] = fast_trunk
+    if method == FULL:
+        options = {name: value for name, value in config.items() if name not in RANDOM_BASE}
+        return cls.upstream(**{**cls.upstream_defaults(options), **options})
+    return cls(adapter=build_method(adapter_config(backbone, method)), **config)
+
+
+def has_fast_trunk(backbone: str) -> bool:
+    """Whether the family of a backbone can run its frozen trunk in two ways."""
+    return MODELS.get(trunk_config(backbone)['type']).speed_up is not AdaptedBackbone.speed_up
+
+
+def published_ratio(backbone: str, size: Tuple[int, int], batch: int, method: str) -> Optional[float]:
+    """Throughput of a method over full fine-tuning's in the paper's Table 11; None for other settings."""
+    same = (backbone, tuple(sorted(size)), batch) == TABLE_11_SETTING  # windows are square: lying or standing costs the same
+    return TABLE_11[method] / TABLE_11[FULL] if same and method in TABLE_11 else None
+
+
+def contenders(backbone: str, methods: Sequence[str], size: Tuple[int, int], batch: int, dtypes: Sequence[str],
+               ops: Sequence[str], fast_trunk: Sequence[bool], with_cp: bool = False) -> List[Contender]:
+    """Every combination that makes a difference: the plain references keep upstream's trunk and have one path.
+
+    Args:
+        backbone: one of :func:`backbone_names`.
+        methods: some of :func:`method_names`.
+        size: (H, W) in pixels.
+        batch: images in a step.
+        dtypes: ``'fp32'``, ``'fp16'``, ``'bf16'``.
+        ops: paths of the adapters' operations.
+        fast_trunk: on, off or both, for adapted backbones.
+        with_cp: recompute activations in the backward pass.
+    """
+    rows = []
+    choice = has_fast_trunk(backbone)
+    for dtype in dtypes:
+        for method in methods:
+            trunks: Sequence[Optional[bool]] = [None]
+            if choice and method != FULL:
+                trunks = [False] if method in PLAIN else fast_trunk
+            for trunk in trunks:
+                for path in ops if method in WITH_PATHS else [None]:
+                    make = functools.partial(build, backbone, method, size, trunk, with_cp)
+                    rows.append(Contender(method, make, dtype, path, trunk, published_ratio(backbone, size, batch, method)))
+    return rows

@@ -1,0 +1,1 @@
+"""What a run is checked for: data, model, gradients, schedule."""

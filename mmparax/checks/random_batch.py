@@ -1,0 +1,68 @@
+"""Random images and labels in the form in which each toolbox trains on them."""
+from typing import Any, Dict, Optional, Tuple
+
+import torch
+from mmengine.structures import InstanceData, PixelData
+from torch import nn
+
+from mmparax.checks.model import CLASS_HEADS, DETECTION_HEADS, parts
+
+OBJECTS = 3
+
+
+def random_batch(model: nn.Module, count: int) -> Optional[Dict[str, Any]]:
+    """Random images and labels that a segmentor, detector, panoptic model or classifier can take a training step on.
+
+    Args:
+        model: tells the task, the number of classes and, if it depends on it, the size of the images.
+        count: number of images.
+
+    Returns:
+        What a dataloader would give, or None for a model of another kind.
+    """
+    if hasattr(model, 'decode_head'):
+        make, size = _segmented, getattr(model.data_preprocessor, 'size', None) or (128, 128)
+    elif any(hasattr(model, name) for name in DETECTION_HEADS):
+        make, size = _detected, (128, 128)
+    elif hasattr(model, 'head'):
+        # Windows of a trunk with a single output need maps of their size.
+        make, size = _classified, getattr(model.backbone, 'img_size', (224, 224))
+    else:
+        return None
+    classes = next((head.num_classes for _, head in parts(model, CLASS_HEADS) if hasattr(head, 'num_classes')), None)
+    if classes is None:
+        return None
+    size = tuple(size)
+    samples = [make(model, classes, size) for _ in range(count)]
+    for sample in samples:
+        sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1., 1.)))
+    return dict(inputs=[torch.randint(256, (3, *size), dtype=torch.uint8) for _ in samples], data_samples=samples)
+
+
+def _segmented(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
+    from mmseg.structures import SegDataSample
+    return SegDataSample(gt_sem_seg=PixelData(data=torch.randint(classes, (1, *size))))
+
+
+def _detected(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
+    """Boxes that are filled by their objects; with a semantic head, a map of things and stuff."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    height, width = size
+    corners = torch.rand(OBJECTS, 2) * 0.5
+    boxes = torch.cat([corners, corners + 0.25 + torch.rand(OBJECTS, 2) * 0.25], 1) * torch.tensor([width, height] * 2)
+    objects = InstanceData(bboxes=boxes, labels=torch.randint(classes, (OBJECTS, )))
+    if model.with_mask:
+        y, x = torch.arange(height)[None, :, None], torch.arange(width)[None, None]
+        left, top, right, bottom = (edge[:, None, None] for edge in boxes.unbind(1))
+        inside = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+        objects.masks = BitmapMasks(inside.to(torch.uint8).numpy(), height, width)
+    sample = DetDataSample(gt_instances=objects)
+    if hasattr(model, 'semantic_head'):
+        sample.gt_sem_seg = PixelData(sem_seg=torch.randint(classes + model.semantic_head.num_stuff_classes, (1, *size)))
+    return sample
+
+
+def _classified(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
+    from mmpretrain.structures import DataSample
+    return DataSample().set_gt_label(int(torch.randint(classes, (1, ))))

@@ -1,0 +1,1 @@
+"""Reading and querying configs, ``mmparax::`` bases; builds nothing."""

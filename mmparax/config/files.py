@@ -1,0 +1,51 @@
+"""Reads config files."""
+import copy
+import os
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+from mmengine.config import Config
+
+from mmparax.errors import MissingFileError, ParameterError, bad_value
+
+
+def load_config(path: str, options: Optional[Mapping[str, Any]] = None, work_dir: Optional[str] = None, launcher: str = 'none',
+                local_rank: int = 0) -> Config:
+    """Read a config file.
+
+    Args:
+        path: the file.
+        options: changes of it, by dotted names, as ``--cfg-options`` gives them.
+        work_dir: folder for logs and checkpoints; by default that of the config, else ``work_dirs/NAME_OF_THE_FILE``.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        local_rank: of this process on its machine, if no variable of the environment says it.
+
+    Raises:
+        UserError: if the file does not exist or cannot be read.
+    """
+    given = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK') if launcher == 'mpi' else None
+    os.environ.setdefault('LOCAL_RANK', given or str(local_rank))
+    if not Path(path).is_file():
+        raise MissingFileError(f'the config {path!r} does not exist; the shipped ones are below configs/.')
+    for name in options or {}:
+        if name.split('.')[0] == 'adapter':  # copied into the model when the file is read: changing it has no effect
+            raise bad_value('--cfg-options', name, 'it would be ignored', f'Use model.backbone.{name}=...')
+    try:
+        cfg = Config.fromfile(path)
+        if options is not None:
+            cfg.merge_from_dict(options)
+            if 'adapter' in cfg and any(name.startswith('model.backbone.adapter') for name in options):
+                cfg.adapter = copy.deepcopy(cfg.model.backbone.get('adapter'))  # what the command line says is meant
+    except (FileNotFoundError, KeyError, TypeError, SyntaxError) as error:
+        raise ParameterError(f'the config {path!r} could not be read ({type(error).__name__}: {error}). Two base '
+                             'configs that set the same name, or a dict that replaces None or another type, need '
+                             '_delete_=True.') from error
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
+    return cfg
+
+
+def check_checkpoint(path: str) -> None:
+    """Raise MissingFileError if a local checkpoint does not exist."""
+    if '://' not in path and not os.path.isfile(path):
+        raise MissingFileError(f'the checkpoint {path!r} does not exist.')

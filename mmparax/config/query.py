@@ -1,0 +1,109 @@
+"""Asks a config about its model, data sets and evaluators; builds nothing."""
+import copy
+import os
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, Registry
+
+from mmparax.utils.signatures import keyword_defaults
+
+
+def model_config(cfg: Config) -> Dict[str, Any]:
+    """A copy of the model's config, with the data preprocessor of the config's top level, as mmengine's runner builds it."""
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return model
+
+
+def model_without_base(cfg: Config) -> Dict[str, Any]:
+    """:func:`model_config` that looks for no base file: to count parameters, for example."""
+    model = model_config(cfg)
+    for _, part in sub_configs(model):
+        if 'base_checkpoint' in part:
+            part.update(base_checkpoint=None, allow_random_base=True)
+    return model
+
+
+def sub_configs(config: Any, path: str = '') -> Iterator[Tuple[str, Dict[str, Any]]]:
+    """(path, config) of every dict in a model's config; the paths are those of the modules."""
+    if isinstance(config, dict):
+        yield path, config
+    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, (list, tuple)) else ()
+    for name, value in items:
+        yield from sub_configs(value, f'{path}.{name}' if path else str(name))
+
+
+def datasets_of(loader: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the data set configs of a dataloader's config, those inside wrappers too."""
+    pending = [loader.get('dataset')] if isinstance(loader, Mapping) else []
+    while pending:
+        dataset = pending.pop()
+        if isinstance(dataset, Mapping):
+            inner = dataset.get('dataset') or dataset.get('datasets')
+            if inner:
+                pending += inner if isinstance(inner, Sequence) else [inner]
+            else:
+                yield dataset
+
+
+def metrics_of(cfg: Mapping[str, Any], evaluator: str) -> Iterator[Tuple[str, Dict[str, Any]]]:
+    """Yield (place in the config, config) of the metrics of an evaluator, which is one or a list."""
+    found = cfg.get(evaluator)
+    if isinstance(found, Mapping):
+        yield evaluator, found
+    elif isinstance(found, Sequence):
+        yield from ((f'{evaluator}.{number}', metric) for number, metric in enumerate(found) if isinstance(metric, Mapping))
+
+
+def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[Tuple[str, str]]:
+    """Yield (parameter, path) of every file and folder that a data set config names."""
+    root = dataset.get('data_root')
+    root = root if isinstance(root, str) else ''
+    if root:
+        yield 'data_root', root
+    prefixes = dataset.get('data_prefix') or {}
+    prefixes = prefixes if isinstance(prefixes, Mapping) else {'': prefixes}
+    for name, path in prefixes.items():
+        if isinstance(path, str) and path:
+            yield f'data_prefix.{name}'.rstrip('.'), os.path.join(root, path)
+    annotations = dataset.get('ann_file')
+    if isinstance(annotations, str) and annotations:
+        yield 'ann_file', os.path.join(root, annotations)
+
+
+def registered(registry: Registry, config: Mapping[str, Any], cfg: Mapping[str, Any]) -> Optional[type]:
+    """The class that a part of a config asks for, or None if no toolbox has it.
+
+    Args:
+        registry: mmengine's of this kind.
+        config: the part, with ``type``.
+        cfg: the whole config, with ``default_scope``.
+    """
+    kind = config.get('type')
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(config.get('_scope_') or cfg.get('default_scope')) as own:
+        return own.get(kind)
+
+
+def downloads_itself(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
+    """Whether a data set fetches what is not there."""
+    cls = registered(DATASETS, dataset, cfg)
+    return cls is not None and bool(dataset.get('download', keyword_defaults(cls.__init__).get('download', False)))
+
+
+def to_be_downloaded(cfg: Mapping[str, Any], loaders: Sequence[str]) -> List[str]:
+    """The folders of data sets that will download themselves, which they have not done yet."""
+    roots = [dataset.get('data_root') or '' for loader in loaders for dataset in datasets_of(cfg.get(loader))
+             if downloads_itself(cfg, dataset)]
+    return sorted({root for root in roots if not (os.path.isdir(root) and os.listdir(root))})
+
+
+def metainfo_of(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> Dict[str, Any]:
+    """The names of classes, palette and so on that a data set has, as far as its config and class say."""
+    given, cls = dict(dataset.get('metainfo') or {}), registered(DATASETS, dataset, cfg)
+    if dataset.get('classes') is not None:  # mmpretrain's older argument
+        given.setdefault('classes', dataset['classes'])
+    return cls._load_metainfo(given) if hasattr(cls, '_load_metainfo') else given

@@ -1,0 +1,1 @@
+"""Synthetic scenes and glyphs with ground truth."""

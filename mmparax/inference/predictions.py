@@ -1,0 +1,215 @@
+"""What a model of any task says about one image: as a table, and as a picture that is large enough to read."""
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmcv.image import imread, imresize, imwrite
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model.utils import revert_sync_batchnorm
+from mmengine.registry import MODELS, VISUALIZERS
+from mmengine.runner import load_checkpoint
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor, nn
+
+from mmparax.backbones.adapted import adapted_backbones
+from mmparax.checks.run import check_origin
+from mmparax.config.query import datasets_of, metainfo_of, model_config
+from mmparax.errors import MissingFileError, ParameterError
+
+INSTANCE_OFFSET = 1000  # mmdetection's panoptic maps hold number * 1000 + class
+SHORT_SIDE, LONG_SIDE = 512, 2048
+OPACITY = 0.6
+TOP = 5
+
+
+def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
+    """Build the model of a config and load a checkpoint into it, completely.
+
+    Args:
+        cfg: the config; the default scope must be its own.
+        checkpoint: path or URL.
+        device: where the model goes.
+
+    Returns:
+        The model in evaluation mode, with ``dataset_meta``: names and colours of the classes.
+
+    Raises:
+        ParameterError: if the checkpoint does not fit.
+    """
+    model, content = build_and_load(cfg, checkpoint)
+    meta = dict((content.get('meta') or {}).get('dataset_meta') or _metainfo(cfg))
+    classes = meta.get('classes') or [f'class {number}' for number in range(1000)]
+    palette = meta.get('palette')
+    if not palette:
+        palette = np.random.RandomState(42).randint(256, size=(len(classes), 3)).tolist()
+    model.dataset_meta = {**meta, 'classes': tuple(classes), 'palette': [tuple(color) for color in palette]}
+    return model.to(device).eval()
+
+
+def build_and_load(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, Any]]:
+    """Build the model of a config on the CPU, load a checkpoint into it completely; return it and the checkpoint's content.
+
+    Raises:
+        ParameterError: if the checkpoint does not fit.
+    """
+    model = revert_sync_batchnorm(MODELS.build(model_config(cfg)))
+    content = load_checkpoint(model, checkpoint, map_location='cpu')
+    if adapted_backbones(model):
+        check_origin(model, content, checkpoint, training=False)
+    return model, content
+
+
+def _metainfo(cfg: Config) -> Dict[str, Any]:
+    for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
+        for dataset in datasets_of(cfg.get(loader)):
+            return metainfo_of(cfg, dataset)
+    return {}
+
+
+def read_image(path: str) -> np.ndarray:
+    """Read an image, (H, W, 3) uint8 RGB.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        ParameterError: if it is no image that can be read.
+    """
+    try:
+        image = imread(path, channel_order='rgb')
+    except FileNotFoundError:
+        raise MissingFileError(f'the image {path!r} does not exist.') from None
+    except Exception as error:  # whatever a decoder says
+        raise ParameterError(f'{path!r} cannot be read as an image ({type(error).__name__}).') from error
+    if image is None:
+        raise ParameterError(f'{path!r} cannot be read as an image.')
+    return image
+
+
+def test_pipeline(cfg: Config) -> List[Any]:
+    """The transforms that prepare an image for testing, without those that need annotations.
+
+    Raises:
+        ParameterError: if the config has no test pipeline.
+    """
+    pipelines = [dataset.get('pipeline') for loader in ('test_dataloader', 'val_dataloader')
+                 for dataset in datasets_of(cfg.get(loader))] + [cfg.get('test_pipeline')]
+    pipeline = next((found for found in pipelines if found), None)
+    if pipeline is None:
+        raise ParameterError(f'the config {cfg.filename!r} has no test_dataloader.dataset.pipeline, which prepares images.')
+    return [transform for transform in pipeline if 'Annotations' not in str(transform['type'])]
+
+
+def loads_files(pipeline: Sequence[Any]) -> bool:
+    """Whether a pipeline reads files, in BGR order; data sets that hold their images as arrays, as CIFAR does, hold RGB."""
+    return any('LoadImage' in str(transform['type']) for transform in pipeline)
+
+
+def given_image(path: str, image: np.ndarray) -> Dict[str, Any]:
+    """What a pipeline starts from that does not read ``image``, (H, W, 3) uint8 RGB, itself."""
+    return dict(img_path=path, img_id=0, img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+
+
+@torch.no_grad()
+def predict(model: nn.Module, cfg: Config, path: str, image: np.ndarray) -> Any:
+    """Run the test pipeline of a config and a model on one image.
+
+    Args:
+        model: from :func:`load_model`.
+        cfg: its config.
+        path: file of the image.
+        image: its content, from :func:`read_image`.
+
+    Returns:
+        The toolbox's data sample with the prediction at the size of the image.
+
+    Raises:
+        ParameterError: if the config has no test pipeline.
+    """
+    pipeline = test_pipeline(cfg)
+    results = dict(img_path=path, img_id=0) if loads_files(pipeline) else given_image(path, image)
+    return model.test_step(pseudo_collate([Compose(pipeline)(results)]))[0].cpu()
+
+
+def table_of(sample: Any, classes: Sequence[str], score_thr: float) -> Tuple[List[str], List[Tuple[str, ...]]]:
+    """(headings, rows) of what a prediction says.
+
+    Args:
+        sample: from :func:`predict`.
+        classes: their names.
+        score_thr: leave out objects with a lower score.
+    """
+    if 'pred_panoptic_seg' in sample:
+        segments = _shares(sample.pred_panoptic_seg.sem_seg)
+        return ['segment', 'of the pixels'], [
+            (classes[segment % INSTANCE_OFFSET] if segment % INSTANCE_OFFSET < len(classes) else '(none)', f'{share:.1%}')
+            for segment, share in segments]
+    if 'pred_sem_seg' in sample:
+        return ['class', 'of the pixels'], [(classes[label], f'{share:.1%}')
+                                            for label, share in _shares(sample.pred_sem_seg.data)]
+    if 'pred_instances' in sample:
+        found = sample.pred_instances[sample.pred_instances.scores >= score_thr]
+        return ['object', 'score', 'box (left, top, right, bottom)'], [
+            (classes[label], f'{score:.2f}', ', '.join(f'{edge:.0f}' for edge in box)) for label, score, box in
+            zip(found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist())]
+    scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
+    return ['class', 'score'], [(classes[label], f'{score:.3f}') for label, score in zip(labels.tolist(), scores.tolist())]
+
+
+def _shares(labels: Tensor) -> List[Tuple[int, float]]:
+    """(value, share of the pixels) of the values of a map, the largest share first."""
+    values, counts = labels.unique(return_counts=True)
+    shares = (counts / labels.numel()).tolist()
+    return sorted(zip(values.tolist(), shares), key=lambda entry: -entry[1])
+
+
+def draw(model: nn.Module, cfg: Config, image: np.ndarray, sample: Any, path: str, score_thr: float) -> None:
+    """Write a picture of a prediction, by the visualizer of the config.
+
+    Small images are enlarged before anything is drawn on them: boxes and letters have a fixed size in pixels.
+
+    Args:
+        model: from :func:`load_model`.
+        cfg: its config.
+        image: (H, W, 3) uint8 RGB.
+        sample: from :func:`predict`.
+        path: file to write.
+        score_thr: leave out objects with a lower score.
+    """
+    options = {**cfg.visualizer, 'vis_backends': [], 'name': f'prediction {path}'}
+    if 'pred_score' not in sample:
+        options.setdefault('alpha', OPACITY)  # upstream's own hides the image
+    visualizer = VISUALIZERS.build(options)
+    visualizer.dataset_meta = model.dataset_meta
+    factor = max(1, min(round(SHORT_SIDE / min(image.shape[:2])), LONG_SIDE // max(image.shape[:2])))
+    image = imresize(image, (image.shape[1] * factor, image.shape[0] * factor), interpolation='bicubic')
+    if 'pred_score' in sample and hasattr(visualizer, 'visualize_cls'):
+        visualizer.visualize_cls(image, sample, draw_gt=False, out_file=path)
+        return
+    large = enlarged(sample, factor, score_thr)
+    if not large.all_keys():
+        imwrite(image[..., ::-1], path)
+        return
+    threshold = {} if 'pred_sem_seg' in large else dict(pred_score_thr=0.)
+    visualizer.add_datasample('prediction', image, large, draw_gt=False, out_file=path, **threshold)
+
+
+def enlarged(sample: Any, factor: int, score_thr: float) -> Any:
+    """A data sample of the same kind with the predictions ``factor`` times as large, and no more than can be drawn."""
+
+    def grow(maps: Tensor) -> Tensor:
+        return maps.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+    large = type(sample)()
+    if 'pred_sem_seg' in sample:
+        large.pred_sem_seg = PixelData(data=grow(sample.pred_sem_seg.data))
+    if 'pred_panoptic_seg' in sample:
+        labels = sample.pred_panoptic_seg.sem_seg
+        if len(labels.unique()) > 1:  # else there may be nothing but "none"
+            large.pred_panoptic_seg = PixelData(sem_seg=grow(labels))
+    elif 'pred_instances' in sample:
+        found = sample.pred_instances[sample.pred_instances.scores >= score_thr]
+        if len(found):
+            large.pred_instances = InstanceData(bboxes=found.bboxes * factor, labels=found.labels, scores=found.scores)
+            if 'masks' in found:
+                large.pred_instances.masks = grow(found.masks)
+    return large

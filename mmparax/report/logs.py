@@ -1,0 +1,150 @@
+"""What mmengine's loggers have written in a work dir: curves, evaluations, and the machine."""
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from mmparax.inference.metrics import paper_columns
+
+Entry = Dict[str, Any]
+HEAD = 1 << 16  # bytes at the start of a log, in which mmengine describes the machine
+TAIL = 200_000  # bytes at the end of a log, in which the last evaluation is
+BESIDE_METRICS = ('step', 'iter', 'epoch', 'time', 'data_time', 'memory')
+ENVIRONMENT = {
+    'torch': re.compile(r'^\s+PyTorch: (\S+)', re.M),
+    'mmengine': re.compile(r'^\s+MMEngine: (\S+)', re.M),
+    'cuda': re.compile(r'^\s+CUDA available: (\S+)', re.M),
+    'gpu': re.compile(r'^\s+GPU [\d,]+: (.+)$', re.M),
+    'processes': re.compile(r'^\s+GPU number: (\d+)', re.M),
+    'seed': re.compile(r'^\s+seed: (\d+)', re.M),
+}
+EVALUATION = re.compile(r'(?:Iter|Epoch)\(test\) +\[ *(\d+)/(\d+)\] +(\w.*)$', re.M)
+NUMBER = re.compile(r'([\w./-]+): (-?[\d.]+(?:e[+-]?\d+)?|nan)\b')
+
+
+@dataclass
+class Curves:
+    """What was logged during a training, its resumed parts as one.
+
+    Attributes:
+        train: an entry for each time that the training logged: ``step`` (iterations), ``loss``, ``time``, ...
+        val: an entry for each validation: ``step`` and metrics.
+        by_epoch: whether the ``step`` of ``val`` counts epochs instead of iterations.
+        notes: sentences about what could not be read.
+    """
+    train: List[Entry] = field(default_factory=list)
+    val: List[Entry] = field(default_factory=list)
+    by_epoch: bool = False
+    notes: List[str] = field(default_factory=list)
+
+    def series(self, name: str) -> Tuple[List[float], List[float]]:
+        """(iterations, values) of what was logged in training under a name; values that are not finite are left out."""
+        points = [(entry['step'], float(entry[name])) for entry in self.train if _is_number(entry.get(name))]
+        return _split([point for point in points if math.isfinite(point[1])])
+
+    def metrics(self) -> Dict[str, Tuple[List[float], List[float]]]:
+        """Metric -> (iterations or epochs, values) of the validations."""
+        points: Dict[str, List[Tuple[float, float]]] = {}
+        for entry in self.val:
+            for name, value in columns_of(entry).items():
+                if value is not None:
+                    points.setdefault(name, []).append((entry['step'], value))
+        return {name: _split(values) for name, values in points.items()}
+
+
+def _split(points: Sequence[Tuple[float, float]]) -> Tuple[List[float], List[float]]:
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def columns_of(metrics: Mapping[str, Any]) -> Dict[str, Optional[float]]:
+    """Metrics as the paper's tables have them, in percent; if they have none of them, all of them under their own names."""
+    numbers = {name: value for name, value in metrics.items() if name not in BESIDE_METRICS and _is_number(value)}
+    return paper_columns(numbers) or {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
+def read_curves(files: Sequence[Path]) -> Curves:
+    """Read the ``scalars.json`` of a training and of what resumed it.
+
+    A later part replaces what an earlier one logged from its first step on: that is where it resumed, or started anew.
+
+    Args:
+        files: in the order of time.
+    """
+    curves = Curves()
+    for file in files:
+        entries, note = _read_lines(file)
+        if note:
+            curves.notes.append(note)
+        train = [entry for entry in entries if 'iter' in entry and ('loss' in entry or 'lr' in entry)]
+        val = [entry for entry in entries if 'iter' not in entry and ('time' in entry or paper_columns(_numbers(entry)))]
+        if train:
+            first = train[0]
+            curves.train = [entry for entry in curves.train if entry['step'] < first['step']]
+            place = first.get('epoch', first['step'])
+            curves.val = [entry for entry in curves.val if entry['step'] < place]
+            curves.by_epoch = 'epoch' in first
+        curves.train += train
+        curves.val += val
+    lost = sum(_is_number(entry.get('loss')) and not math.isfinite(entry['loss']) for entry in curves.train)
+    if lost:
+        curves.notes.append(f'The loss is not finite at {lost} of {len(curves.train)} logged steps.')
+    return curves
+
+
+def _numbers(entry: Entry) -> Entry:
+    return {name: value for name, value in entry.items() if _is_number(value)}
+
+
+def _read_lines(file: Path) -> Tuple[List[Entry], str]:
+    """The entries of a file with a JSON object a line, and a sentence on what is no such line."""
+    lines = file.read_text(encoding='utf-8', errors='replace').split('\n')
+    entries, broken = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict) and _is_number(entry.get('step')):
+            entries.append(entry)
+        else:
+            broken.append(number)
+    if not broken:
+        return entries, ''
+    place = f'{file.parent.parent.name}/{file.parent.name}/{file.name}'
+    if broken == [len(lines)]:
+        return entries, f'The last line of {place} is half-written: the run was stopped or still runs; the rest was read.'
+    return entries, f'{len(broken)} of {len(lines)} lines of {place} cannot be read, the first is line {broken[0]}.'
+
+
+def read_environment(log: Path) -> Dict[str, str]:
+    """What a log says about the machine: torch, mmengine, cuda, gpu, processes, seed; what it does not say is left out."""
+    with log.open('rb') as file:
+        text = file.read(HEAD).decode(errors='replace')
+    found = {name: pattern.search(text) for name, pattern in ENVIRONMENT.items()}
+    return {name: match.group(1).strip() for name, match in found.items() if match}
+
+
+def device_of(environment: Mapping[str, str]) -> str:
+    """What a run was computed on, in words; empty if its log does not say."""
+    if 'cuda' not in environment:
+        return ''
+    count = int(environment.get('processes', 1))
+    name = environment.get('gpu', 'GPU') if environment['cuda'] == 'True' else 'CPU'
+    return name if count == 1 else f'{count} × {name}'
+
+
+def printed_evaluation(log: Path) -> Dict[str, float]:
+    """Metrics of the last evaluation of a test set that a log shows to its end; empty if there is none."""
+    with log.open('rb') as file:
+        file.seek(max(0, log.stat().st_size - TAIL))
+        text = file.read().decode(errors='replace')
+    ends = [line for done, total, line in EVALUATION.findall(text) if done == total]
+    return {name: float(value) for name, value in NUMBER.findall(ends[-1])} if ends else {}

@@ -1,0 +1,1 @@
+"""What every room may use: signatures, storage, locks, launching, tables, meta-device building."""

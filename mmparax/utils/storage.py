@@ -1,0 +1,66 @@
+"""Writes files so that a reader sees the old one or the new one, and keeps two runs out of one folder."""
+import os
+from pathlib import Path
+from typing import List, Optional, Union
+
+from mmengine.fileio import register_backend
+from mmengine.fileio.backends import LocalBackend
+
+from mmparax.errors import StorageError
+
+ATOMIC = 'mmparax.atomic'  # name of the backend in ``backend_args``
+RESUME = 'The checkpoints that were there before are whole: make room, then call the same command with --resume.'
+
+
+def write(path: Union[str, Path], content: bytes, remedy: str = RESUME) -> None:
+    """Write a file whole: to a temporary neighbour first, forced to the disk, then renamed over ``path``.
+
+    Raises:
+        StorageError: if that failed; what was at ``path`` is still there and nothing new is.
+    """
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+    except OSError as error:
+        try:
+            part.unlink()
+        except OSError:
+            pass
+        raise StorageError(f'{str(path)!r} ({len(content) / 2**20:.1f} MiB) could not be written: {error.strerror or error}. '
+                           f'{remedy}') from error
+
+
+def remove_parts(folder: Union[str, Path]) -> None:
+    """Remove what a killed run left half-written."""
+    for part in Path(folder).glob('.*.part'):
+        part.unlink(missing_ok=True)
+
+
+@register_backend(ATOMIC, force=True)
+class AtomicBackend(LocalBackend):
+    """mmengine's local storage with :func:`write`; while ``postponed`` is a list, removals are noted in it."""
+
+    def __init__(self):
+        self.postponed: Optional[List[str]] = None
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        write(filepath, obj)
+
+    def remove(self, filepath: Union[str, Path]) -> None:
+        if self.postponed is None:
+            super().remove(filepath)
+        else:
+            self.postponed.append(str(filepath))
+
+

@@ -1,0 +1,264 @@
+"""The format of an adapter file: safetensors whose metadata say what it is, with digests of both.
+
+docs/adapter_files.md describes it. This module knows no model and imports no toolbox.
+"""
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmparax.errors import ParameterError, bad_value
+from mmparax.utils.storage import write
+from mmparax.weights.digest import digest
+from mmparax.weights.reader import read_file
+
+KEY = 'mmparax_adapter'  # name of the one text among the metadata of the file
+FORMAT = 1
+SUFFIX = '.safetensors'
+MARK = '.'  # in the names of tensors in a file: stands for the name of the backbone and the dot behind it
+CODES = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.int64: 'I64',
+         torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL'}
+BLANK = '0' * 64  # what stands for the digest of the text while that is computed
+# Name -> type of what every description has; None stands for "may be null".
+FIELDS = {'version': (str, ), 'model': (str, ), 'backbones': (dict, ), 'fingerprint': (str, ), 'head': (dict, None),
+          'head_included': (bool, ), 'dtype': (str, None), 'dataset_meta': (dict, None), 'metric': (dict, None),
+          'tensors': (dict, )}
+OF_BACKBONE = {'type': (str, ), 'family': (str, ), 'options': (dict, ), 'adapter': (dict, ), 'base_checkpoint': (str, None)}
+
+
+@dataclass
+class AdapterFile:
+    """What a file holds.
+
+    Attributes:
+        tensors: by their names in the model's state dict.
+        about: the description; docs/adapter_files.md lists its fields.
+    """
+    tensors: Dict[str, Tensor]
+    about: Dict[str, Any]
+
+
+class Verified(dict):
+    """A description that belongs to its file by the digests of both; only :func:`as_checkpoint` makes one, no file does."""
+
+
+def plain_json(value: Any) -> Any:
+    """Configs, NumPy data and tuples as what JSON has; a class by its name, a number that is not finite as a text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain_json(entry) for entry in (sorted(value, key=str) if isinstance(value, (set, frozenset)) else value)]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain_json(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, '__name__', None) or str(value)
+
+
+def write_adapter(path: Union[str, Path], tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Dict[str, Any]:
+    """Write a file whole or not at all.
+
+    Args:
+        path: must end in ``.safetensors``.
+        tensors: by their names in the model's state dict.
+        about: its description, without ``format_version``, ``sha256`` and ``tensors``, which are added.
+
+    Returns:
+        The description as it is in the file.
+
+    Raises:
+        ParameterError: for another suffix, or a description that could not be read again.
+        StorageError: if it cannot be written.
+    """
+    if Path(path).suffix != SUFFIX:
+        raise bad_value('path', str(path), f'adapter files end in {SUFFIX}')
+    about = plain_json(about)
+    wrong = _problems({**about, 'tensors': {}})
+    if wrong:
+        raise ParameterError(f'the description of an adapter file to write has no valid {", ".join(wrong)}: nothing was '
+                             'written. docs/adapter_files.md lists its fields.')
+    prefix = _prefix(about)
+    tensors = {MARK + name[len(prefix):] if prefix is not None and name.startswith(prefix) else name:
+               value.detach().cpu().contiguous() for name, value in tensors.items()}
+    described = _summary(tensors)
+    about = {name: value for name, value in about.items() if name not in ('sha256', 'format_version', 'tensors')}
+    about = {'sha256': BLANK, 'format_version': FORMAT, **about, 'tensors': described}
+    text = json.dumps(about, separators=(',', ':'), allow_nan=False)
+    about['sha256'] = hashlib.sha256(text.encode()).hexdigest()
+    write(path, packed(tensors, json.dumps(about, separators=(',', ':'), allow_nan=False)),
+          remedy='Make room, or choose another place.')
+    return about
+
+
+def packed(tensors: Mapping[str, Tensor], text: str) -> bytes:
+    """Tensors and the text of a description as the bytes of a safetensors file; the same for the same content.
+
+    The package's own writer gives metadata a random order and sorts by name. Here small tensors come first, so that the
+    offsets of the many small ones are short numbers: the header of a small file counts.
+    """
+    header: Dict[str, Any] = {'__metadata__': {KEY: text}}
+    parts, end = [], 0
+    for name, value in sorted(tensors.items(), key=lambda entry: (-entry[1].itemsize, entry[1].nbytes, entry[0])):
+        if value.dtype not in CODES:
+            raise bad_value(f'dtype of {name}', value.dtype, f'safetensors has {", ".join(map(str, CODES))}')
+        start, end = end, end + value.nbytes
+        header[name] = dict(dtype=CODES[value.dtype], shape=list(value.shape), data_offsets=[start, end])
+        parts.append(value.flatten().view(torch.uint8).numpy().tobytes())
+    described = json.dumps(header, separators=(',', ':')).encode()
+    described += b' ' * (-len(described) % 8)
+    return b''.join([len(described).to_bytes(8, 'little'), described, *parts])
+
+
+def _prefix(about: Mapping[str, Any]) -> Optional[str]:
+    """What the names of a model's only adapted backbone begin with; None if it has several."""
+    names = list(about['backbones'])
+    return None if len(names) != 1 else f'{names[0]}.' if names[0] else ''
+
+
+def placed(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Dict[str, Tensor]:
+    """The tensors of a file under the names that they have in the model that ``about`` describes."""
+    prefix = _prefix(about)
+    return {prefix + name[len(MARK):] if prefix is not None and name.startswith(MARK) else name: value
+            for name, value in tensors.items()}
+
+
+def verified(tensors: Mapping[str, Tensor], texts: Mapping[str, str], source: str) -> Dict[str, Any]:
+    """Return the description of a file whose tensors and metadata were read, after checking both against their digests.
+
+    Raises:
+        ParameterError: if it is no adapter file, one of another format version, or not what was written.
+    """
+    damaged = f'the adapter file {source!r} is damaged and was not loaded'
+    if KEY not in texts:
+        raise ParameterError(f'{source!r} is no adapter file: its metadata have no {KEY!r}. Make one with '
+                             'mmparax.save_adapter or tools/export_adapter.py.')
+    try:
+        about = json.loads(texts[KEY])
+        number = about['format_version']
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ParameterError(f'{damaged}: its description cannot be read ({type(error).__name__}). Get it again.') from error
+    if number != FORMAT or isinstance(number, bool):
+        raise ParameterError(f'the adapter file {source!r} has format version {number!r}, and this mmparax reads version '
+                             f'{FORMAT}: use the mmparax that wrote it ({about.get("version")!r}), or a newer one.')
+    given = about.get('sha256')
+    if not isinstance(given, str) or len(given) != len(BLANK) or \
+            hashlib.sha256(texts[KEY].replace(given, BLANK, 1).encode(errors='surrogatepass')).hexdigest() != given:
+        raise ParameterError(f'{damaged}: its description is not the one that was written (the digest differs). Get it again.')
+    wrong = _problems(about)
+    if wrong:
+        raise ParameterError(f'{damaged}: its description has no valid {", ".join(wrong)}. Get it again.')
+    if any(about['tensors'].get(name) != value for name, value in _summary(tensors).items()):
+        raise ParameterError(f'{damaged}: its tensors are not those that were written (the digest differs). Get it again.')
+    return about
+
+
+def _summary(tensors: Mapping[str, Tensor]) -> Dict[str, Any]:
+    """What a description says of the tensors, under their names in the file."""
+    return dict(number=len(tensors), bytes=sum(value.nbytes for value in tensors.values()), sha256=digest(tensors.items()))
+
+
+def _problems(about: Mapping[str, Any]) -> List[str]:
+    """Names of what a description lacks, or has in another form than it must."""
+    wrong = _invalid(about, FIELDS)
+    if wrong:
+        return wrong
+    wrong = [f'backbones.{printable(name)}' for name, entry in about['backbones'].items()
+             if not isinstance(entry, dict) or _invalid(entry, OF_BACKBONE) or 'type' not in entry['adapter']]
+    return wrong + ([] if valid_classes(about['dataset_meta'] or {}) else ['dataset_meta.classes'])
+
+
+def valid_classes(dataset_meta: Mapping[str, Any]) -> bool:
+    """Whether the names of the classes, if there are any, are a list of texts."""
+    classes = dataset_meta.get('classes')
+    return classes is None or isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)
+
+
+def printable(text: str) -> str:
+    """A text from a file, with what is no printable character, such as an escape sequence of terminals, as its code."""
+    return ''.join(sign if sign.isprintable() else sign.encode('unicode_escape').decode() for sign in text)
+
+
+def _invalid(fields: Mapping[str, Any], wanted: Mapping[str, tuple]) -> List[str]:
+    """Names of the fields that are absent or of a type that is not wanted."""
+    return [name for name, kinds in wanted.items() if name not in fields or not isinstance(
+        fields[name], tuple(type(None) if kind is None else kind for kind in kinds))]
+
+
+def read_adapter(path: Union[str, Path]) -> AdapterFile:
+    """Read a file and check that it is whole.
+
+    Raises:
+        MissingFileError: if it does not exist.
+        ParameterError: if it is anything but an undamaged adapter file of this format version.
+    """
+    if Path(path).suffix != SUFFIX:
+        raise bad_value('path', str(path), f'adapter files end in {SUFFIX}')
+    content = read_file(path)
+    about = verified(content['state_dict'], content['meta'], str(path))
+    return AdapterFile(placed(content['state_dict'], about), about)
+
+
+def as_checkpoint(content: Any, source: str) -> Any:
+    """A file's content as toolboxes expect a checkpoint: what is an adapter file is checked and gets its metadata.
+
+    Raises:
+        ParameterError: if it is a damaged adapter file.
+    """
+    texts = content.get('meta') if isinstance(content, dict) else None
+    if not isinstance(texts, dict) or not isinstance(texts.get(KEY), str):
+        return content
+    about = verified(content['state_dict'], texts, source)
+    meta = dict(mmparax=Verified(about, source=source))
+    if about['dataset_meta'] is not None:
+        meta['dataset_meta'] = tupled(about['dataset_meta'])
+    return dict(state_dict=placed(content['state_dict'], about), meta=meta)
+
+
+def description(checkpoint: Any) -> Optional[Dict[str, Any]]:
+    """The description of an adapter file in what :func:`as_checkpoint` made of it; None of any other checkpoint."""
+    found = (checkpoint.get('meta') or {}).get('mmparax') if isinstance(checkpoint, Mapping) else None
+    return found if isinstance(found, Verified) else None
+
+
+def passport(about: Mapping[str, Any]) -> List[Tuple[str, str]]:
+    """The description of a file as (label, text) for people; no text of the file reaches a terminal as a command."""
+    rows = [('format', f'{about["format_version"]}, written by mmparax {about["version"]}')]
+    for name, entry in about['backbones'].items():
+        options = {key: value for key, value in entry['options'].items() if value not in (None, {}, [], False, 0)}
+        rows += [('backbone' if len(about['backbones']) == 1 else name, f'{entry["type"]} ({entry["family"]})'),
+                 ('  options', _listed(options)),
+                 ('  method', str(entry['adapter']['type'])),
+                 ('  its options', _listed({key: value for key, value in entry['adapter'].items() if key != 'type'}) or '–'),
+                 ('  base', str(entry['base_checkpoint']))]
+    head, meta = about['head'] or {}, about['dataset_meta'] or {}
+    heads = [f'{name}: {value["type"]}' for name, value in head.items()
+             if isinstance(value, dict) and 'type' in value and name != 'data_preprocessor']
+    classes = meta.get('classes') or []
+    shown = ', '.join(map(str, classes[:8])) + (', …' if len(classes) > 8 else '')
+    tensors = about['tensors']
+    rows += [
+        ('fingerprint of the base', about['fingerprint']), ('model', about['model']),
+        ('head', (', '.join(heads) or 'yes') if about['head_included'] else 'none'),
+        ('classes', f'{len(classes)}: {shown}' if classes else '–'),
+        ('metric', _listed(about['metric'] or {}) or '–'),
+        ('tensors', f'{tensors["number"]}, {tensors["bytes"] / 1e6:.2f} MB, {about["dtype"]}'),
+        ('digest of the tensors', f'{tensors["sha256"]} (checked)')]
+    return [(printable(label), printable(text)) for label, text in rows]
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ', '.join(f'{name}={value}' for name, value in values.items())
+
+
+def tupled(dataset_meta: Mapping[str, Any]) -> Dict[str, Any]:
+    """Names and colours of the classes as the toolboxes' data sets have them, in tuples."""
+    return {name: tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
+            if isinstance(value, list) else value for name, value in dataset_meta.items()}

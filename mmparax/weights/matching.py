@@ -1,0 +1,100 @@
+"""Compares named tensors of a file with those of a model, before anything is copied; knows no model."""
+import re
+from typing import Any, Collection, Dict, List, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmparax.errors import ParameterError
+from mmparax.utils.text import listed
+
+# Parts of published files that a trunk has no use for: classifiers, the final norm (output norms start fresh), buffers
+# that are computed again, and what only pre-training needs.
+IGNORED_PREFIXES = ('head.', 'head_dist.', 'norm.', 'fc_norm.', 'decoder_', 'neck.')
+IGNORED_NAMES = ('attn_mask', 'relative_position_index', 'mask_token')
+REMEDY = ('Give the checkpoint of this config (same arch and adapter); the file of a pre-trained trunk belongs to '
+          'model.backbone.base_checkpoint. Nothing was loaded.')
+
+
+def ignorable(name: str) -> bool:
+    """Whether a key of a base file may be left out without a word."""
+    return (name.startswith(IGNORED_PREFIXES) or re.match(r'norm\d+\.', name) is not None
+            or any(part in name.split('.') for part in IGNORED_NAMES))
+
+
+@torch.no_grad()
+def copy_base(parameters: Mapping[str, nn.Parameter], weights: Dict[str, Tensor], source: str,
+              owner: str) -> None:
+    """Copy ``weights`` into ``parameters`` after checking that they are the same set of names and shapes.
+
+    Raises:
+        ValueError: listing the keys that are missing, unexpected or of another shape; nothing is copied then.
+    """
+    missing = [name for name in parameters if name not in weights]
+    unexpected = [name for name in weights if name not in parameters and not ignorable(name)]
+    wrong = [f'{name} {tuple(weights[name].shape)} instead of {tuple(parameter.shape)}'
+             for name, parameter in parameters.items()
+             if name in weights and weights[name].shape != parameter.shape]
+    if missing or unexpected or wrong:
+        problems = [f'{len(names)} {label} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
+                    for label, names in (('missing', missing), ('of another shape', wrong), ('unexpected', unexpected))
+                    if names]
+        raise ParameterError(f'base_checkpoint={source!r} does not fit {owner}: of {len(parameters)} weights '
+                         f'{"; ".join(problems)}. Give the file of this arch (arch, window_size, patch_size), or change '
+                         'the arch; nothing was loaded.')
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
+
+
+def wrong_shapes(given: Mapping[str, Any], expected: Mapping[str, Tensor]) -> List[str]:
+    """What of ``given`` has another shape than expected, in words."""
+    return [f'{name} {tuple(given[name].shape)} instead of {tuple(value.shape)}' for name, value in expected.items()
+            if isinstance(given.get(name), Tensor) and given[name].shape != value.shape]
+
+
+def misfit(missing: Sequence[str], wrong: Sequence[str], unexpected: Sequence[str]) -> str:
+    """What does not fit, in words; empty if all does."""
+    return '; '.join(f'{listed(names)} {label}' for label, names in
+                     (('missing', missing), ('of another shape', wrong), ('unexpected', unexpected)) if names)
+
+
+def check_keys(owner: str, given: Mapping[str, Any], expected: Mapping[str, Tensor], trunk: Collection[str],
+               optional: Collection[str]) -> None:
+    """Check that a checkpoint has what a backbone trains, and nothing of another model.
+
+    Args:
+        owner: the backbone, for the error.
+        given: the checkpoint's keys of this backbone, without prefix.
+        expected: the backbone's own state, parameters and buffers.
+        trunk: names that may be absent as a whole: the frozen trunk, which a small checkpoint leaves out.
+        optional: names that may be absent one by one: buffers of the trunk, which are computed again.
+
+    Raises:
+        ParameterError: naming the keys that are missing, of another shape or unexpected.
+    """
+    has_trunk = any(name in given for name in trunk)
+    missing = [name for name in expected if name not in given and name not in optional
+               and (has_trunk or name not in trunk)]
+    problems = misfit(missing, wrong_shapes(given, expected),
+                      [name for name in given if name not in expected and not ignorable(name)])
+    if problems:
+        raise ParameterError(f'the checkpoint does not fit {owner}: of its {len(expected)} weights {problems}. {REMEDY}')
+
+
+def differing(given: Mapping[str, Any], present: Mapping[str, Tensor]) -> List[str]:
+    """Names of the tensors of ``present`` that ``given`` has, too, but otherwise, after rounding to the given dtype."""
+    return [name for name, value in present.items() if isinstance(given.get(name), Tensor)
+            and not torch.equal(value.to(given[name].device, given[name].dtype), given[name])]
+
+
+def check_same_base(owner: str, base_checkpoint: str, given: Mapping[str, Any], present: Mapping[str, Tensor]) -> None:
+    """Check that what a checkpoint has of the frozen trunk is what was loaded from ``base_checkpoint``.
+
+    Raises:
+        ParameterError: if they differ: the adapters of the checkpoint were trained on another base.
+    """
+    others = differing(given, present)
+    if others:
+        raise ParameterError(f'the checkpoint was trained on another base than {base_checkpoint!r}, which {owner} has loaded: '
+                             f'{listed(others)} of {len(present)} frozen weights differ. Set model.backbone.base_checkpoint '
+                             'to the base of the checkpoint; nothing was loaded.')

@@ -1,0 +1,117 @@
+"""Reads files of weights without running code from them."""
+import datetime
+import pathlib
+import pickle
+import re
+from pathlib import Path
+from typing import IO, Any, Dict, List, Union
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from safetensors import safe_open
+from torch import Tensor
+
+from mmparax.errors import MissingFileError, ParameterError
+
+STATISTICS = ('min', 'max', 'mean', 'current')
+
+
+def method_of(owner: Any, name: str) -> Any:
+    """What a file gets for ``getattr``: the four methods with which HistoryBuffer is pickled, and nothing else.
+
+    The real ``getattr`` leads from any allowed class to ``__globals__``, and from there to ``eval``.
+    """
+    if owner is HistoryBuffer and name in STATISTICS:
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f'Unsupported global: getattr of {name!r}')
+
+
+def plain_globals() -> List[Any]:
+    """What a checkpoint of mmengine holds besides tensors: NumPy data, dates, paths, the histories of its message hub."""
+    core = np._core if hasattr(np, '_core') else np.core
+    dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefdgFDSUmM'}
+    return [HistoryBuffer, (method_of, 'builtins.getattr'), slice, frozenset, np.ndarray, np.dtype,
+            core.multiarray._reconstruct, core.multiarray.scalar, datetime.date, datetime.datetime, datetime.timedelta,
+            pathlib.PosixPath, pathlib.PurePosixPath, *dtypes]
+
+
+def read_torch(file: Union[str, Path, IO[bytes]], map_location: Any = 'cpu') -> Any:
+    """``torch.load`` with ``weights_only=True`` and mmengine's own types; nothing else is ever constructed."""
+    with torch.serialization.safe_globals(plain_globals()):
+        return torch.load(file, map_location=map_location, weights_only=True)
+
+
+def read_safetensors(path: Path, map_location: Any = 'cpu') -> Dict[str, Any]:
+    """Return ``dict(state_dict=tensors by name, meta=the texts of the file's header)``."""
+    with safe_open(path, 'pt') as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}
+        meta = dict(file.metadata() or {})
+    if not callable(map_location):
+        weights = {name: value.to(map_location) for name, value in weights.items()}
+    return dict(state_dict=weights, meta=meta)
+
+
+def read_file(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
+    """Read a checkpoint: ``.safetensors``, else a torch file with ``weights_only=True`` and mmengine's own types.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is truncated, damaged, or holds anything but tensors and plain data.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise MissingFileError(f'the checkpoint {str(path)!r} does not exist; check the path (relative paths start at the '
+                                'folder in which the command runs).')
+    with path.open('rb') as file:
+        head = file.read(64)
+        if head.lstrip().startswith(b'<'):
+            raise ParameterError(f'the checkpoint {str(path)!r} is a web page (HTML or XML), not a checkpoint: its address may '
+                                 'have moved or need a login. Remove it and get the file itself.')
+    if path.suffix != '.safetensors' and not head.startswith((b'PK', b'\x80')):  # torch's archives and older pickles
+        raise ParameterError(f'the checkpoint {str(path)!r} is truncated or damaged, or no checkpoint at all: it is neither a '
+                             'torch nor a safetensors file. Check the path, or get the file again.')
+    try:
+        return read_safetensors(path, map_location) if path.suffix == '.safetensors' else read_torch(path, map_location)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # safetensors, zip and tar readers each have their own
+        if path.suffix == '.safetensors' and head.startswith((b'PK', b'\x80')):
+            raise ParameterError(f'the checkpoint {str(path)!r} is a torch file or another pickle under the name of a '
+                                 'safetensors file: nothing of it was read. Get the file again from its source.') from error
+        raise refusal(str(path), error) from error
+
+
+def refusal(name: str, error: Exception) -> ParameterError:
+    """Return (not raise) the error for a file that was not read."""
+    unsupported = re.search(r'Unsupported (?:global|operand|class)[^\n.]*(?:\.[\w]+)*', str(error))
+    detail = unsupported.group() if unsupported else str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):
+        return ParameterError(f'the checkpoint {name!r} was not loaded: it is damaged or holds more than tensors and plain '
+                              f'data ({detail}). Get the file again from its source.')
+    return ParameterError(f'the checkpoint {name!r} is truncated or damaged and was not loaded ({type(error).__name__}: '
+                          f'{detail}). Check the path, or get the file again.')
+
+
+def read_weights(path: Union[str, Path]) -> Dict[str, Tensor]:
+    """Read the weights of a model: found under ``model`` or ``state_dict``, without ``module.`` before the keys.
+
+    Keys of a backbone inside a model lose their ``backbone.``; other parts of the model keep their names, so that
+    whoever takes the weights can tell what does not belong.
+
+    Raises:
+        ValueError: if the file holds no weights.
+    """
+    content = read_file(path)
+    for wrapper in ('state_dict', 'model'):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    weights = {name: value for name, value in content.items() if isinstance(value, Tensor)} \
+        if isinstance(content, dict) else {}
+    if not weights:
+        raise ParameterError(f'the checkpoint {str(path)!r} holds no weights: expected tensors by name, at top level or under '
+                         '"model" or "state_dict".')
+    for prefix in ('module.', 'backbone.'):
+        weights = {name[len(prefix):] if name.startswith(prefix) else name: value for name, value in weights.items()}
+    return weights

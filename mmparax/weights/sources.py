@@ -1,0 +1,119 @@
+"""Finds the file of a pre-trained trunk and copies it into the trunk, completely or not at all."""
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Optional
+from urllib.parse import urlparse
+
+import torch
+
+from mmparax.errors import MissingFileError, ParameterError
+from mmparax.weights.reader import read_file
+
+SHIPPED = 'mmparax://'  # a file in the package's own folder of small bases
+ZOO = Path(__file__).parents[1] / 'zoo'
+MEANT = {'base_checkpoint': 'model.backbone.base_checkpoint'}  # parameter -> its place in a config
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is fetched over the network."""
+    return source.startswith(('http://', 'https://'))
+
+
+def cached_path(url: str) -> Path:
+    """Where the file of a URL is kept: the folder that torch's own downloads use.
+
+    If the file of that name there was downloaded from another URL, it is a folder of its own.
+    """
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / os.path.basename(urlparse(url).path)
+    origin = origin_of(path)
+    if origin.is_file() and origin.read_text() != url:
+        return path.parent / hashlib.sha256(url.encode()).hexdigest()[:8] / path.name
+    return path
+
+
+def origin_of(path: Path) -> Path:
+    """The file that says from which URL a downloaded one came."""
+    return path.with_name(f'{path.name}.url')
+
+
+def locate(source: str) -> Optional[Path]:
+    """Return the local file of a path, ``mmparax://`` name or cached URL, or None if it is not at hand."""
+    if is_url(source):
+        path = cached_path(source)
+    elif source.startswith(SHIPPED):
+        path = ZOO / source[len(SHIPPED):]
+    else:
+        path = Path(source).expanduser()
+    return path if path.is_file() else None
+
+
+def local_rank() -> int:
+    """Rank of this process on its machine; every launcher sets ``LOCAL_RANK`` (mmengine's own needs a further group)."""
+    return int(os.environ.get('LOCAL_RANK', 0))
+
+
+def fetch(source: str, parameter: str = 'base_checkpoint') -> Path:
+    """Return the local file of a path or URL; the first process of each machine downloads, its others wait.
+
+    Args:
+        source: path, URL or ``mmparax://`` name.
+        parameter: what the user calls it, for the errors.
+
+    Raises:
+        FileNotFoundError: if it is not there and cannot be had.
+        ValueError: if what came from the URL is not a checkpoint; it is removed again.
+    """
+    if not is_url(source):
+        path = locate(source)
+        if path is None:
+            raise MissingFileError(f'{parameter}={source!r} does not exist (looked in {os.getcwd()!r}). Put the file '
+                                   f'there or set {MEANT.get(parameter, parameter)} to its path.')
+        return path
+    target = cached_path(source)
+    if locate(source) is not None:
+        return target
+    if local_rank() != 0:
+        # No collective: the ranks of another machine may have the file already and would not take part.
+        wait_for(target, source)
+        return target
+    download(source, target, parameter)
+    return target
+
+
+def download(url: str, target: Path, parameter: str) -> None:
+    """Put the checkpoint behind ``url`` at ``target``, which appears only when the file was read without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix='.download-') as folder:
+        part = Path(folder) / target.name
+        digest = torch.hub.HASH_REGEX.search(target.name)  # OpenMMLab's names end with the start of their digest
+        try:
+            torch.hub.download_url_to_file(url, str(part), hash_prefix=digest.group(1) if digest else None,
+                                           progress=sys.stderr.isatty())
+        except Exception as error:
+            raise MissingFileError(
+                f'{parameter}={url!r} could not be downloaded ({error}). Download it by other means and put it at '
+                f'{str(target)!r}, or set {MEANT.get(parameter, parameter)} to its path.') from error
+        try:
+            read_file(part)
+        except ParameterError as error:
+            raise ParameterError(f'{parameter}={url!r} did not answer with a checkpoint, and nothing was kept: '
+                                 f'{str(error).replace(str(part), target.name)}') from error
+        origin_of(part).write_text(url)
+        origin_of(part).replace(origin_of(target))
+        part.replace(target)
+
+
+def wait_for(path: Path, source: str, seconds: float = 3600.) -> None:
+    """Wait until the first process of this machine has put the file in its place."""
+    end = time.monotonic() + seconds
+    while not path.is_file():
+        if time.monotonic() > end:
+            raise MissingFileError(f'base_checkpoint={source!r} was not downloaded within {seconds:.0f} s by the first '
+                                   f'process of this machine. Put the file at {str(path)!r}.')
+        time.sleep(0.5)
+
+

@@ -1,0 +1,335 @@
+"""Routing: gates set by hand and in closed form, sums against direct float64, continuing, the tool on every task."""
+import copy
+import json
+import math
+import pickle
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.cases import TINY_SWIN, build, perturb
+from mmengine.model import ImgDataPreprocessor
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from helpers.tasks import config as task_config
+from torch import nn
+
+from mmparax.analysis.routing_pictures import draw_classes, draw_entropy, draw_top_images, draw_usage, most_dependent
+from mmparax.analysis.routing_result import as_result, summary_table, top_images_csv
+from mmparax.analysis.routing_run import RoutingRun, batches, labels_in, spread
+from mmparax.checks.routing import GateSums, attach, dead_everywhere, routed_adapters, warnings_of
+from mmparax.datasets.synthetic.writers import write_scenes
+from mmparax.errors import ParameterError
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'routing.py'
+IMAGES, CLASSES = 11, 3
+
+
+class Net(nn.Module):
+    """A backbone and what a model of a toolbox has around it."""
+
+    def __init__(self, method='adaroute', **options):
+        super().__init__()
+        self.data_preprocessor = ImgDataPreprocessor(mean=[127.] * 3, std=[60.] * 3)
+        self.backbone = build(method, 'swin', **options)
+        self.eval()
+
+    def extract_feat(self, inputs):
+        return self.backbone(inputs)
+
+
+class Data:
+    """Random images, each of one class; some are smaller."""
+    metainfo = dict(classes=('a', 'b', 'c'))
+
+    def __init__(self, stop_at=None):
+        self.stop_at, self.read = stop_at, []
+
+    def __len__(self):
+        return IMAGES
+
+    def __getitem__(self, number):
+        if number == self.stop_at:
+            raise KeyboardInterrupt
+        self.read.append(number)
+        side = 32 if number in (3, 4, 8) else 64
+        generator = torch.Generator().manual_seed(number)
+        image = torch.randint(256, (3, 1, 1), generator=generator).expand(3, side, side)
+        image = image + torch.randint(-40, 40, image.shape, generator=generator)
+        label = BaseDataElement(gt_label=torch.tensor([number % 2]))
+        return dict(inputs=image.clamp(0, 255).to(torch.uint8), data_samples=label)
+
+    def get_data_info(self, number):
+        return dict(img_path=f'folder/{number}.png')
+
+
+def set_gates(model, logits):
+    """Let every router give the same gates for every image; ``logits`` gives those of M experts."""
+    for adapter in routed_adapters(model):
+        nn.init.zeros_(adapter.router.gates.weight)
+        with torch.no_grad():
+            adapter.router.gates.bias.copy_(torch.tensor(logits(adapter.num_experts)).repeat(len(adapter.groups)))
+
+
+def depending(**options):
+    """A model whose gates depend on the image."""
+    model = Net(**options)
+    for number, adapter in enumerate(routed_adapters(model)):
+        perturb(adapter.router, seed=number)
+        adapter.router.gates.weight.data *= 3
+    return model
+
+
+def looked(model, folder, data=None, batch_size=4, **options):
+    run = RoutingRun(model, data or Data(), folder, {}, **options)
+    run.run(batch_size)
+    return run
+
+
+def every_group(run):
+    return [(adapter, group, found) for adapter, groups in zip(run.adapters, run.totals.gates.statistics())
+            for group, found in groups.items()]
+
+
+# ---- statistics ----
+
+
+def test_gates_set_by_hand(tmp_path):
+    """Softmax of log p is p: usage, entropies, spread and warnings are known."""
+    model = Net()
+    shares = {2: [0.25, 0.75], 4: [0.5, 0.25, 0.25 - 1e-4, 1e-4]}
+    set_gates(model, lambda experts: np.log(shares[experts]))
+    run = looked(model, tmp_path)
+    assert [(adapter.name, adapter.num_experts) for adapter in run.adapters][:2] == [
+        ('stage1/block01/after_token_mixer', 2), ('stage1/block01/after_channel_mixer', 2)]
+    assert run.adapters[8].name == 'stage3/block01/after_token_mixer' and run.adapters[8].num_experts == 4
+    assert run.adapters[0].groups == ('down', 'up', 'kernels.0', 'kernels.1', 'kernels.2')
+    for adapter, _, found in every_group(run):
+        p = np.array(shares[adapter.num_experts])
+        assert found.usage == pytest.approx(p, rel=1e-5) and found.mean_gate == pytest.approx(p, rel=1e-5)
+        for value in (found.entropy_of_mean, found.mean_entropy):
+            assert value == pytest.approx(-(p * np.log(p)).sum(), rel=1e-5)
+        assert found.normalized(found.mean_entropy) == pytest.approx(-(p * np.log(p)).sum() / math.log(len(p)), rel=1e-5)
+        assert found.dependence == pytest.approx(0, abs=1e-12) and found.std == pytest.approx(0, abs=1e-7)
+        assert found.largest.tolist() == (p == p.max()).tolist()
+        assert found.dead == ([4] if len(p) == 4 else []) and found.fixed
+    dead, fixed = warnings_of(run.adapters, run.totals.gates.statistics())
+    assert 'no image: 40 (stage3/block01/after_token_mixer/down/expert4,' in dead
+    assert 'in every adapter that shares them: 5 (stage3/down/expert4, stage3/up/expert4,' in dead
+    assert '100 of 100 groups' in fixed
+
+
+def test_sigmoid_gates_are_divided_by_their_sum(tmp_path):
+    model = Net('adaroute-sigmoid')
+    gates = {2: np.array([0.2, 0.6]), 4: np.array([0.1, 0.1, 0.3, 0.5])}
+    set_gates(model, lambda experts: np.log(gates[experts] / (1 - gates[experts])))
+    for adapter, _, found in every_group(looked(model, tmp_path)):
+        own = gates[adapter.num_experts]
+        assert adapter.activation == 'sigmoid'
+        assert found.mean_gate == pytest.approx(own, rel=1e-5) and found.usage == pytest.approx(own / own.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize('gates, dependence, variation, largest', [
+    ([[1., 0.], [0., 1.]], math.log(2), 1., [0.5, 0.5]),  # each image its own expert
+    ([[0.5, 0.5], [0.5, 0.5]], 0., 0., [0.5, 0.5]),  # ties are split
+    ([[0.9, 0.1], [0.9, 0.1]], 0., 0., [1., 0.]),
+])
+def test_the_input_decides_or_does_not(gates, dependence, variation, largest):
+    adapters = [SimpleNamespace(name='stage1/block01/x', center='stage1', groups=('down', ), num_experts=2)]
+    sums = GateSums(adapters)
+    sums.add({0: torch.tensor([gates])})
+    found = sums.statistics()[0]['down']
+    assert found.dependence == pytest.approx(dependence, abs=1e-12) and found.variation == pytest.approx(variation, abs=1e-6)
+    assert found.largest.tolist() == largest and found.fixed == (variation == 0) and found.dead == []
+    assert not dead_everywhere(adapters, sums.statistics())
+
+
+def test_sums_of_several_processes_add_up():
+    adapters = [SimpleNamespace(name=f'stage1/block0{experts}/x', center=f'stage{experts}', groups=('down', 'up'),
+                                num_experts=experts) for experts in (2, 3)]
+    batch = [{number: torch.rand(2, 4, adapter.num_experts) for number, adapter in enumerate(adapters)} for _ in range(2)]
+    whole, first, second, none = (GateSums(adapters) for _ in range(4))
+    for sums, parts in ((whole, batch), (first, batch[:1]), (second, batch[1:])):
+        for gates in parts:
+            sums.add(gates)
+    none.set_flat(first.flat('cpu') + second.flat('cpu') + none.flat('cpu'))
+    assert none.images == whole.images == 8
+    for ours, expected in zip(none.statistics(), whole.statistics()):
+        assert all(ours[group].as_dict() == expected[group].as_dict() for group in ('down', 'up'))
+
+
+@pytest.mark.parametrize('batch_size', [pytest.param(1, marks=pytest.mark.full), 4])
+@pytest.mark.parametrize('method', ['adaroute', 'adaroute-sigmoid'])
+def test_sums_equal_a_direct_computation(method, batch_size, tmp_path):
+    """Every number from the gates of single images, in float64; batches do not matter, nor does the size of other images."""
+    model, data = depending(method=method), Data()
+    run = looked(model, tmp_path, batch_size=batch_size)
+    assert not any(adapter.router._forward_hooks for adapter in run.adapters)
+    gates = {number: [] for number in range(len(run.adapters))}
+    handles = attach(run.adapters, lambda number, values: gates[number].append(values[:, 0].double().numpy()))
+    with torch.no_grad():
+        for number in range(IMAGES):
+            model.extract_feat(model.data_preprocessor(dict(inputs=[data[number]['inputs']]))['inputs'])
+    for handle in handles:
+        handle.remove()
+    result, statistics = as_result(run), run.totals.gates.statistics()
+    close = dict(rel=1e-4, abs=1e-6)  # a batch of another size rounds otherwise in float32
+    for number, adapter in enumerate(run.adapters):
+        for column, group in enumerate(adapter.groups):
+            x = np.stack(gates[number])[:, column]
+            p, found = x / x.sum(1, keepdims=True), statistics[number][group]
+            assert found.mean_gate == pytest.approx(x.mean(0), **close) and found.std == pytest.approx(x.std(0), **close)
+            assert found.usage == pytest.approx(p.mean(0), **close)
+            assert found.largest == pytest.approx((x == x.max(1, keepdims=True)).mean(0))
+            assert found.mean_entropy == pytest.approx(-(p * np.log(p)).sum(1).mean(), **close)
+            assert found.entropy_of_mean == pytest.approx(-(p.mean(0) * np.log(p.mean(0))).sum(), **close)
+            assert found.variation == pytest.approx(math.sqrt(x.var(0).sum() / (x.mean(0)**2).sum()), **close)
+            assert found.fixed == (found.variation < 0.01)
+            for expert, entries in enumerate(result['adapters'][number]['groups'][group]['top_images']):
+                assert [gate for _, gate in entries] == pytest.approx(np.sort(x[:, expert])[::-1][:8], **close)
+                assert [x[image, expert] for image, _ in entries] == pytest.approx([gate for _, gate in entries], **close)
+    first = np.stack(gates[0])[:, 0] / np.stack(gates[0])[:, 0].sum(1, keepdims=True)
+    other = [np.stack(gates[number])[:, 0] / np.stack(gates[number])[:, 0].sum(1, keepdims=True) for number in (1, 2, 3)]
+    expected = np.mean([p[1::2].mean(0) - p.mean(0) for p in (first, *other)], 0)  # the four adapters of stage 1
+    assert result['classes']['centers']['stage1']['down'][1] == pytest.approx(expected, **close)
+    assert result['classes']['images'] == [6, 5, 0] and result['classes']['centers']['stage1']['down'][2] == [None, None]
+
+
+def test_one_expert_is_no_choice(tmp_path):
+    """Nothing is warned of, and everything is drawn."""
+    run = looked(Net(dict(type='mmparax.AdaRoute', hidden_dim=4, layers_per_center=1, kernel_sizes=())), tmp_path)
+    result = as_result(run)
+    assert not result['warnings'] and result['summary']['groups_with_a_choice'] == 0
+    assert result['adapters'][0]['groups']['down']['normalized']['mean_entropy'] is None
+    assert [adapter['center'] for adapter in result['adapters']][:4] == ['stage1/center1'] * 2 + ['stage1/center2'] * 2
+    for number, draw in enumerate((draw_usage, draw_entropy, draw_classes)):
+        draw(result, tmp_path / f'{number}.png')
+        assert (tmp_path / f'{number}.png').stat().st_size > 5000
+    assert 'no choice' in summary_table(result)
+
+
+# ---- images ----
+
+
+def test_what_is_interrupted_goes_on_and_ends_the_same(tmp_path):
+    model = depending()
+    whole = looked(model, tmp_path / 'whole', batch_size=2)
+    run = RoutingRun(model, Data(stop_at=7), tmp_path / 'parts', {})
+    with pytest.raises(KeyboardInterrupt):
+        run.run(2, save_every=0.)
+    data = Data()
+    run = RoutingRun(model, data, tmp_path / 'parts', {})
+    assert 0 < run.done < 7
+    start = run.done
+    run.run(2)
+    assert data.read == list(range(start, IMAGES)) and run.done == IMAGES
+    for name, values in whole.totals.arrays().items():
+        assert np.array_equal(values, run.totals.arrays()[name]), name
+    data = Data()
+    again = RoutingRun(model, data, tmp_path / 'parts', {})
+    again.run()
+    assert not data.read and as_result(again) == as_result(whole)
+
+
+def test_a_state_of_something_else_or_damaged_is_not_used(tmp_path):
+    model = Net()
+    looked(model, tmp_path)
+    assert RoutingRun(model, Data(), tmp_path, {}).done == IMAGES
+    assert RoutingRun(model, Data(), tmp_path, dict(checkpoint='another')).done == 0
+    assert RoutingRun(model, Data(), tmp_path, {}, num_images=5).done == 0
+    (tmp_path / 'routing_state.npz').write_bytes(b'half')
+    assert RoutingRun(model, Data(), tmp_path, {}).done == 0
+
+
+def test_images_are_spread_and_only_those_of_one_size_are_put_together():
+    assert spread(10, 4) == [0, 2, 5, 7] and spread(3, 5) == spread(3, None) == [0, 1, 2]
+    data = Data()
+    grouped = [images for images, _ in batches(((number, data[number]) for number in range(IMAGES)), 2)]
+    assert grouped == [[0, 1], [2], [3, 4], [5, 6], [7], [8], [9, 10]]
+
+
+@pytest.mark.parametrize('sample, expected', [
+    (dict(gt_label=torch.tensor([2, 0])), [0, 2]),
+    (dict(gt_instances=InstanceData(labels=torch.tensor([1, 1, 0]))), [0, 1]),
+    (dict(gt_sem_seg=PixelData(data=torch.tensor([[[2, 255], [1, 2]]]))), [1, 2]),
+    (dict(gt_sem_seg=PixelData(sem_seg=torch.tensor([[[2, 255]]])), gt_instances=InstanceData(labels=torch.tensor([0]))),
+     [0, 2]),
+    (dict(), []),
+])
+def test_classes_in_an_annotation_of_any_task(sample, expected):
+    assert labels_in(BaseDataElement(**sample), CLASSES) == expected
+
+
+def test_top_images_as_table_and_picture(tmp_path):
+    run = looked(depending(), tmp_path)
+    result = as_result(run)
+    lines = top_images_csv(result).splitlines()
+    assert lines[0] == 'adapter,group,expert,rank,image,gate,path'
+    assert len(lines) == 1 + sum(len(adapter.groups) * adapter.num_experts for adapter in run.adapters) * 8
+    assert lines[1].startswith('stage1/block01/after_token_mixer,down,1,1,') and 'folder/' in lines[1]
+    name, group = most_dependent(result, 'stage3/block02/after_token_mixer')
+    assert name == 'stage3/block02/after_token_mixer' and group in run.adapters[10].groups
+    draw_top_images(result, name, group, run.picture, tmp_path / 'top.png')
+    assert (tmp_path / 'top.png').stat().st_size > 5000
+    assert np.array_equal(run.picture(3), Data()[3]['inputs'].permute(1, 2, 0).numpy())
+
+
+# ---- errors ----
+
+
+def test_sentences(tmp_path):
+    with pytest.raises(ParameterError, match='Net has no AdaRoute adapter, so it has no gates'):
+        RoutingRun(Net('frozen'), Data(), tmp_path, {})
+    model = Net()
+    run = RoutingRun(model, Data(), tmp_path, {})
+    with pytest.raises(ParameterError, match="--adapter='stage9' .* has stage1/block01/after_token_mixer, stage1/"):
+        run.check_adapter('stage9')
+    with pytest.raises(ParameterError, match="--classes='d' is not allowed: the data have a, b, c"):
+        run.check_class('d')
+    nn.init.constant_(run.adapters[3].router.gates.bias, math.nan)
+    with pytest.raises(ParameterError, match='gates of stage1/block02/after_channel_mixer are not finite'):
+        run.run()
+
+
+def test_copies_and_pickles_of_a_model_that_is_looked_at_read_nothing():
+    model, seen = Net(), []
+    handles = attach(routed_adapters(model), lambda number, gates: seen.append(number))
+    for other in (copy.deepcopy(model.backbone), pickle.loads(pickle.dumps(model.backbone))):
+        other(torch.zeros(1, 3, 64, 64))
+    assert not seen
+    model.backbone(torch.zeros(1, 3, 64, 64))
+    assert seen == list(range(20)) and len(handles) == 20
+
+
+# ---- the tool ----
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('task', ['segmentation', 'detection', 'classification'])
+def test_tool(task, tmp_path, capsys, monkeypatch):
+    write_scenes(tmp_path / 'scenes', 2, 3, size=(64, 96), progress=False)
+    one_output = dict(out_indices=(3, ), pad_small_map=True) if task == 'classification' else {}
+    cfg = task_config(task, tmp_path / 'scenes', tmp_path / task, dict(
+        type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4, kernel_sizes=()),
+        allow_random_base=True, **{**TINY_SWIN, **one_output}))
+    cfg.dump(tmp_path / 'config.py')
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    set_gates(model, lambda experts: [0.] * experts)
+    torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'weights.pth')
+    name = cfg.val_dataloader.dataset.metainfo.classes[0]
+    arguments = [tmp_path / 'config.py', tmp_path / 'weights.pth', '--out', tmp_path / 'out', '--device', 'cpu',
+                 '--batch-size', '2', '--classes', name]
+    monkeypatch.setattr(sys, 'argv', ['routing.py', *map(str, arguments)])
+    runpy.run_path(str(TOOL), run_name='__main__')
+    text = capsys.readouterr().out
+    assert 'Warning: Gates that do not depend on the input' in text and '40 of 40 groups' in text
+    result = json.loads((tmp_path / 'out' / 'routing.json').read_text())
+    assert result['images'] == result['images_in_data'] >= 3 and sum(result['classes']['images']) >= 3
+    assert result['adapters'][0]['groups']['up']['usage'] == pytest.approx([0.5, 0.5])
+    for picture in ('usage', 'entropy', 'classes', 'images', 'class_' + name.replace(' ', '-')):
+        assert (tmp_path / 'out' / f'routing_{picture}.png').stat().st_size > 5000

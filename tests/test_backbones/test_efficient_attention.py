@@ -1,0 +1,387 @@
+"""A frozen Swin on its fast path is upstream's up to rounding, in outputs and in every gradient."""
+import copy
+import io
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.cases import METHODS, TINY_SWIN, build
+from mmpretrain.models.backbones import SwinTransformer
+from mmpretrain.models.utils.attention import ShiftWindowMSA, WindowMSA
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import mmparax
+from mmparax.backbones import AdaptedSwin, AdaRouteSwin
+from mmparax.backbones.swin import PromptedWindowMSA
+from mmparax.backbones.swin_attention import FastWindowMSA, kept_shift_mask, pays, shift_mask, window_rows
+from mmparax.errors import ParameterError
+
+SMALL = dict(arch=dict(embed_dims=8, depths=[2, 2, 2], num_heads=[1, 2, 4]), out_indices=(0, 1, 2), pad_small_map=True)
+FAST = ['frozen', 'adaroute', 'lora-ffn', 'lora']  # methods that leave the position bias alone
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_other_tests():
+    kept_shift_mask.cache_clear()
+    window_rows.cache_clear()
+
+
+@pytest.fixture(params=['step by step', 'one operation'])
+def attention(request, monkeypatch):
+    """Both ways to attend; by itself a GPU takes the second one, a CPU the first."""
+    monkeypatch.setattr('mmparax.backbones.swin_attention.pays', lambda x: request.param == 'one operation')
+    return request.param
+
+
+def pair(method, **options):
+    """A fast and a plain backbone with the same weights, none of them neutral, in float64."""
+    fast, plain = (build(method, fast_trunk=choice, **{**SMALL, **options}).double()
+                   for choice in (True, False))
+    with torch.no_grad():
+        for parameter in fast.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    result = plain.load_state_dict(fast.state_dict())
+    assert not result.missing_keys and not result.unexpected_keys
+    return fast, plain
+
+
+def picture(size=(64, 64), batch=2, dtype=torch.float64):
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+
+
+def results(model, x, seed=0):
+    """Outputs, gradients of what trains, and that of the input, by name."""
+    model.zero_grad()
+    x = x.detach().requires_grad_()
+    torch.manual_seed(seed)
+    outs = model(x)
+    sum(out.sin().sum() for out in outs).backward()
+    grads = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {**{f'output {i}': out.detach() for i, out in enumerate(outs)}, **grads, 'input': x.grad}
+
+
+def outputs(model, x):
+    """Name -> output."""
+    with torch.no_grad():
+        return {f'output {i}': out for i, out in enumerate(model(x))}
+
+
+def assert_close(found, expected):
+    """Float64 rounds by 1e-16; a network of some hundred operations makes more of it, yet less than 1e-10."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert value is not None and value.abs().max() > 0, name
+        error = (found[name] - value).abs().max() / value.abs().max()
+        assert error < 1e-10, (name, error)
+
+
+def attentions(model):
+    return [block.attn for blocks in model.stage_blocks() for block in blocks]
+
+
+@pytest.mark.parametrize('size', [(96, 130), pytest.param((64, 64), marks=pytest.mark.full)], ids=str)
+@pytest.mark.parametrize('method', ['frozen', 'adaroute', 'lora-ffn', 'bitfit', 'vpt'])
+def test_outputs_and_gradients_are_those_of_upstream_s_operations(method, size, attention):
+    fast, plain = pair(method, stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(attn_drop=0.))))
+    assert_close(results(fast, picture(size)), results(plain, picture(size)))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('size', [(224, 224), (33, 65), (1, 1), (224, 28)], ids=str)
+@pytest.mark.parametrize('method', [method for method in METHODS if method != 'toy-block'])
+@pytest.mark.parametrize('with_cp', [True, False])
+def test_every_method_at_every_size(method, size, with_cp):
+    fast, plain = (model.eval() for model in pair(method, with_cp=with_cp))
+    assert_close(results(fast, picture(size, batch=1)), results(plain, picture(size, batch=1)))
+
+
+def test_lora_on_the_attention_too():
+    fast, plain = pair(dict(type='mmparax.LoRA', rank=4))
+    assert_close(results(fast, picture()), results(plain, picture()))
+
+
+def test_with_activation_checkpointing():
+    fast, plain = pair('adaroute', with_cp=True)
+    assert_close(results(fast, picture()), results(plain, picture()))
+
+
+def test_without_padding_of_small_maps():
+    """A stage whose map is as large as a window does not shift, whatever its blocks say."""
+    fast, plain = pair('frozen', pad_small_map=False)
+    assert_close(results(fast, picture((224, 250))), results(plain, picture((224, 250))))
+
+
+def test_a_scale_of_its_own():
+    fast, plain = pair('frozen')
+    for model in (fast, plain):
+        for attention in attentions(model):
+            attention.w_msa.scale = 0.37
+    assert_close(results(fast, picture()), results(plain, picture()))
+
+
+def test_single_precision_is_close_and_autocast_too(attention):
+    fast, plain = (model.float().eval() for model in pair('adaroute'))
+    x = picture(dtype=torch.float32)
+    with torch.no_grad():
+        exact = plain(x)
+        for found, expected in zip(fast(x), exact):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        for dtype in (torch.bfloat16, torch.float16):
+            with torch.autocast('cpu', dtype=dtype):
+                halves = [(out.float() - expected).abs().mean() / expected.abs().mean()
+                          for model in (fast, plain) for out, expected in zip(model(x), exact)]
+            # Half precision costs on the fast path what it costs on the other.
+            for fast_error, plain_error in zip(halves[:len(exact)], halves[len(exact):]):
+                assert fast_error < 2 * plain_error + 1e-3
+
+
+@pytest.mark.parametrize('method', FAST)
+def test_a_frozen_trunk_attends_by_one_operation_on_a_gpu(method, monkeypatch):
+    monkeypatch.setattr('mmparax.backbones.swin_attention.pays', lambda x: True)
+    fast, plain = pair(method)
+    calls, attend = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', lambda *args, **kwargs: calls.append(1) or attend(*args, **kwargs))
+    fast(picture(batch=1))
+    assert len(calls) == len(attentions(fast))
+    plain(picture(batch=1))
+    assert len(calls) == len(attentions(fast))
+    for attention in attentions(plain):
+        assert type(attention) is ShiftWindowMSA and type(attention.w_msa) is WindowMSA
+
+
+@pytest.mark.parametrize('hw, side, shift', [((7, 7), 7, 3), ((7, 14), 7, 3), ((12, 8), 4, 2), ((21, 35), 7, 3),
+                                             ((24, 12), 12, 6), ((8, 8), 4, 1), ((6, 9), 3, 2)])
+def test_the_shift_mask_is_that_of_mmpretrain(hw, side, shift):
+    theirs = ShiftWindowMSA.get_attn_mask(hw, side, shift, torch.device('cpu'))
+    own = shift_mask(hw, side, shift, torch.device('cpu'), torch.float32)
+    assert own.dtype == theirs.dtype and torch.equal(own, theirs) and set(own.unique().tolist()) == {0., -100.}
+    assert FastWindowMSA.get_attn_mask(hw, side, 0) is None is ShiftWindowMSA.get_attn_mask(hw, side, 0)
+
+
+@pytest.mark.parametrize('batch, windows, heads, whether', [
+    (4, 1334, 6, True), (1, 10922, 6, True), (1, 10923, 6, False), (6, 10923, 4, False), (1, 65535, 1, True)])
+def test_images_with_more_windows_than_a_launch_takes_are_left_to_separate_operations(batch, windows, heads, whether):
+    """On a GPU; windows are on the axis of the batch, or with a mask on that of the heads."""
+    assert pays(SimpleNamespace(is_cuda=True, shape=(batch, windows, heads, 49, 32))) is whether
+    assert not pays(torch.empty(batch, windows, heads, 0, 32))
+
+
+def test_what_no_memory_stands_for_runs_and_is_not_kept():
+    """Fake tensors, by which memory is counted: the next real image must not meet them."""
+    fast, plain = pair('adaroute')
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        outs = fast(torch.randn(1, 3, 76, 60, dtype=torch.float64))
+    assert [out.shape for out in outs] == [out.shape for out in plain(torch.randn(1, 3, 76, 60, dtype=torch.float64))]
+    assert window_rows.cache_info().currsize == kept_shift_mask.cache_info().currsize == 0
+    x = torch.randn(1, 3, 76, 60, dtype=torch.float64)
+    for a, b in zip(fast(x), plain(x)):
+        torch.testing.assert_close(a, b)
+    assert window_rows.cache_info().currsize and kept_shift_mask.cache_info().currsize
+
+
+def test_attention_of_another_kind_stays_as_it_is():
+    for attention in attentions(build('vpt')):
+        assert type(attention) is FastWindowMSA and type(attention.w_msa) is PromptedWindowMSA
+    assert all(type(attention) is FastWindowMSA for attention in attentions(build('frozen')))
+
+
+def test_a_position_bias_that_trains_gets_its_gradient():
+    """As when a method tunes it, or a user unfreezes it later."""
+    fast, plain = pair('frozen')
+    for model in (fast, plain):
+        for attention in attentions(model):
+            attention.w_msa.relative_position_bias_table.requires_grad_()
+    found, expected = results(fast, picture()), results(plain, picture())
+    assert_close(found, expected)
+    assert sum('bias_table' in name for name in found) == len(attentions(fast))
+
+
+def test_dropout_of_the_attention_is_active_in_training_alone(attention):
+    fast, plain = pair('frozen', stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(attn_drop=0.5))))
+    x = picture(batch=1)
+    fast.eval(), plain.eval()
+    assert_close(results(fast, x), results(plain, x))
+    fast.train()
+    assert not torch.equal(fast(x)[0], fast(x)[0])
+    # Its mean is what it is without dropout: the first block's attention is linear in the dropped weights.
+    first = attentions(fast)[0]
+    tokens = torch.randn(1, 49, 8, dtype=torch.float64)
+    with torch.no_grad():
+        mean = torch.stack([first(tokens, (7, 7)) for _ in range(500)]).mean(0)
+        exact = first.eval()(tokens, (7, 7))
+    assert (mean - exact).abs().max() < 0.2 * exact.abs().max()
+
+
+def test_stochastic_depth_draws_the_same_numbers():
+    fast, plain = pair('frozen', drop_path_rate=0.5)
+    assert_close(results(fast, picture()), results(plain, picture()))
+
+
+@pytest.mark.parametrize('method', ['frozen', 'adaroute', 'lora', 'vpt', 'bitfit'])
+def test_names_and_roles_stay(method):
+    fast, plain = build(method), build(method, fast_trunk=False)
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    assert fast.parameter_roles() == plain.parameter_roles()
+    assert [p.requires_grad for p in fast.parameters()] == [p.requires_grad for p in plain.parameters()]
+
+
+def test_full_fine_tuning_is_upstream_s_function_bit_for_bit():
+    options = {**TINY_SWIN, 'pad_small_map': True}
+    upstream, full = SwinTransformer(**options), build(None, fast_trunk=True)
+    assert all(type(attention) is ShiftWindowMSA and type(attention.w_msa) is WindowMSA for attention in attentions(full))
+    full.load_state_dict(upstream.state_dict())
+    x = picture(dtype=torch.float32)
+    assert all(torch.equal(*outs) for outs in zip(upstream(x), full(x)))
+
+
+@pytest.mark.parametrize('value', ['yes', None, 2])
+def test_another_value_is_named(value):
+    with pytest.raises(ParameterError, match=f'fast_trunk={value!r} is not allowed: choose one of True, False'):
+        build('frozen', fast_trunk=value)
+
+
+def test_the_choice_is_an_option_of_every_class():
+    model = AdaRouteSwin(hidden_dim=4, fast_trunk=False, allow_random_base=True, **TINY_SWIN)
+    assert all(type(attention) is ShiftWindowMSA for attention in attentions(model))
+    for backbone in ('convnext', 'vit', 'mit'):
+        assert build('frozen', backbone, fast_trunk=True).state_dict().keys() == build('frozen', backbone).state_dict().keys()
+
+
+@pytest.fixture
+def base(tmp_path):
+    trunk = build('frozen', **SMALL)
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    torch.save(trunk.state_dict(), tmp_path / 'base.pth')
+    return str(tmp_path / 'base.pth')
+
+
+@pytest.mark.parametrize('saved_fast', [True, False])
+def test_adapters_go_between_fast_and_plain_trunks(saved_fast, base, tmp_path):
+    def make(fast_trunk):
+        return AdaptedSwin(adapter=METHODS['adaroute'][0], base_checkpoint=base, fast_trunk=fast_trunk,
+                           **SMALL).double().eval()
+
+    saved, loaded = make(saved_fast), make(not saved_fast)
+    x = picture()
+    with torch.no_grad():
+        for parameter in saved.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn_like(parameter)
+    mmparax.save_adapter(saved.float(), str(tmp_path / 'adapter.safetensors'))
+    mmparax.load_adapter(loaded.float(), str(tmp_path / 'adapter.safetensors'))
+    assert_close(outputs(loaded.double(), x), outputs(saved.double(), x))
+
+
+@pytest.mark.parametrize('method', ['lora', 'lora-ffn'])
+def test_merged_adapters_are_the_same_on_the_fast_path(method):
+    fast, plain = (model.eval() for model in pair(method))
+    x = picture()
+    expected = outputs(plain, x)
+    assert mmparax.merge_adapter(fast) > 0
+    assert_close(outputs(fast, x), expected)
+    mmparax.unmerge_adapter(fast)
+    assert_close(outputs(fast, x), expected)
+
+
+@pytest.mark.parametrize('mode', [torch.inference_mode, torch.no_grad])
+def test_masks_of_an_evaluation_serve_training(mode):
+    fast, plain = pair('adaroute')
+    x = picture()
+    with mode():
+        fast.eval()(x)
+    assert kept_shift_mask.cache_info().currsize > 0
+    fast.train()
+    assert_close(results(fast, x), results(plain, x))
+
+
+def test_image_sizes_may_change():
+    fast, plain = (model.eval() for model in pair('frozen'))
+    for size in [(64, 64), (96, 130), (40, 58), (96, 130), (130, 96), (64, 64)]:
+        x = picture(size, batch=1)
+        assert_close(outputs(fast, x), outputs(plain, x))
+    made = kept_shift_mask.cache_info().misses
+    outputs(fast, x)
+    assert kept_shift_mask.cache_info().misses == made  # the next image of a size makes none
+
+
+def test_copies_and_pickles_stay_fast():
+    model = build('adaroute').eval()
+    x = picture(dtype=torch.float32, batch=1)
+    expected = outputs(model, x)
+    for other in (copy.deepcopy(model), pickle.load(io.BytesIO(pickle.dumps(model)))):
+        assert all(type(attention) is FastWindowMSA for attention in attentions(other))
+        assert all(torch.equal(out, expected[name]) for name, out in outputs(other, x).items())
+
+
+def test_a_bias_of_queries_that_trains_gets_the_gradient_of_padding_too(attention):
+    """Padded positions are keys and values, too: they hold the bias of the linear map, or nothing if it has none."""
+    fast, plain = pair('frozen')
+    for model in (fast, plain):
+        for each in attentions(model):
+            each.w_msa.qkv.bias.requires_grad_()
+    found = results(fast, picture((40, 58)))
+    assert sum('qkv.bias' in name for name in found) == len(attentions(fast))
+    assert_close(found, results(plain, picture((40, 58))))
+
+
+def test_without_bias_of_queries():
+    assert_close(*(results(model, picture((40, 58))) for model in pair(
+        'frozen', stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=False))))))
+
+
+def test_linear_maps_do_not_see_the_padding():
+    fast, plain = (model.eval() for model in pair('frozen'))
+    seen = {}
+    for model in (fast, plain):
+        for name, module in model.named_modules():
+            if name.endswith(('qkv', 'proj')):
+                module.register_forward_pre_hook(
+                    lambda _, inputs, key=(model is fast, name): seen.update({key: inputs[0].numel() // inputs[0].shape[-1]}))
+        outputs(model, picture((40, 40), batch=1))
+    first = 'stages.0.blocks.0.attn.w_msa.'
+    assert seen[True, first + 'qkv'] == seen[True, first + 'proj'] == 10 * 10
+    assert seen[False, first + 'qkv'] == seen[False, first + 'proj'] == 14 * 14
+
+
+def test_who_listens_to_the_inner_attention_hears_it():
+    fast, plain = (model.eval() for model in pair('frozen'))
+    heard = []
+    for each in attentions(fast):
+        each.w_msa.register_forward_hook(lambda module, inputs, out: heard.append(out.shape))
+    assert_close(outputs(fast, picture()), outputs(plain, picture()))
+    assert len(heard) == len(attentions(fast))
+
+
+def test_gradients_may_be_differentiated_again():
+    fast, plain = pair('frozen', drop_path_rate=0.)
+    again = []
+    for model in (fast, plain):
+        x = picture((40, 40), batch=1).requires_grad_()
+        grad, = torch.autograd.grad(sum(out.sin().sum() for out in model(x)), x, create_graph=True)
+        again.append(dict(zip('xy', torch.autograd.grad(grad.square().sum(), [x]))))
+    assert_close(*again)
+
+
+def test_tokens_that_do_not_fit_the_map_are_refused_as_upstream_does():
+    fast, plain = pair('frozen')
+    for model in (fast, plain):
+        with pytest.raises(AssertionError):
+            attentions(model)[0](torch.zeros(1, 48, 8, dtype=torch.float64), (7, 7))
+    fast, plain = pair('frozen', pad_small_map=False)
+    for model in (fast, plain):
+        with pytest.raises(AssertionError, match='pad_small_map'):
+            attentions(model)[0](torch.zeros(1, 25, 8, dtype=torch.float64), (5, 5))
+
+
+def test_masks_of_another_default_type_are_not_taken():
+    before = torch.get_default_dtype()
+    try:
+        for dtype in (torch.float64, torch.float32):
+            torch.set_default_dtype(dtype)
+            assert FastWindowMSA.get_attn_mask((14, 14), 7, 3, torch.device('cpu')).dtype == dtype
+    finally:
+        torch.set_default_dtype(before)
