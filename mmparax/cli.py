@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from mmparax.config.files import check_checkpoint, load_config
 from mmparax.config.query import datasets_of, registered
-from mmparax.errors import TRACEBACK, MissingFileError, ParameterError, RandomBaseError, UserError
+from mmparax.errors import TRACEBACK, InputError, MissingFileError, RandomBaseError, UserError
 from mmparax.utils.launch import is_first_process
 from mmparax.utils.logs import quiet_log
 from mmparax.utils.signatures import keyword_names
@@ -66,7 +66,7 @@ def config_kept(cfg: Config, always: bool = False) -> Iterator[None]:
     refused = False
     try:
         yield
-    except (ParameterError, MissingFileError, RandomBaseError):
+    except (InputError, MissingFileError, RandomBaseError):
         refused = True
         raise
     finally:
@@ -106,11 +106,11 @@ def draw_predictions(cfg: Config, show: bool, show_dir: Optional[str], wait_time
     """Make the visualization hook of a config draw.
 
     Raises:
-        ParameterError: if the config has no such hook.
+        InputError: if the config has no such hook.
     """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise ParameterError("--show and --show-dir need the visualization hook: add visualization=dict(type="
+        raise InputError("--show and --show-dir need the visualization hook: add visualization=dict(type="
                              "'SegVisualizationHook') or that of the config's toolbox to default_hooks.")
     for dataset in datasets_of(cfg.get('test_dataloader')):
         palette = (dataset.get('metainfo') or {}).get('palette')

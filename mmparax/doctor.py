@@ -136,7 +136,7 @@ class Doctor:
         count = count_parameters(self.model)
         methods = ', '.join(type(backbone.method).__name__ if backbone.method else 'full fine-tuning'
                             for _, backbone in adapted_backbones(self.model))
-        return OK, (f'{type(self.model).__name__} with {methods}: {count.trained_in_backbone / 1e6:.3f} M of '
+        return OK, (f'{type(self.model).__name__} with {methods}: {count.trainable_in_backbone / 1e6:.3f} M of '
                     f'{count.backbone / 1e6:.3f} M parameters of the backbone train, and '
                     f'{count.head.parameters / 1e6:.3f} M of the head')
 
@@ -166,11 +166,11 @@ class Doctor:
             self.model.init_weights()
             for _, backbone in adapted_backbones(self.model):
                 backbone.check_base()
-        finally:  # the other checks need a trunk that runs, whatever is in it
+        finally:  # the other checks need a base that runs, whatever is in it
             for _, backbone in adapted_backbones(self.model):
                 backbone.base_source = backbone.base_source or 'random'
         if any(backbone.base_source == 'random' for _, backbone in adapted_backbones(self.model)):
-            return WARNING, 'allow_random_base=True: the trunk has random weights'
+            return WARNING, 'allow_random_base=True: the base has random weights'
         text = ', '.join(repr(backbone.base_checkpoint) for _, backbone in adapted_backbones(self.model))
         digest = fingerprint(self.model)
         return OK, f'{text} fits in every key and shape' + (f'; fingerprint {digest}' if digest else '')
@@ -238,7 +238,7 @@ class Doctor:
         if not math.isfinite(loss):
             raise TrainingError(f'the loss of the first step is {loss}')
         text = (f'on {origin}: loss {loss:.4f}, a finite gradient for each of {sum(part.count for part in found)} parameters '
-                'that train (nothing would break several processes), the frozen trunk unchanged')
+                'that train (nothing would break several processes), the frozen base unchanged')
         zero = [name for part in found for name in part.zero]
         if zero:
             text += f'; exactly zero, which some methods are at first: {listed(zero)}'

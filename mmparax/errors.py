@@ -11,8 +11,26 @@ class UserError(Exception):
     """Marks an error that its message explains completely."""
 
 
-class ParameterError(UserError, ValueError):
-    """A wrong argument or a file that does not fit."""
+class InputError(UserError, ValueError):
+    """Arguments, a config or a file that do not fit."""
+
+
+class ParameterError(InputError):
+    """One wrong argument.
+
+    Attributes:
+        parameter: its name in Python or its place in a config, such as ``'model.backbone.arch'``.
+        value: what was given.
+        allowed: what it may be, a clause such as ``'it must be a finite number'``.
+        remedy: what to do, whole sentences, or ''.
+    """
+
+    def __init__(self, parameter: str, value: Any, allowed: str, remedy: str = ''):
+        super().__init__(parameter, value, allowed, remedy)
+        self.parameter, self.value, self.allowed, self.remedy = parameter, value, allowed, remedy
+
+    def __str__(self) -> str:
+        return f'{self.parameter}={self.value!r} is not allowed: {self.allowed}.' + (f' {self.remedy}' if self.remedy else '')
 
 
 class MissingFileError(UserError, FileNotFoundError):
@@ -28,47 +46,45 @@ class TrainingError(UserError, RuntimeError):
 
 
 class RandomBaseError(UserError, RuntimeError):
-    """A trunk that would run without pre-trained weights."""
+    """A base that would run without pre-trained weights."""
 
 
 class UpstreamChangedError(UserError, TypeError):
     """A toolbox whose code is not the one that mmparax extends."""
 
 
-def bad_value(parameter: str, value: Any, allowed: str, remedy: str = '') -> ParameterError:
-    """Return (not raise) the error for one wrong argument."""
-    return ParameterError(f'{parameter}={value!r} is not allowed: {allowed}.' + (f' {remedy}' if remedy else ''))
-
-
 def check_int(parameter: str, value: Any, minimum: int = 1) -> int:
-    """Return ``value`` if it is an integer of at least ``minimum``, else raise ParameterError."""
+    """Return ``value`` if it is an integer of at least ``minimum``, else raise InputError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise bad_value(parameter, value, f'it must be an integer of at least {minimum}')
+        raise ParameterError(parameter, value, f'it must be an integer of at least {minimum}')
     return int(value)
 
 
 def check_number(parameter: str, value: Any) -> float:
-    """Return ``value`` if it is a finite number, else raise ParameterError."""
+    """Return ``value`` if it is a finite number, else raise InputError."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise bad_value(parameter, value, 'it must be a finite number')
+        raise ParameterError(parameter, value, 'it must be a finite number')
     return float(value)
 
 
 def check_choice(parameter: str, value: Any, choices: Sequence[Any]) -> Any:
-    """Return ``value`` if it is one of ``choices``, else raise ParameterError."""
+    """Return ``value`` if it is one of ``choices``, else raise InputError."""
     if value not in choices:
-        raise bad_value(parameter, value, f'choose one of {", ".join(map(repr, choices))}')
+        raise ParameterError(parameter, value, f'choose one of {", ".join(map(repr, choices))}')
     return value
 
 
 def check_options(owner: str, options: Mapping[str, Any], known: Iterable[str], hint: str = '') -> None:
-    """Raise ParameterError if ``options`` holds a name that is not in ``known``."""
+    """Raise InputError if ``options`` holds a name that is not in ``known``."""
     known = list(known)
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise ParameterError(f'{owner} has no option {", ".join(map(repr, unknown))}; its options are: '
+        raise InputError(f'{owner} has no option {", ".join(map(repr, unknown))}; its options are: '
                              f'{", ".join(known) or "none"}.' + (f' {hint}' if hint else ''))
 
 
 # Tests set it to see where an error comes from; so may a user.
 TRACEBACK = 'MMPARAX_TRACEBACK'
+
+
+bad_value = ParameterError

@@ -3,10 +3,11 @@ import logging
 import re
 
 import pytest
-from helpers.cases import build
 from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor, build_optim_wrapper
 from torch import nn
+
+from helpers.cases import build
 
 OPTIMIZER = dict(type='AdamW', lr=0.5, weight_decay=0.1)
 PARAMWISE = {

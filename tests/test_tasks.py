@@ -1,12 +1,12 @@
-"""Every task of the paper trains, evaluates and resumes on painted scenes, with activations kept or recomputed."""
+"""Every task of the paper trains, evaluates and resumes on synthetic scenes, with activations kept or recomputed."""
 import numpy as np
 import pytest
-from helpers.cases import BACKBONES
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
-from helpers.runs import same, saved
-from helpers.tasks import TASKS, config, trunk
 
+from helpers.cases import BACKBONES
+from helpers.runs import same, saved
+from helpers.tasks import TASKS, backbone_config, config
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.inference.metrics import paper_columns
 from mmparax.utils.locks import unlock_folder
@@ -33,7 +33,7 @@ def scope_of_its_own():
 
 def run(task, backbone, scenes, work_dir, iterations, resume=False, **options):
     """Train, evaluating at the end; return the losses and the metrics."""
-    backbone = trunk(task, backbone, allow_random_base=True, drop_path_rate=0.2, **options)
+    backbone = backbone_config(task, backbone, allow_random_base=True, drop_path_rate=0.2, **options)
     cfg = config(task, scenes, work_dir, backbone, iterations=iterations)
     cfg.train_dataloader.batch_size = 4
     cfg.optim_wrapper.optimizer.lr = 5e-3

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.processes import run
 from helpers.triton_cases import CASES
-
 from mmparax.errors import ParameterError
 from mmparax.ops import kernels
 from mmparax.ops.paths import has_triton

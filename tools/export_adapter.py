@@ -8,7 +8,7 @@ from typing import Any, Dict, Mapping, Optional
 from mmparax.checkpoint.adapter_io import DTYPES, save_adapter
 from mmparax.cli import add_config_options, quiet_config, tool
 from mmparax.deploy.standalone import check_new
-from mmparax.errors import bad_value
+from mmparax.errors import ParameterError
 from mmparax.inference.predictions import build_and_load
 from mmparax.weights.adapter_file import SUFFIX, description
 
@@ -38,7 +38,7 @@ def given_metric(pairs: list) -> Dict[str, float]:
         try:
             metric[name] = float(value)
         except ValueError:
-            raise bad_value('--metric', pair, 'it is NAME=NUMBER, such as mIoU=50.3') from None
+            raise ParameterError('--metric', pair, 'it is NAME=NUMBER, such as mIoU=50.3') from None
     return metric
 
 

@@ -10,7 +10,7 @@ from mmparax.config.query import model_config
 from mmparax.deploy.merging import merge_adapter
 from mmparax.deploy.onnx_file import LEVELS, LOGITS, RUNTIME, SCORES, check_packages, compare_onnx, export_onnx
 from mmparax.deploy.standalone import check_new
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.inference.predictions import load_model
 from mmparax.utils.toolboxes import is_installed
 
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--shape', nargs=2, type=int, required=True, metavar=('H', 'W'),
                         help='height and width of the images, after resizing and padding')
     parser.add_argument('--batch', type=int, default=1, metavar='N', help='number of images; fixed in the file (default: 1)')
-    parser.add_argument('--merge', action='store_true', help='merge the adapters into the trunk first (LoRA)')
+    parser.add_argument('--merge', action='store_true', help='merge the adapters into the base first (LoRA)')
     parser.add_argument('--force', action='store_true', help='replace a file that is there')
     add_config_options(parser)
     return parser.parse_args()
@@ -65,13 +65,13 @@ def compare(model: nn.Module, draft: Path, out: str) -> str:
     """Say how far the file is from the model.
 
     Raises:
-        ParameterError: if it is too far.
+        InputError: if it is too far.
     """
     if not is_installed(RUNTIME):
         return f'Not compared: {RUNTIME} is not installed.'
     difference = compare_onnx(model, draft)
     if not difference <= TOLERANCE:
-        raise ParameterError(f'the ONNX file gives other outputs than the model (by {difference:.3g} of the largest one, more '
+        raise InputError(f'the ONNX file gives other outputs than the model (by {difference:.3g} of the largest one, more '
                              f'than {TOLERANCE}): {out!r} was not written.')
     return f'{RUNTIME} and torch differ by at most {difference:.3g} of the largest output (random images).'
 

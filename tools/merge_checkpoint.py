@@ -10,13 +10,13 @@ from mmparax.inference.predictions import build_and_load
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Write trunk, adapters and head of a checkpoint or adapter file into one '
+    parser = argparse.ArgumentParser(description='Write base, adapters and head of a checkpoint or adapter file into one '
                                      'checkpoint; the config then needs no base_checkpoint.')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint or adapter file, with its head')
     parser.add_argument('out', help='file to write; ends in .pth or, without --upstream, .safetensors')
     parser.add_argument('--upstream', action='store_true',
-                        help="merge the adapters into the trunk and write the keys of the toolbox's own backbone, which then "
+                        help="merge the adapters into the base and write the keys of the toolbox's own backbone, which then "
                         'needs no mmparax: LoRA, and methods that add no modules')
     parser.add_argument('--force', action='store_true', help='replace a file that is there')
     add_config_options(parser)

@@ -3,7 +3,7 @@
 
 Makes the scenes, freezes a small pre-trained backbone, trains AdaRoute and a head through tools/train.py, evaluates through
 tools/test.py, and ends with what was trained, the metric, the time and a picture. With --compare it does so for AdaRoute,
-the frozen trunk and full fine-tuning with several seeds, and writes a table.
+the frozen base and full fine-tuning with several seeds, and writes a table.
 """
 import argparse
 import json
@@ -82,7 +82,7 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     tested = call('test.py', work_dir / 'test.txt', 1, f'{label}: evaluating', config, checkpoint, '--work-dir', str(work_dir),
                   *options)
     metrics = json.loads(max(work_dir.glob('*/*.json'), key=os.path.getmtime).read_text(encoding='utf-8'))
-    draw_scene_predictions(cfg, checkpoint, args.data, picture, f'{METHODS[method]} on painted scenes it has not seen')
+    draw_scene_predictions(cfg, checkpoint, args.data, picture, f'{METHODS[method]} on synthetic scenes it has not seen')
     table = re.search(r'( +Parameters *\n.*?┘)', log, re.S)
     rows = re.findall(r'\| +([\w ]+?) +\| +([\d.]+|nan) *\| +[\d.nan]+ *\|', tested) if args.task == 'segmentation' else []
     result = dict(settings=settings, metrics=paper_columns(metrics),

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mmparax.cli import tool
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.errors import ParameterError, bad_value, check_int
+from mmparax.errors import InputError, ParameterError, check_int
 from mmparax.reproduce.counts import ParameterCounts
 from mmparax.reproduce.entries import Cell, select
 from mmparax.reproduce.full import FullScale
@@ -32,7 +32,7 @@ MIN_WIDTHS = {'row': 12, 'config': 12, 'published, %': 14, 'state': 12}  # of th
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Runs every cell of the paper's Tables 1-10, at the paper's scale or on small painted scenes: what is "
+        description="Runs every cell of the paper's Tables 1-10, at the paper's scale or on small synthetic scenes: what is "
         'missing is run, what stopped is resumed, what is done is kept. docs/reproduce.md explains it.')
     job = parser.add_argument_group('what to do (to run, give --table alone)')
     job.add_argument('--list', action='store_true', help='list the cells with their parameters, published numbers and state')
@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     cells.add_argument('--row', nargs='+', action='extend', metavar='NAME', help='rows: methods, or variants of an ablation')
     cells.add_argument('--backbone', nargs='+', action='extend', metavar='NAME', help='backbones, e.g. swin-b')
     cells.add_argument('--scale', choices=['full', 'tiny'], default='full',
-                       help="full: the paper's; tiny: painted scenes and small backbones, on a CPU or one GPU (default: full)")
+                       help="full: the paper's; tiny: synthetic scenes and small backbones, on a CPU or one GPU (default: full)")
     cells.add_argument('--seeds', type=int, default=1, metavar='COUNT', help='how many seeds, from 0 on (default: 1)')
     how = parser.add_argument_group('how to run')
     how.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher (default: none)')
@@ -63,18 +63,18 @@ def parse_args() -> argparse.Namespace:
 
 
 def launch_of(args: argparse.Namespace) -> Launch:
-    """How to start the runs; raises ParameterError for what does not go together."""
+    """How to start the runs; raises InputError for what does not go together."""
     check_int('--seeds', args.seeds)
     if args.gpus is not None:
         check_int('--gpus', args.gpus)
     if args.iterations is not None:
         check_int('--iterations', args.iterations, 4)
         if args.scale == 'full':
-            raise bad_value('--iterations', args.iterations, "it is for --scale tiny; the paper's recipes have lengths")
+            raise ParameterError('--iterations', args.iterations, "it is for --scale tiny; the paper's recipes have lengths")
     if args.scale == 'tiny' and (args.launcher != 'none' or args.gpus not in (None, 1)):
-        raise ParameterError('--scale tiny runs in one process, on a GPU if there is one: leave --gpus and --launcher out.')
+        raise InputError('--scale tiny runs in one process, on a GPU if there is one: leave --gpus and --launcher out.')
     if args.launcher == 'none' and args.gpus not in (None, 1):
-        raise bad_value('--gpus', args.gpus, 'several GPUs need a launcher', 'Add --launcher pytorch or --launcher slurm.')
+        raise ParameterError('--gpus', args.gpus, 'several GPUs need a launcher', 'Add --launcher pytorch or --launcher slurm.')
     return Launch(args.launcher, args.gpus or (1 if args.launcher == 'none' else 4), args.partition)
 
 
@@ -85,7 +85,7 @@ def check_gpus(args: argparse.Namespace, launch: Launch) -> None:
         return
     problem = f'this machine has {found or "no"} GPU{"s" if found != 1 else ""} and a run at full scale needs {launch.gpus}'
     if not args.dry_run:
-        raise ParameterError(f'{problem}: use --scale tiny, --gpus, --launcher slurm, or --dry-run to see the commands.')
+        raise InputError(f'{problem}: use --scale tiny, --gpus, --launcher slurm, or --dry-run to see the commands.')
     print(f'Warning: {problem}.', file=sys.stderr)
 
 
@@ -179,7 +179,7 @@ def main() -> None:
         report(runner, cells, target, args.seeds)
         return
     if args.table is None:
-        raise ParameterError('there is nothing to do: give --list, --report FILE, or --table N to run a table.')
+        raise InputError('there is nothing to do: give --list, --report FILE, or --table N to run a table.')
     check_gpus(args, launch)
     runs = runner.runs(cells, range(args.seeds))
     if args.dry_run:

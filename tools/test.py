@@ -5,7 +5,7 @@ import argparse
 from mmparax.checks.data import check_datasets
 from mmparax.cli import add_common_arguments, build_runner, config_kept, draw_predictions, load_config_of, tool
 from mmparax.config.files import check_checkpoint
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.inference.metrics import results_table, write_predictions
 from mmparax.utils.launch import evaluate_without_amp, is_first_process, prepare_processes
 
@@ -35,7 +35,7 @@ def main() -> None:
         draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
         if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
-            raise ParameterError(f'--tta needs tta_model and tta_pipeline, and the config {args.config!r} has not both.')
+            raise InputError(f'--tta needs tta_model and tta_pipeline, and the config {args.config!r} has not both.')
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.tta_model.module = cfg.model
         cfg.model = cfg.tta_model

@@ -8,7 +8,7 @@ from mmengine.runner import find_latest_checkpoint
 from mmparax.checks.data import check_datasets
 from mmparax.cli import add_common_arguments, build_runner, config_kept, load_config_of, tool
 from mmparax.config.files import check_checkpoint
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.utils.launch import (
     PRECISIONS,
     amp_with_value,
@@ -50,7 +50,7 @@ def main() -> None:
     evaluate_without_amp(cfg)
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise ParameterError(f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config!r}: the '
+            raise InputError(f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config!r}: the '
                                  'batch that its learning rate is for.')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:

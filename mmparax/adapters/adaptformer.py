@@ -45,7 +45,7 @@ class ParallelBottleneck(nn.Module):
 
 @MODELS.register_module()
 class AdaptFormer(Method):
-    """AdaptFormer (Chen et al., NeurIPS 2022). It starts equal to the frozen trunk, bit by bit.
+    """AdaptFormer (Chen et al., NeurIPS 2022). It starts equal to the frozen base, bit by bit.
 
     It reads the stream before the second norm; what it returns is added to the feed-forward network's output and the
     residual and is not subject to stochastic depth. On ConvNeXt it runs beside the whole block.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmparax.adapters.base import BlockInfo, Method, init_linear
-from mmparax.errors import bad_value, check_choice, check_int, check_number
+from mmparax.errors import ParameterError, check_choice, check_int, check_number
 from mmparax.ops.experts import mix_all
 from mmparax.ops.linear import sample_linear
 from mmparax.ops.mixing import LAYOUTS, mix_spatially
@@ -220,7 +220,7 @@ class AdaRoute(Method):
         self.kernel_sizes = self._check_kernel_sizes(kernel_sizes)
         self.experts_per_layer = check_number('experts_per_layer', experts_per_layer)
         if self.experts_per_layer <= 0:
-            raise bad_value('experts_per_layer', experts_per_layer, 'it must be a number above 0')
+            raise ParameterError('experts_per_layer', experts_per_layer, 'it must be a number above 0')
         self.layers_per_center = None if layers_per_center is None else check_int(
             'layers_per_center', layers_per_center)
         self.expert_init = check_choice('expert_init', expert_init, tuple(EXPERT_INITS))
@@ -236,21 +236,21 @@ class AdaRoute(Method):
     def _check_kernel_sizes(sizes: Any) -> Tuple[int, ...]:
         allowed = 'it must be a sequence of odd integers of at least 1, such as (3, 5, 7), or () for no convolution'
         if isinstance(sizes, str) or not isinstance(sizes, Sequence):
-            raise bad_value('kernel_sizes', sizes, allowed)
+            raise ParameterError('kernel_sizes', sizes, allowed)
         for size in sizes:
             if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
-                raise bad_value('kernel_sizes', tuple(sizes), allowed, f'{size!r} is not.')
+                raise ParameterError('kernel_sizes', tuple(sizes), allowed, f'{size!r} is not.')
         return tuple(sizes)
 
     def build_centers(self, blocks: Sequence[BlockInfo]) -> List[Tuple[nn.Module, int]]:
         stage, depth, dim = blocks[0].stage, len(blocks), blocks[0].dim
         group = min(self.layers_per_center or depth, depth)
         if depth % group:
-            raise bad_value('layers_per_center', group, f'stage {stage} has {depth} blocks, which it does not divide',
+            raise ParameterError('layers_per_center', group, f'stage {stage} has {depth} blocks, which it does not divide',
                             f'Use a divisor of {depth}, or at least {depth} for one center in this stage.')
         num_experts = math.floor(self.experts_per_layer * group + 1e-9)  # 0.29 * 100 is 28.999...
         if num_experts < 1:
-            raise bad_value('experts_per_layer', self.experts_per_layer, f'stage {stage} has {group} blocks a center, '
+            raise ParameterError('experts_per_layer', self.experts_per_layer, f'stage {stage} has {group} blocks a center, '
                             'which gives no expert', f'Use at least {math.ceil(1000 / group) / 1000:g}.')
         return [(ExpertCenter(num_experts, dim, self.hidden_dim, self.kernel_sizes, self.expert_init), group)
                 for _ in range(depth // group)]

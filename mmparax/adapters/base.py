@@ -29,7 +29,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from torch import Tensor, nn
 
-from mmparax.errors import ParameterError, bad_value, check_number, check_options
+from mmparax.errors import InputError, ParameterError, check_number, check_options
 from mmparax.registry import MODELS
 from mmparax.utils.signatures import keyword_defaults, keyword_names
 
@@ -76,9 +76,9 @@ def init_linear(weight: Tensor) -> None:
 
 
 def check_dropout(value: Any) -> float:
-    """Return a share of activations to drop, at least 0 and below 1, else raise ParameterError."""
+    """Return a share of activations to drop, at least 0 and below 1, else raise InputError."""
     if not 0 <= check_number('dropout', value) < 1:
-        raise bad_value('dropout', value, 'it must be at least 0 and below 1')
+        raise ParameterError('dropout', value, 'it must be at least 0 and below 1')
     return float(value)
 
 
@@ -106,7 +106,7 @@ class Method:
             sites = (sites, ) if isinstance(sites, str) else tuple(sites)
             unknown = [site for site in sites if site not in self.possible_sites]
             if unknown or not sites or len(set(sites)) < len(sites):
-                raise bad_value('sites', list(sites), f'{type(self).__name__} takes one or more of '
+                raise ParameterError('sites', list(sites), f'{type(self).__name__} takes one or more of '
                                 f'{", ".join(self.possible_sites)}, each once')
         self.sites = sites
 
@@ -121,13 +121,13 @@ class Method:
         wanted = self.sites or default
         missing = [site for site in wanted if site not in offered]
         if missing or not wanted:
-            raise ParameterError(f'{name} cannot adapt {family}: ' + (
+            raise InputError(f'{name} cannot adapt {family}: ' + (
                 f'the site {missing[0]!r} does not exist in its blocks' if missing else 'it has no site in its blocks')
                 + f', which offer {", ".join(offered)}. Choose another method or give sites=(...).')
         return wanted
 
     def tunes(self, module: nn.Module, name: str) -> bool:
-        """Whether the parameter ``name`` of ``module``, a part of the trunk, trains too, from its pre-trained value."""
+        """Whether the parameter ``name`` of ``module``, a part of the base, trains too, from its pre-trained value."""
         return False
 
     def build_centers(self, blocks: Sequence[BlockInfo]) -> List[Tuple[nn.Module, int]]:
@@ -151,7 +151,7 @@ def build_method(cfg: Mapping[str, Any]) -> Method:
     methods = {name: cls for name, cls in MODELS.module_dict.items()
                if isinstance(cls, type) and issubclass(cls, Method)}
     if not isinstance(cfg, Mapping) or 'type' not in cfg:
-        raise bad_value('adapter', cfg, "it must be None (full fine-tuning) or a dict such as "
+        raise ParameterError('adapter', cfg, "it must be None (full fine-tuning) or a dict such as "
                         "dict(type='mmparax.AdaRoute')", f'Methods: {", ".join(sorted(methods))}.')
     options = dict(cfg)
     kind = options.pop('type')
@@ -160,7 +160,7 @@ def build_method(cfg: Mapping[str, Any]) -> Method:
     else:
         cls = kind if isinstance(kind, type) and issubclass(kind, Method) else None
     if cls is None:
-        raise bad_value('adapter.type', kind, f'the methods are {", ".join("mmparax." + name for name in sorted(methods))}')
+        raise ParameterError('adapter.type', kind, f'the methods are {", ".join("mmparax." + name for name in sorted(methods))}')
     check_options(f'the adapter {cls.__name__}', options, keyword_names(cls.__init__),
                   'If it comes from a base config whose adapter has another type, add _delete_=True to the dict that '
                   'replaces it.')

@@ -1,4 +1,4 @@
-"""BitFit: only the biases of the trunk train.
+"""BitFit: only the biases of the base train.
 
 Paper: Ben Zaken et al., "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models", ACL 2022.
 """
@@ -10,7 +10,7 @@ from mmparax.registry import MODELS
 
 @MODELS.register_module()
 class BitFit(Frozen):
-    """Freeze the trunk but for the biases of its layers, norms included; nothing is added."""
+    """Freeze the base but for the biases of its layers, norms included; nothing is added."""
 
     def tunes(self, module: nn.Module, name: str) -> bool:
         return name == 'bias'

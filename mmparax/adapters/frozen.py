@@ -1,4 +1,4 @@
-"""The frozen trunk without adapters: output norms and head train, nothing else (the lower reference of every table)."""
+"""The frozen base without adapters: output norms and head train, nothing else (the lower reference of every table)."""
 from typing import Sequence, Tuple
 
 from mmparax.adapters.base import Method

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmparax.adapters.base import LINEAR_SITES, BlockInfo, Method, check_dropout, init_linear
-from mmparax.errors import bad_value, check_int, check_number
+from mmparax.errors import ParameterError, check_int, check_number
 from mmparax.registry import MODELS
 
 
@@ -50,7 +50,7 @@ class LoRAUpdate(nn.Module):
 
 @MODELS.register_module()
 class LoRA(Method):
-    """LoRA (Hu et al., ICLR 2022). It starts equal to the frozen trunk, bit by bit.
+    """LoRA (Hu et al., ICLR 2022). It starts equal to the frozen base, bit by bit.
 
     Args:
         rank: rank of every update. The paper's Swin has 112, its ViT-B 106 (Tables 1-4).
@@ -72,7 +72,7 @@ class LoRA(Method):
         self.rank = check_int('rank', rank)
         self.alpha = float(self.rank) if alpha is None else check_number('alpha', alpha)
         if self.alpha <= 0:
-            raise bad_value('alpha', alpha, 'it must be above 0, or None for the rank')
+            raise ParameterError('alpha', alpha, 'it must be above 0, or None for the rank')
         self.dropout = check_dropout(dropout)
 
     def build(self, site: str, block: BlockInfo, center: Optional[nn.Module]) -> nn.Module:

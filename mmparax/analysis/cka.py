@@ -7,10 +7,18 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
-from mmparax.analysis.features import Block, Trunk, checked_device, chosen_blocks, load_trunk, read_config, recorded
+from mmparax.analysis.features import (
+    Block,
+    FeatureExtractor,
+    checked_device,
+    chosen_blocks,
+    load_extractor,
+    read_config,
+    recorded,
+)
 from mmparax.analysis.images import Images
 from mmparax.analysis.measuring import LARGEST, SUMS, Setup, batches_of, summed, write_figure, write_json
-from mmparax.errors import ParameterError, bad_value, check_choice, check_int
+from mmparax.errors import InputError, ParameterError, check_choice, check_int
 from mmparax.utils.tables import as_text
 
 SMALLEST_BATCH = 4  # of the unbiased estimator
@@ -47,11 +55,11 @@ def hsic(grams: Tensor) -> Tensor:
         Tensor: (features, features).
 
     Raises:
-        ParameterError: if there are fewer than 4 samples.
+        InputError: if there are fewer than 4 samples.
     """
     count = grams.shape[-1]
     if count < SMALLEST_BATCH:
-        raise bad_value('batch size', count, f'the unbiased estimator of HSIC needs at least {SMALLEST_BATCH} samples a batch')
+        raise ParameterError('batch size', count, f'the unbiased estimator of HSIC needs at least {SMALLEST_BATCH} samples a batch')
     off_diagonal = 1 - torch.eye(count, dtype=grams.dtype, device=grams.device)
     centred = grams * off_diagonal
     rows, whole = centred.sum(-1, keepdim=True), centred.sum((-2, -1), keepdim=True)
@@ -90,19 +98,19 @@ class MinibatchCKA:
         """Add a batch: for each of the features a tensor (n, ...) of the same n samples, 4 at least.
 
         Raises:
-            ParameterError: if there are too few samples, or another number of features than before.
+            InputError: if there are too few samples, or another number of features than before.
         """
         if len({len(feature) for feature in features}) != 1:
-            raise bad_value('features', [tuple(feature.shape) for feature in features], 'all are of the same samples')
+            raise ParameterError('features', [tuple(feature.shape) for feature in features], 'all are of the same samples')
         if self.sums is not None and len(self.sums) != len(features):
-            raise bad_value('features', len(features), f'the batches before had {len(self.sums)}')
+            raise ParameterError('features', len(features), f'the batches before had {len(self.sums)}')
         found = hsic(torch.stack([gram(feature) for feature in features])).cpu().numpy()
         self.sums = found if self.sums is None else self.sums + found
 
     def value(self) -> np.ndarray:
         """CKA of each pair, (features, features): 1 for equal up to rotation and scale, about 0 for independent ones."""
         if self.sums is None:
-            raise ParameterError('MinibatchCKA has no value before the first update().')
+            raise InputError('MinibatchCKA has no value before the first update().')
         return similarity(self.sums)
 
 
@@ -137,51 +145,51 @@ def measure_cka(setup: Setup, blocks: Optional[Sequence[str]] = None, pool: str 
     """
     check_choice('--pool', pool, POOLS)
     if setup.batch_size < SMALLEST_BATCH:
-        raise bad_value('--batch-size', setup.batch_size, 'the unbiased estimator of HSIC needs at least '
+        raise ParameterError('--batch-size', setup.batch_size, 'the unbiased estimator of HSIC needs at least '
                         f'{SMALLEST_BATCH} images a batch')
     device = checked_device(setup.device)
     images = Images(read_config(setup.models[0], setup.cfg_options), setup.num_images, setup.seed, setup.images)
     if len(images) < setup.batch_size:
-        raise bad_value('--batch-size', setup.batch_size, f'there are {len(images)} images, which do not fill a batch',
+        raise ParameterError('--batch-size', setup.batch_size, f'there are {len(images)} images, which do not fill a batch',
                         f'Use more images, or a batch of {SMALLEST_BATCH} or more.')
     batches = batches_of(len(images), setup.batch_size)
     batches = [batch for batch in batches if len(batch) == setup.batch_size]  # every batch weighs the same
-    trunks = [load_trunk(source, setup.cfg_options, setup.seed) for source in setup.models]
-    chosen = [_chosen(trunk, blocks) for trunk in trunks]
+    extractors = [load_extractor(source, setup.cfg_options, setup.seed) for source in setup.models]
+    chosen = [_chosen(extractor, blocks) for extractor in extractors]
     size = _size(setup, images)
     # Two models run side by side: their matrices and the one between them are parts of one.
-    groups = [[0, 1]] if len(trunks) == 2 else [[number] for number in range(len(trunks))]
+    groups = [[0, 1]] if len(extractors) == 2 else [[number] for number in range(len(extractors))]
     matrices: List[np.ndarray] = []
     cross = None
     for group in groups:
         for number in group:
-            trunks[number].to(device)
-        parts = [(trunks[number], chosen[number]) for number in group]
-        key = ['cka', images.key, size, pool, [[trunk.key, [block.name for block in found]] for trunk, found in parts]]
+            extractors[number].to(device)
+        parts = [(extractors[number], chosen[number]) for number in group]
+        key = ['cka', images.key, size, pool, [[extractor.key, [block.name for block in found]] for extractor, found in parts]]
         total = summed(setup.out / SUMS, key, batches,
                        lambda numbers: _batch(parts, images.crops(numbers, size), images.bgr, pool),
-                       ' and '.join(trunk.source.name for trunk, _ in parts), setup.progress)
+                       ' and '.join(extractor.source.name for extractor, _ in parts), setup.progress)
         for number in group:
-            trunks[number].to('cpu')
+            extractors[number].to('cpu')
         matrix, split = similarity(total), len(parts[0][1])
         matrices += [matrix[:split, :split]] + ([matrix[split:, split:]] if len(group) == 2 else [])
         cross = matrix[:split, split:] if len(group) == 2 else None
     result: Dict[str, Any] = dict(
         kind='cka', size=size, pool=pool, images=sum(map(len, batches)), batch_size=setup.batch_size,
         images_from=images.origin, seed=setup.seed, picture='cka.png',
-        models=[_summary(trunk, found, matrix) for trunk, found, matrix in zip(trunks, chosen, matrices)])
+        models=[_summary(extractor, found, matrix) for extractor, found, matrix in zip(extractors, chosen, matrices)])
     if cross is not None:
-        result['cross'] = dict(rows=trunks[0].source.name, columns=trunks[1].source.name, matrix=_plain(cross),
+        result['cross'] = dict(rows=extractors[0].source.name, columns=extractors[1].source.name, matrix=_plain(cross),
                                mean=_mean(cross))
     write_figure(setup.out / 'cka.png', cka_figure(result))
     write_json(setup.out / 'cka.json', result)
     return result
 
 
-def _chosen(trunk: Trunk, patterns: Optional[Sequence[str]]) -> List[Block]:
-    found = chosen_blocks(trunk.backbone, patterns)
+def _chosen(extractor: FeatureExtractor, patterns: Optional[Sequence[str]]) -> List[Block]:
+    found = chosen_blocks(extractor.backbone, patterns)
     if len(found) < 2:
-        raise bad_value('--blocks', list(patterns or ()), f'{trunk.source.name} has {len(found)} such block, and two are the '
+        raise ParameterError('--blocks', list(patterns or ()), f'{extractor.source.name} has {len(found)} such block, and two are the '
                         'least that can be compared')
     return found
 
@@ -197,27 +205,27 @@ def _size(setup: Setup, images: Images) -> int:
 def _batch(parts: Any, crops: Sequence[Tensor], bgr: bool, pool: str) -> np.ndarray:
     """HSIC of all pairs of blocks of one or two models on a batch."""
     grams: List[Tensor] = []
-    for trunk, found in parts:
+    for extractor, found in parts:
         with recorded(found, lambda output: gram(pooled(output, pool)).cpu()) as kept:
-            trunk.backbone(trunk.prepare(crops, bgr))
+            extractor.backbone(extractor.prepare(crops, bgr))
         silent = [block.name for block in found if block.name not in kept]
         if silent:
-            raise bad_value('--blocks', silent[0], f'{type(trunk.backbone).__name__} does not call this module')
+            raise ParameterError('--blocks', silent[0], f'{type(extractor.backbone).__name__} does not call this module')
         grams += [kept[block.name] for block in found]
     wrong = {tuple(matrix.shape) for matrix in grams} - {(len(crops), len(crops))}
     if wrong:
-        raise ParameterError(f'a chosen module gives {wrong.pop()[0]} samples for {len(crops)} images (windows of them, '
+        raise InputError(f'a chosen module gives {wrong.pop()[0]} samples for {len(crops)} images (windows of them, '
                              'perhaps): choose others by --blocks.')
     return hsic(torch.stack(grams)).numpy()
 
 
-def _summary(trunk: Trunk, found: Sequence[Block], matrix: np.ndarray) -> Dict[str, Any]:
+def _summary(extractor: FeatureExtractor, found: Sequence[Block], matrix: np.ndarray) -> Dict[str, Any]:
     stages = np.array([block.stage for block in found])
     by_stage = {}
     for stage in sorted(set(stages.tolist())):
         inside = np.flatnonzero(stages == stage)
         by_stage[str(stage)] = off_diagonal_mean(matrix[np.ix_(inside, inside)])
-    return dict(name=trunk.source.name, config=trunk.source.config, checkpoint=trunk.source.checkpoint, weights=trunk.weights,
+    return dict(name=extractor.source.name, config=extractor.source.config, checkpoint=extractor.source.checkpoint, weights=extractor.weights,
                 labels=[block.label for block in found], blocks=[block.name for block in found], stages=stages.tolist(),
                 matrix=_plain(matrix), mean_off_diagonal=off_diagonal_mean(matrix), mean_off_diagonal_by_stage=by_stage)
 

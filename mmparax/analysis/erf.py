@@ -12,10 +12,10 @@ from matplotlib.ticker import PercentFormatter
 from rich.table import Table
 from torch import Tensor, nn
 
-from mmparax.analysis.features import Trunk, checked_device, give_maps, load_trunk, read_config
+from mmparax.analysis.features import FeatureExtractor, checked_device, give_maps, load_extractor, read_config
 from mmparax.analysis.images import Images
 from mmparax.analysis.measuring import LARGEST, SUMS, Setup, batches_of, summed, write_arrays, write_figure, write_json
-from mmparax.errors import ParameterError, bad_value, check_int
+from mmparax.errors import InputError, ParameterError, check_int
 from mmparax.utils.tables import as_text
 
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
@@ -43,7 +43,7 @@ def erf(model: nn.Module, images: Iterable[Tensor], stage: Optional[int] = None,
         np.ndarray: (S, S), float64, not normalised.
 
     Raises:
-        ParameterError: if there is no such stage, no map, or no gradient.
+        InputError: if there is no such stage, no map, or no gradient.
     """
     backbone = getattr(model, 'backbone', model)
     total, count = None, 0
@@ -51,7 +51,7 @@ def erf(model: nn.Module, images: Iterable[Tensor], stage: Optional[int] = None,
         found = erf_sum(backbone, batch, stage, rectify)
         total, count = found if total is None else total + found, count + len(batch)
     if total is None:
-        raise bad_value('images', [], 'there must be at least one batch')
+        raise ParameterError('images', [], 'there must be at least one batch')
     return total / count
 
 
@@ -64,7 +64,7 @@ def erf_sum(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None, rec
         middle = feature[..., (height - 1) // 2:height // 2 + 1, (width - 1) // 2:width // 2 + 1]
         middle = (middle.relu() if rectify else middle).sum()
     if not middle.requires_grad:
-        raise ParameterError(f'{type(backbone).__name__} gives no gradient of this stage by the image: it computes it without '
+        raise InputError(f'{type(backbone).__name__} gives no gradient of this stage by the image: it computes it without '
                              'a graph.')
     gradient, = torch.autograd.grad(middle, batch)
     return gradient.abs().double().sum((0, 1)).cpu().numpy()
@@ -74,7 +74,7 @@ def stage_output(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None
     """The map (B, C, H, W) of one of the stages that a backbone gives.
 
     Raises:
-        ParameterError: listing the stages, if it is not among them, or if it is no map.
+        InputError: listing the stages, if it is not among them, or if it is no map.
     """
     outputs = backbone(batch)
     outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
@@ -83,11 +83,11 @@ def stage_output(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None
     known = len(indices) == len(outputs) and min(indices) >= 0
     stages = [index + 1 for index in indices] if known else list(range(1, len(outputs) + 1))
     if stage is not None and stage not in stages:
-        raise bad_value('--stage', stage, f'{type(backbone).__name__} gives the stages {", ".join(map(str, stages))}')
+        raise ParameterError('--stage', stage, f'{type(backbone).__name__} gives the stages {", ".join(map(str, stages))}')
     output = outputs[-1 if stage is None else stages.index(stage)]
     if not isinstance(output, Tensor) or output.ndim != 4:
         given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ParameterError(f'{type(backbone).__name__} gives no feature map (B, C, H, W) but {given}, which has no middle.')
+        raise InputError(f'{type(backbone).__name__} gives no feature map (B, C, H, W) but {given}, which has no middle.')
     return output
 
 
@@ -97,14 +97,14 @@ def contained(field: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     The sides are odd for an odd S and even for an even one, so that every square has the middle of the map as its own.
 
     Raises:
-        ParameterError: if the map is not square, not finite, negative somewhere, or zero everywhere.
+        InputError: if the map is not square, not finite, negative somewhere, or zero everywhere.
     """
     field = np.asarray(field, np.float64)
     if field.ndim != 2 or field.shape[0] != field.shape[1]:
-        raise bad_value('map', field.shape, 'it must be square')
+        raise ParameterError('map', field.shape, 'it must be square')
     total = field.sum()
     if not np.isfinite(total) or field.min() < 0 or total == 0:
-        raise ParameterError('the effective receptive field is zero everywhere, negative or not finite: the stage does not '
+        raise InputError('the effective receptive field is zero everywhere, negative or not finite: the stage does not '
                              'depend on the images, or the weights are broken.')
     size = len(field)
     sides = np.arange(2 - size % 2, size + 1, 2)
@@ -117,7 +117,7 @@ def square_sides(field: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) ->
     """Threshold -> side in pixels of the smallest square around the middle that holds this share of a map (S, S)."""
     for threshold in thresholds:
         if not 0 < threshold <= 1:
-            raise bad_value('thresholds', threshold, 'each is above 0 and at most 1')
+            raise ParameterError('thresholds', threshold, 'each is above 0 and at most 1')
     sides, shares = contained(field)
     return {threshold: int(sides[np.argmax(shares >= threshold)]) for threshold in thresholds}
 
@@ -154,27 +154,27 @@ def measure_erf(setup: Setup, stage: Optional[int] = None) -> Dict[str, Any]:
     check_int('--batch-size', setup.batch_size)
     device = checked_device(setup.device)
     images = Images(read_config(setup.models[0], setup.cfg_options), setup.num_images, setup.seed, setup.images)
-    trunks = [load_trunk(source, setup.cfg_options, setup.seed) for source in setup.models]
-    for trunk in trunks:
-        give_maps(trunk.backbone)
-    size = _size(setup, trunks, stage, images)
+    extractors = [load_extractor(source, setup.cfg_options, setup.seed) for source in setup.models]
+    for extractor in extractors:
+        give_maps(extractor.backbone)
+    size = _size(setup, extractors, stage, images)
     batches = batches_of(len(images), setup.batch_size)
     fields = []
-    for trunk in trunks:
-        trunk.to(device)
+    for extractor in extractors:
+        extractor.to(device)
         total = summed(
-            setup.out / SUMS, ['erf', trunk.key, images.key, size, stage], batches,
-            lambda numbers: erf_sum(trunk.backbone, trunk.prepare(images.crops(numbers, size), images.bgr), stage),
-            trunk.source.name, setup.progress)
-        trunk.to('cpu')
+            setup.out / SUMS, ['erf', extractor.key, images.key, size, stage], batches,
+            lambda numbers: erf_sum(extractor.backbone, extractor.prepare(images.crops(numbers, size), images.bgr), stage),
+            extractor.source.name, setup.progress)
+        extractor.to('cpu')
         fields.append(total / len(images))
     result = dict(
         kind='erf', size=size, stage=stage, images=len(images), images_from=images.origin, seed=setup.seed,
         thresholds=list(THRESHOLDS), maps='erf.npz', picture='erf.png',
-        models=[dict(name=trunk.source.name, config=trunk.source.config, checkpoint=trunk.source.checkpoint,
-                     weights=trunk.weights, map=f'map_{number}', sides=_keyed(square_sides(field)),
+        models=[dict(name=extractor.source.name, config=extractor.source.config, checkpoint=extractor.source.checkpoint,
+                     weights=extractor.weights, map=f'map_{number}', sides=_keyed(square_sides(field)),
                      area_ratios=_keyed(area_ratios(field)))
-                for number, (trunk, field) in enumerate(zip(trunks, fields))])
+                for number, (extractor, field) in enumerate(zip(extractors, fields))])
     write_arrays(setup.out / 'erf.npz', {f'map_{number}': field for number, field in enumerate(fields)})
     write_figure(setup.out / 'erf.png', erf_figure(result, fields))
     write_json(setup.out / 'erf.json', result)
@@ -185,19 +185,19 @@ def _keyed(found: Dict[float, Any]) -> Dict[str, Any]:
     return {f'{threshold:g}': value for threshold, value in found.items()}
 
 
-def _size(setup: Setup, trunks: Sequence[Trunk], stage: Optional[int], images: Images) -> int:
+def _size(setup: Setup, bases: Sequence[FeatureExtractor], stage: Optional[int], images: Images) -> int:
     """The side of the crops: as asked, or the largest with whole cells, one of them in the middle if that can be."""
     if setup.size is not None:
         return check_int('--size', setup.size)
     strides = []
-    for trunk in trunks:
+    for extractor in extractors:
         with torch.no_grad():
-            cells = stage_output(trunk.backbone, torch.zeros(1, 3, PROBE, PROBE), stage).shape[-1]
+            cells = stage_output(extractor.backbone, torch.zeros(1, 3, PROBE, PROBE), stage).shape[-1]
         strides.append(PROBE // cells)
     largest = min(images.smallest_side(setup.progress), LARGEST)
     whole = [size for size in range(largest, 0, -1) if all(size % stride == 0 for stride in strides)]
     if not whole:
-        raise ParameterError(f'the images have {largest} pixels along their smallest side, less than the stride of '
+        raise InputError(f'the images have {largest} pixels along their smallest side, less than the stride of '
                              f'{max(strides)}: choose a --stage of a smaller one, or larger images.')
     return next((size for size in whole if all(size // stride % 2 for stride in strides)), whole[0])
 

@@ -19,7 +19,7 @@ from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
 from mmparax.checks.model import MAPS
 from mmparax.config.files import check_checkpoint, load_config
 from mmparax.config.query import model_config, sub_configs
-from mmparax.errors import ParameterError, UserError, bad_value
+from mmparax.errors import InputError, ParameterError, UserError
 from mmparax.inference.predictions import build_and_load, loads_files, test_pipeline
 from mmparax.weights.digest import digest
 from mmparax.weights.matching import check_keys
@@ -54,7 +54,7 @@ class Block:
 
 
 @dataclass
-class Trunk:
+class FeatureExtractor:
     """The backbone of a model in evaluation mode, and what prepares images for it.
 
     Attributes:
@@ -72,7 +72,7 @@ class Trunk:
     preprocessor: nn.Module
     bgr: bool
 
-    def to(self, device: str) -> 'Trunk':
+    def to(self, device: str) -> 'FeatureExtractor':
         self.backbone.to(device)
         self.preprocessor.to(device)
         return self
@@ -104,7 +104,7 @@ def sources_of(arguments: Sequence[str], names: Optional[Sequence[str]] = None) 
         names: what to call the models; by default the parts of their paths in which they differ.
 
     Raises:
-        ParameterError: if a checkpoint comes before any config, a model is there twice, or ``names`` do not fit.
+        InputError: if a checkpoint comes before any config, a model is there twice, or ``names`` do not fit.
     """
     found: List[Tuple[str, Optional[str]]] = []
     config = None
@@ -113,18 +113,18 @@ def sources_of(arguments: Sequence[str], names: Optional[Sequence[str]] = None) 
             config = argument
             found.append((config, None))
         elif config is None:
-            raise bad_value('models', argument, 'a checkpoint stands behind its config, a file that ends in .py')
+            raise ParameterError('models', argument, 'a checkpoint stands behind its config, a file that ends in .py')
         elif found[-1] == (config, None):
             found[-1] = (config, argument)
         else:
             found.append((config, argument))
     for entry in found:
         if found.count(entry) > 1:
-            raise bad_value('models', entry[1] or entry[0], 'each model is given once')
+            raise ParameterError('models', entry[1] or entry[0], 'each model is given once')
     if names is None:
         names = _distinct(found)
     if len(names) != len(found) or len(set(names)) != len(names) or not all(names):
-        raise bad_value('--names', list(names), f'there are {len(found)} models, each of which needs a name of its own')
+        raise ParameterError('--names', list(names), f'there are {len(found)} models, each of which needs a name of its own')
     return [Source(name, *entry) for name, entry in zip(names, found)]
 
 
@@ -144,7 +144,7 @@ def _distinct(models: Sequence[Tuple[str, Optional[str]]]) -> List[str]:
     return names
 
 
-def load_trunk(source: Source, cfg_options: Optional[Mapping[str, Any]] = None, seed: int = 0) -> Trunk:
+def load_extractor(source: Source, cfg_options: Optional[Mapping[str, Any]] = None, seed: int = 0) -> FeatureExtractor:
     """Build the model of a config, load its checkpoint or what it starts from, and keep the backbone.
 
     The default scope becomes the config's.
@@ -170,7 +170,7 @@ def load_trunk(source: Source, cfg_options: Optional[Mapping[str, Any]] = None, 
         weights = f'the checkpoint {source.checkpoint}'
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, nn.Module):
-        raise ParameterError(f'the model of {source.config!r}, {type(model).__name__}, has no backbone to look at.')
+        raise InputError(f'the model of {source.config!r}, {type(model).__name__}, has no backbone to look at.')
     model.eval()
     backbone.requires_grad_(False)
     for module in backbone.modules():  # a reentrant checkpoint gives no gradient of the input alone
@@ -180,7 +180,7 @@ def load_trunk(source: Source, cfg_options: Optional[Mapping[str, Any]] = None, 
     if getattr(preprocessor, 'test_cfg', None):
         preprocessor.test_cfg = None  # mmsegmentation's padding of whole images
     key = digest([*backbone.state_dict().items(), *preprocessor.state_dict().items()]) + str(model_config(cfg))
-    return Trunk(source, weights, key, backbone, preprocessor, _takes_bgr(cfg))
+    return FeatureExtractor(source, weights, key, backbone, preprocessor, _takes_bgr(cfg))
 
 
 def read_config(source: Source, cfg_options: Optional[Mapping[str, Any]] = None) -> Config:
@@ -191,7 +191,7 @@ def read_config(source: Source, cfg_options: Optional[Mapping[str, Any]] = None)
 def _takes_bgr(cfg: Config) -> bool:
     try:
         return loads_files(test_pipeline(cfg))
-    except ParameterError:  # no pipeline: the toolboxes' own order
+    except InputError:  # no pipeline: the toolboxes' own order
         return True
 
 
@@ -202,7 +202,7 @@ def _start(model: nn.Module, cfg: Config) -> str:
     except UserError:
         raise
     except Exception as error:  # whatever a download says
-        raise ParameterError(f'the pre-trained weights that {cfg.filename!r} names could not be loaded '
+        raise InputError(f'the pre-trained weights that {cfg.filename!r} names could not be loaded '
                              f'({type(error).__name__}: {error}). Give a checkpoint behind the config.') from error
     adapted = adapted_backbones(model)
     for _, backbone in adapted:
@@ -276,12 +276,12 @@ def chosen_blocks(backbone: nn.Module, patterns: Optional[Sequence[str]] = None)
             fit other modules (``stages.2.blocks.*.attn``). None: all blocks.
 
     Raises:
-        ParameterError: if a pattern fits nothing; it lists the blocks.
+        InputError: if a pattern fits nothing; it lists the blocks.
     """
     blocks = blocks_of(backbone)
     if not patterns:
         if not blocks:
-            raise ParameterError(f'no blocks are known in {type(backbone).__name__}: name modules by --blocks, such as '
+            raise InputError(f'no blocks are known in {type(backbone).__name__}: name modules by --blocks, such as '
                                  f'{", ".join(name for name, _ in backbone.named_children())}.')
         return blocks
     inner = [Block(name, name, next((block.stage for block in blocks if name.startswith(block.name + '.')), 0), module)
@@ -293,7 +293,7 @@ def chosen_blocks(backbone: nn.Module, patterns: Optional[Sequence[str]] = None)
         if not fitting:
             near = difflib.get_close_matches(pattern, [name for block in blocks for name in (block.label, block.name)], 1)
             listed = ', '.join(f'{block.label} ({block.name})' for block in blocks) or 'none that are known'
-            raise bad_value('--blocks', pattern, f'{type(backbone).__name__} has the blocks {listed}',
+            raise ParameterError('--blocks', pattern, f'{type(backbone).__name__} has the blocks {listed}',
                             f'Did you mean {near[0]}?' if near else '')
         found.update({block.name: block for block in fitting})
     order = [name for name, _ in backbone.named_modules()]
@@ -319,7 +319,7 @@ def recorded(blocks: Sequence[Block], reduce: Callable[[Tensor], Tensor]) -> Ite
             while isinstance(output, (tuple, list)) and output:
                 output = output[0]
             if not isinstance(output, Tensor):
-                raise ParameterError(f'the module {name} gives a {type(output).__name__}, not a tensor: choose others by '
+                raise InputError(f'the module {name} gives a {type(output).__name__}, not a tensor: choose others by '
                                      '--blocks.')
             kept[name] = reduce(output)
 
@@ -340,12 +340,12 @@ def checked_device(name: str) -> str:
     """The device of a name, ``'auto'`` for the best one of this machine.
 
     Raises:
-        ParameterError: if this machine has no such device.
+        InputError: if this machine has no such device.
     """
     name = get_device() if name == 'auto' else name
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise bad_value('--device', name, f'torch has no such device here ({str(error).splitlines()[0]})',
+        raise ParameterError('--device', name, f'torch has no such device here ({str(error).splitlines()[0]})',
                         'Use auto, cpu or cuda.') from error
     return name

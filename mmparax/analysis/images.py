@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mmparax.checks.data import check_datasets
-from mmparax.errors import MissingFileError, ParameterError, bad_value, check_int
+from mmparax.errors import InputError, MissingFileError, ParameterError, check_int
 from mmparax.inference.predictions import given_image, loads_files, read_image, test_pipeline
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
@@ -67,14 +67,14 @@ class Images:
         """The middle of some images: (3, size, size) each, as the pipeline gives them.
 
         Raises:
-            ParameterError: if an image is smaller.
+            InputError: if an image is smaller.
         """
         found = []
         for number in numbers:
             image = self._image(number)
             height, width = image.shape[-2:]
             if min(height, width) < size:
-                raise bad_value('--size', size, f'the image {self._name(number)} has {width}x{height} pixels after the test '
+                raise ParameterError('--size', size, f'the image {self._name(number)} has {width}x{height} pixels after the test '
                                 f'pipeline of {self.config!r}, less than the crop',
                                 f'Use --size {min(height, width)} or less.')
             top, left = (height - size) // 2, (width - size) // 2
@@ -102,13 +102,13 @@ def _of_config(cfg: Config) -> Dict[str, Any]:
     """The images of the first of test_dataloader and val_dataloader that the config has: files or arrays."""
     name = next((name for name in ('test_dataloader', 'val_dataloader') if cfg.get(name)), None)
     if name is None:
-        raise ParameterError(f'the config {cfg.filename!r} has neither test_dataloader nor val_dataloader: give a folder of '
+        raise InputError(f'the config {cfg.filename!r} has neither test_dataloader nor val_dataloader: give a folder of '
                              'images by --images.')
     check_datasets(Config({name: cfg[name], 'default_scope': cfg.get('default_scope')}), [name])
     dataset = DATASETS.build(cfg[name].dataset)
     infos = [dataset.get_data_info(number) for number in range(len(dataset))]
     if not infos:
-        raise ParameterError(f'{name}.dataset of {cfg.filename!r} has no images: see its data_root and data_prefix, or give a '
+        raise InputError(f'{name}.dataset of {cfg.filename!r} has no images: see its data_root and data_prefix, or give a '
                              'folder of images by --images.')
     return dict(origin=f'{name} of {cfg.filename}', entries=[info.get('img_path', info.get('img')) for info in infos])
 

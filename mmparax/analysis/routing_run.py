@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mmparax.analysis.measuring import SAVE_SECONDS, write_arrays
 from mmparax.checks.data import check_datasets
 from mmparax.checks.routing import GateSums, RoutedAdapter, attach, routed_adapters, shares
-from mmparax.errors import ParameterError, bad_value
+from mmparax.errors import InputError, ParameterError
 from mmparax.inference.predictions import load_model
 
 TOP = 8  # images that are kept for each expert
@@ -100,12 +100,12 @@ def data_loader_name(cfg: Config) -> str:
     """Which dataloader of a config gives the images: that of validation, or else of testing.
 
     Raises:
-        ParameterError: if the config has neither.
+        InputError: if the config has neither.
     """
     for name in ('val_dataloader', 'test_dataloader'):
         if cfg.get(name):
             return name
-    raise ParameterError(f'the config {cfg.filename!r} has neither val_dataloader nor test_dataloader, so there are no images '
+    raise InputError(f'the config {cfg.filename!r} has neither val_dataloader nor test_dataloader, so there are no images '
                          'to look at.')
 
 
@@ -113,12 +113,12 @@ def validation_data(cfg: Config) -> Tuple[Any, int]:
     """The data set of :func:`data_loader_name` and the number of processes that read it.
 
     Raises:
-        ParameterError: if it is empty.
+        InputError: if it is empty.
     """
     name = data_loader_name(cfg)
     dataset = DATASETS.build(cfg[name].dataset)
     if not len(dataset):
-        raise ParameterError(f'{name}.dataset has no images.')
+        raise InputError(f'{name}.dataset has no images.')
     return dataset, cfg[name].get('num_workers', 0)
 
 
@@ -208,7 +208,7 @@ class RoutingRun:
         num_images: how many images, evenly spread over the data; None for all.
 
     Raises:
-        ParameterError: if the model has no AdaRoute adapter.
+        InputError: if the model has no AdaRoute adapter.
     """
 
     def __init__(self, model: nn.Module, dataset: Any, folder: Path, asked: Mapping[str, Any],
@@ -255,7 +255,7 @@ class RoutingRun:
             save_every: seconds between two saves.
 
         Raises:
-            ParameterError: if gates are not finite.
+            InputError: if gates are not finite.
         """
         seen: Dict[int, Tensor] = {}
         handles = attach(self.adapters, seen.__setitem__)
@@ -285,13 +285,13 @@ class RoutingRun:
         yield from zip(left, loader)
 
     def _look(self, samples: List[Dict[str, Any]]) -> None:
-        # The trunk alone: the gates do not depend on heads.
+        # The base alone: the gates do not depend on heads.
         self.model.extract_feat(self.model.data_preprocessor(pseudo_collate(samples), False)['inputs'])
 
     def _check(self, gates: Mapping[int, Tensor]) -> None:
         for number, values in gates.items():
             if not values.isfinite().all():
-                raise ParameterError(f'the gates of {self.adapters[number].name} are not finite: the checkpoint may be of a '
+                raise InputError(f'the gates of {self.adapters[number].name} are not finite: the checkpoint may be of a '
                                      'run that diverged.')
 
     def picture(self, image: int) -> np.ndarray:
@@ -309,12 +309,12 @@ class RoutingRun:
     # ---- what a user may ask for ----
 
     def check_adapter(self, name: str) -> None:
-        """Raise ParameterError, which lists those that exist, if no adapter has this name."""
+        """Raise InputError, which lists those that exist, if no adapter has this name."""
         names = [adapter.name for adapter in self.adapters]
         if name not in names:
-            raise bad_value('--adapter', name, f'the model has {", ".join(names)}')
+            raise ParameterError('--adapter', name, f'the model has {", ".join(names)}')
 
     def check_class(self, name: str) -> None:
-        """Raise ParameterError, which lists those that exist, if no class has this name."""
+        """Raise InputError, which lists those that exist, if no class has this name."""
         if name not in self.classes:
-            raise bad_value('--classes', name, f'the data have {", ".join(self.classes) or "no classes"}')
+            raise ParameterError('--classes', name, f'the data have {", ".join(self.classes) or "no classes"}')

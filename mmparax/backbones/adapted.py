@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmparax.adapters.adaroute import AdaRoute
 from mmparax.adapters.base import BlockInfo, build_method
 from mmparax.backbones.block import AdaptedBlock, adapter_modules
-from mmparax.errors import ParameterError, RandomBaseError, bad_value, check_choice, check_options
+from mmparax.errors import InputError, ParameterError, RandomBaseError, check_choice, check_options
 from mmparax.ops.experts import summed_at_once
 from mmparax.utils.signatures import keyword_defaults, keyword_names
 from mmparax.weights.claims import CHECKED, CLAIM
@@ -37,13 +37,13 @@ class AdaptedBackbone:
 
     Attributes:
         merged: whether the adapters are a part of the frozen weights for now (:mod:`mmparax.deploy.merging`).
-        shared: whether other models run on the same trunk (:class:`mmparax.AdapterBank`).
+        shared: whether other models run on the same base (:class:`mmparax.AdapterBank`).
 
     Args:
         adapter: config of a method; None for full fine-tuning (everything trains, upstream's function bit for bit).
-        base_checkpoint: path or URL of the pre-trained weights of the trunk.
-        allow_random_base: permit a trunk without pre-trained weights; only without ``base_checkpoint``.
-        fast_trunk: whether a frozen trunk runs by operations that freezing allows (:meth:`speed_up`), equal up to rounding.
+        base_checkpoint: path or URL of the pre-trained weights of the base.
+        allow_random_base: permit a base without pre-trained weights; only without ``base_checkpoint``.
+        efficient_attention: whether a frozen base runs by operations that freezing allows (:meth:`speed_up`), equal up to rounding.
     """
     family: ClassVar[str]
     upstream: ClassVar[type]
@@ -59,15 +59,15 @@ class AdaptedBackbone:
                  adapter: Optional[Mapping[str, Any]] = None,
                  base_checkpoint: Optional[str] = None,
                  allow_random_base: bool = False,
-                 fast_trunk: bool = True,
+                 efficient_attention: bool = True,
                  **options: Any):
         check_options(type(self).__name__, options, self.known_options())
         options = self._checked_options(adapter, options)
-        check_choice('fast_trunk', fast_trunk, (True, False))
+        check_choice('efficient_attention', efficient_attention, (True, False))
         method = None if adapter is None else build_method(adapter)
         options = {**self.upstream_defaults(options), **options}
         super().__init__(*args, **options)
-        self.trunk_options = {**keyword_defaults(self.upstream.__init__), **options,
+        self.upstream_options = {**keyword_defaults(self.upstream.__init__), **options,
                               **dict(zip(keyword_names(self.upstream.__init__), args))}
         self.base_checkpoint = None if base_checkpoint is None else str(base_checkpoint)
         self.allow_random_base = allow_random_base
@@ -81,7 +81,7 @@ class AdaptedBackbone:
         else:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(self._roles[name] != BASE)
-            if fast_trunk:
+            if efficient_attention:
                 self.speed_up()
         self._load_base_if_at_hand()
 
@@ -108,7 +108,7 @@ class AdaptedBackbone:
         return 1
 
     def speed_up(self) -> None:
-        """Swap parts of the frozen trunk for faster ones with the same keys; by default none."""
+        """Swap parts of the frozen base for faster ones with the same keys; by default none."""
 
     def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Change weights of the right layout that depend on the size of the input; by default none."""
@@ -133,7 +133,7 @@ class AdaptedBackbone:
         arch = shape.get('arch')
         if isinstance(arch, str):
             if arch.lower() not in known:
-                raise bad_value('arch', arch, f'{self.family} has the archs {", ".join(map(repr, known))}, or a dict of its own')
+                raise ParameterError('arch', arch, f'{self.family} has the archs {", ".join(map(repr, known))}, or a dict of its own')
             if 'arch' in options:
                 options['arch'] = arch.lower()
             arch = known[arch.lower()]
@@ -143,15 +143,15 @@ class AdaptedBackbone:
             count = len(depths) if isinstance(depths, Sequence) else depths
             options['out_indices'] = self._checked_out_indices(options['out_indices'], count)
         init_cfg, pretrained = options.get('init_cfg'), options.get('pretrained')
-        allowed = 'the pre-trained trunk is given by base_checkpoint, which checks that every weight fits'
+        allowed = 'the pre-trained base is given by base_checkpoint, which checks that every weight fits'
         if pretrained is not None:
-            raise bad_value('pretrained', pretrained, allowed, f'Use base_checkpoint={pretrained!r}.')
+            raise ParameterError('pretrained', pretrained, allowed, f'Use base_checkpoint={pretrained!r}.')
         for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
             if isinstance(cfg, Mapping) and 'Pretrained' in str(cfg.get('type')):
-                raise bad_value('init_cfg', dict(cfg), allowed, f'Use base_checkpoint={cfg.get("checkpoint")!r}.')
+                raise ParameterError('init_cfg', dict(cfg), allowed, f'Use base_checkpoint={cfg.get("checkpoint")!r}.')
         frozen = options.get('frozen_stages', self.no_frozen_stages)
         if adapter is not None and frozen != self.no_frozen_stages:
-            raise bad_value('frozen_stages', frozen, 'a backbone with an adapter is frozen as a whole, and upstream would '
+            raise ParameterError('frozen_stages', frozen, 'a backbone with an adapter is frozen as a whole, and upstream would '
                             'freeze the adapters of these stages too', 'Remove frozen_stages.')
         return options
 
@@ -162,7 +162,7 @@ class AdaptedBackbone:
             return given  # upstream says what it wants
         positive = tuple(index + count if index < 0 else index for index in indices)
         if not positive or any(not 0 <= index < count for index in positive) or sorted(set(positive)) != list(positive):
-            raise bad_value('out_indices', given, f'this {self.family} has the outputs 0 to {count - 1}, each once and in '
+            raise ParameterError('out_indices', given, f'this {self.family} has the outputs 0 to {count - 1}, each once and in '
                             'ascending order')
         return positive
 
@@ -198,11 +198,11 @@ class AdaptedBackbone:
 
     def parameter_roles(self) -> Dict[str, str]:
         """Name of each parameter -> ``'base'``, ``'adapter'``, ``'center'``, ``'output_norm'``, or ``'tuned'``: a part of the
-        trunk that starts from the base and trains with the method."""
+        base that starts from the base and trains with the method."""
         return {name: self._roles[name] for name, _ in self.named_parameters()}
 
-    def trunk_names(self) -> List[str]:
-        """Names of the frozen trunk's parameters and buffers in the state dict; none under full fine-tuning."""
+    def frozen_names(self) -> List[str]:
+        """Names of the frozen base's parameters and buffers in the state dict; none under full fine-tuning."""
         return [] if self.method is None else [name for name, role in self._roles.items() if role == BASE]
 
     def names_of(self, *roles: str) -> List[str]:
@@ -226,7 +226,7 @@ class AdaptedBackbone:
                   'loaded by then.', logger='current', level=logging.WARNING)
 
     def load_base(self) -> None:
-        """Load the trunk from ``base_checkpoint``, all of it or nothing.
+        """Load the base from ``base_checkpoint``, all of it or nothing.
 
         Raises:
             FileNotFoundError: if there is no such file and it cannot be fetched.
@@ -237,16 +237,16 @@ class AdaptedBackbone:
         given = read_weights(fetch(self.base_checkpoint))
         others = families_of(given)
         if others and self.family not in others:
-            raise bad_value('base_checkpoint', self.base_checkpoint, f'{type(self).__name__} needs weights of a {self.family}, '
+            raise ParameterError('base_checkpoint', self.base_checkpoint, f'{type(self).__name__} needs weights of a {self.family}, '
                             f'and these are of a {" or ".join(others)}')
         weights = self.fit_base(type(self).base_layout(given))
-        trunk = {name: parameter for name, parameter in self.named_parameters() if self._roles[name] in (BASE, TUNED)}
-        copy_base(trunk, weights, self.base_checkpoint, type(self).__name__)
+        base = {name: parameter for name, parameter in self.named_parameters() if self._roles[name] in (BASE, TUNED)}
+        copy_base(base, weights, self.base_checkpoint, type(self).__name__)
         self.base_source = 'file'
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Load the base if that has not happened; only a random trunk gets upstream's initialisation."""
+        """Load the base if that has not happened; only a random base gets upstream's initialisation."""
         self.check_unmerged('be initialised')
         self._check_unshared('be initialised')
         if self.base_source is None and self.base_checkpoint is not None:
@@ -262,22 +262,22 @@ class AdaptedBackbone:
             module.reset_parameters()
 
     def _base(self) -> Dict[str, nn.Parameter]:
-        """The frozen trunk; under full fine-tuning all of it."""
+        """The frozen base; under full fine-tuning all of it."""
         return {name: parameter for name, parameter in self.named_parameters() if self._roles[name] == BASE}
 
     def check_state(self, given: Mapping[str, Any]) -> None:
-        """Check that ``given``, without prefix, has all that trains, the trunk whole or not at all, and no more.
+        """Check that ``given``, without prefix, has all that trains, the base whole or not at all, and no more.
 
         mmengine never asks for a strict match, so its loading calls this (see ``checkpoint.loader``).
 
         Raises:
-            ParameterError: naming the keys that are missing, of another shape or unexpected, or if the trunk is another.
+            InputError: naming the keys that are missing, of another shape or unexpected, or if the base is another.
         """
         base = self._base()
         buffers = {name for name, _ in self.named_buffers()} & {name for name, role in self._roles.items() if role == BASE}
         check_keys(type(self).__name__, given, self.state_dict(), base, buffers)
         if self.base_source is None and self.base_checkpoint is not None and not base.keys() <= given.keys():
-            self.load_base()  # the checkpoint leaves the trunk to it
+            self.load_base()  # the checkpoint leaves the base to it
         self._check_same_base(given, base)
 
     def _check_same_base(self, given: Mapping[str, Any], base: Mapping[str, nn.Parameter]) -> None:
@@ -285,14 +285,14 @@ class AdaptedBackbone:
             check_same_base(type(self).__name__, self.base_checkpoint, given, base)
 
     def check_unmerged(self, action: str) -> None:
-        """Raise ParameterError, saying that this backbone cannot ``action``, while its adapters are merged."""
+        """Raise InputError, saying that this backbone cannot ``action``, while its adapters are merged."""
         if self.merged:
-            raise ParameterError(f'{type(self).__name__} cannot {action} while its adapters are merged into the frozen '
+            raise InputError(f'{type(self).__name__} cannot {action} while its adapters are merged into the frozen '
                                  'weights: call mmparax.unmerge_adapter(model) first.')
 
     def _check_unshared(self, action: str) -> None:
         if self.shared:
-            raise ParameterError(f'{type(self).__name__} cannot {action}: its trunk is that of other models of an '
+            raise InputError(f'{type(self).__name__} cannot {action}: its base is that of other models of an '
                                  'AdapterBank, too, and is there.')
 
     def _save_to_state_dict(self, *args: Any) -> None:
@@ -300,7 +300,7 @@ class AdaptedBackbone:
         super()._save_to_state_dict(*args)
 
     def _check_claim(self, metadata: Mapping[str, Any]) -> None:
-        """Check the base of a state dict without trunk by what it says of itself, unless that was done before."""
+        """Check the base of a state dict without base by what it says of itself, unless that was done before."""
         claim = metadata.get(CLAIM)
         if claim is CHECKED:
             return
@@ -309,7 +309,7 @@ class AdaptedBackbone:
             from mmparax.checkpoint.fingerprint import check_fingerprint  # imports this module
             check_fingerprint(self, known, 'the state dict')
         else:
-            print_log(f'{type(self).__name__} loads a state dict without a frozen trunk that does not say on which base it '
+            print_log(f'{type(self).__name__} loads a state dict without a frozen base that does not say on which base it '
                       'was trained: that was not checked. Load the checkpoint by mmengine.runner.load_checkpoint, which does.',
                       logger='current', level=logging.WARNING)
 
@@ -329,11 +329,11 @@ class AdaptedBackbone:
                 # A checkpoint in half precision holds the base rounded: its own file is exact.
                 state_dict.update({prefix + name: parameter.detach() for name, parameter in base.items()})
         elif self.base_source is not None and not base.keys() & given.keys():
-            # A small checkpoint: the trunk that is there is not missing.
+            # A small checkpoint: the base that is there is not missing.
             if given and self.method is not None:
                 self._check_claim(local_metadata)
             state = self.state_dict()
-            state_dict.update({prefix + name: state[name] for name in self.trunk_names() if name not in given})
+            state_dict.update({prefix + name: state[name] for name in self.frozen_names() if name not in given})
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     # ---- running ----
@@ -346,22 +346,22 @@ class AdaptedBackbone:
             self.check_unmerged('train')
         least = self.smallest_side()
         if min(x.shape[-2:]) < least:
-            raise bad_value('image size', tuple(x.shape[-2:]), f'this {self.family} needs at least {least}x{least} pixels',
+            raise ParameterError('image size', tuple(x.shape[-2:]), f'this {self.family} needs at least {least}x{least} pixels',
                             'Enlarge the images (Resize), or pad them (pad_size_divisor or size of the data_preprocessor).')
         return tuple(super().forward(x))
 
     def check_base(self) -> None:
-        """Raise RandomBaseError if the trunk would run on random weights that nobody asked for."""
+        """Raise RandomBaseError if the base would run on random weights that nobody asked for."""
         if self.base_source is None:
             raise RandomBaseError(
-                f'{type(self).__name__} would run on a random trunk: base_checkpoint={self.base_checkpoint!r} has not been '
+                f'{type(self).__name__} would run on a random base: base_checkpoint={self.base_checkpoint!r} has not been '
                 'loaded and no complete checkpoint either. Set base_checkpoint to the pre-trained file, or '
                 'allow_random_base=True (with base_checkpoint=None) to run without one.')
 
     def train(self, mode: bool = True) -> nn.Module:
         """Set the mode of every module and return self (upstream returns None).
 
-        The frozen trunk follows: its stochastic depth is part of each recipe.
+        The frozen base follows: its stochastic depth is part of each recipe.
         """
         super().train(mode)
         return self
@@ -374,7 +374,7 @@ class AdaRouteOptions:
         if 'adapter' in options:
             general = next(cls.__name__ for cls in type(self).__mro__
                            if issubclass(cls, AdaptedBackbone) and not issubclass(cls, AdaRouteOptions))
-            raise bad_value('adapter', options['adapter'], f'{type(self).__name__} always has AdaRoute, whose options are '
+            raise ParameterError('adapter', options['adapter'], f'{type(self).__name__} always has AdaRoute, whose options are '
                             'its own', f'Use {general} to choose a method.')
         check_options(type(self).__name__, options, self.known_options())
         own = {name: options.pop(name) for name in keyword_names(AdaRoute.__init__) if name in options}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, BlockInfo, Method
-from mmparax.errors import ParameterError, UpstreamChangedError
+from mmparax.errors import InputError, UpstreamChangedError
 from mmparax.ops.recompute import keeping_all
 
 
@@ -79,7 +79,7 @@ class AdaptedLinear(AdapterHost, nn.Linear):
 
     def _check_unmerged(self, action: str) -> None:
         if self.kept:
-            raise ParameterError(f'a part of a backbone cannot {action} while its adapters are merged into its weights: call '
+            raise InputError(f'a part of a backbone cannot {action} while its adapters are merged into its weights: call '
                                  'mmparax.unmerge_adapter(model) first.')
 
     def forward(self, x: Tensor) -> Tensor:

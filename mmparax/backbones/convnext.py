@@ -53,15 +53,15 @@ class AdaptedConvNeXtBlock(AdaptedBlock, ConvNeXtBlock):
 
 @MODELS.register_module()
 class AdaptedConvNeXt(AdaptedBackbone, ConvNeXt):
-    """ConvNeXt with a frozen trunk and adapters; every other argument is that of mmpretrain's ``ConvNeXt``.
+    """ConvNeXt with a frozen base and adapters; every other argument is that of mmpretrain's ``ConvNeXt``.
 
     ``gap_before_final_norm`` defaults to False when there is more than one output: dense tasks need maps.
 
     Args:
         adapter: config of a method such as ``dict(type='mmparax.AdaRoute')``; ``dict(type='mmparax.Frozen')`` for a
-            frozen trunk; None for full fine-tuning.
+            frozen base; None for full fine-tuning.
         base_checkpoint: path or URL of the pre-trained weights (Meta's, OpenMMLab's or a safetensors file).
-        allow_random_base: permit a trunk without pre-trained weights.
+        allow_random_base: permit a base without pre-trained weights.
     """
     family = 'ConvNeXt'
     upstream = ConvNeXt

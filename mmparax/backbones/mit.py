@@ -43,15 +43,15 @@ class AdaptedMiTBlock(AdaptedBlock, TransformerEncoderLayer):
 
 @MODELS.register_module()
 class AdaptedMiT(AdaptedBackbone, MixVisionTransformer):
-    """MiT with a frozen trunk and adapters; every other argument is that of mmsegmentation's ``MixVisionTransformer``.
+    """MiT with a frozen base and adapters; every other argument is that of mmsegmentation's ``MixVisionTransformer``.
 
     The norm after each stage is a part of the base and frozen: the next stage reads what it gives.
 
     Args:
         adapter: config of a method such as ``dict(type='mmparax.AdaRoute')``; ``dict(type='mmparax.Frozen')`` for a
-            frozen trunk; None for full fine-tuning.
+            frozen base; None for full fine-tuning.
         base_checkpoint: path or URL of the pre-trained weights (NVIDIA's, OpenMMLab's or a safetensors file).
-        allow_random_base: permit a trunk without pre-trained weights.
+        allow_random_base: permit a base without pre-trained weights.
     """
     family = 'MiT'
     upstream = MixVisionTransformer

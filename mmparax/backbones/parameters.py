@@ -1,4 +1,4 @@
-"""Counts parameters by what they are: frozen trunk, adapters, centers, output norms, head."""
+"""Counts parameters by what they are: frozen base, adapters, centers, output norms, head."""
 from dataclasses import dataclass, fields
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
 
@@ -6,10 +6,10 @@ from rich.table import Table
 from torch import nn
 
 from mmparax.backbones.adapted import ADAPTER, BASE, CENTER, OUTPUT_NORM, TUNED, adapted_backbones
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.utils.tables import as_text
 
-LABELS = dict(backbone_frozen='backbone, frozen', backbone_trained='backbone, trained', adapters='adapters',
+LABELS = dict(backbone_frozen='backbone, frozen', backbone_trainable='backbone, trainable', adapters='adapters',
               centers='expert centers', output_norms='output norms', head='head', head_frozen='head, frozen')
 OUTSIDE = 'outside the blocks'
 
@@ -30,8 +30,8 @@ class ParameterCount:
     """Parameters of a model, each in exactly one group.
 
     Attributes:
-        backbone_frozen: trunk weights that do not train.
-        backbone_trained: trunk weights that train (full fine-tuning, BitFit, NormTuning).
+        backbone_frozen: base weights that do not train.
+        backbone_trainable: base weights that train (full fine-tuning, BitFit, NormTuning).
         adapters: all that a method put at a site.
         centers: what the blocks of a stage share.
         output_norms: norms on the backbone's outputs; they train with every method.
@@ -39,7 +39,7 @@ class ParameterCount:
         head_frozen: everything outside the backbone that does not.
     """
     backbone_frozen: Group
-    backbone_trained: Group
+    backbone_trainable: Group
     adapters: Group
     centers: Group
     output_norms: Group
@@ -47,18 +47,18 @@ class ParameterCount:
     head_frozen: Group
 
     @property
-    def trained_in_backbone(self) -> int:
+    def trainable_in_backbone(self) -> int:
         """What the paper's tables call "# P"."""
         return sum(group.parameters for group in
-                   (self.backbone_trained, self.adapters, self.centers, self.output_norms))
+                   (self.backbone_trainable, self.adapters, self.centers, self.output_norms))
 
     @property
     def backbone(self) -> int:
-        return self.backbone_frozen.parameters + self.trained_in_backbone
+        return self.backbone_frozen.parameters + self.trainable_in_backbone
 
     @property
-    def trained(self) -> int:
-        return self.trained_in_backbone + self.head.parameters
+    def trainable(self) -> int:
+        return self.trainable_in_backbone + self.head.parameters
 
     @property
     def total(self) -> int:
@@ -67,17 +67,17 @@ class ParameterCount:
     @property
     def share_of_backbone(self) -> float:
         """What trains in the backbone, of the backbone with all that was added to it."""
-        return self.trained_in_backbone / max(self.backbone, 1)
+        return self.trainable_in_backbone / max(self.backbone, 1)
 
     @property
     def share_of_model(self) -> float:
         """What trains, the head included, of the whole model."""
-        return self.trained / max(self.total, 1)
+        return self.trainable / max(self.total, 1)
 
     def as_dict(self) -> Dict[str, Any]:
         """Plain numbers, for JSON."""
         groups = {field.name: vars(getattr(self, field.name)).copy() for field in fields(self)}
-        return dict(groups, trained_in_backbone=self.trained_in_backbone, backbone=self.backbone, trained=self.trained,
+        return dict(groups, trainable_in_backbone=self.trainable_in_backbone, backbone=self.backbone, trainable=self.trainable,
                     total=self.total, share_of_backbone=self.share_of_backbone, share_of_model=self.share_of_model)
 
     def rows(self) -> List[Tuple[str, int, int, bool]]:
@@ -90,7 +90,7 @@ class ParameterCount:
         table = Table(title='Parameters')
         for column in ('part', 'tensors', 'parameters', 'of backbone', 'of model'):
             table.add_column(column, justify='left' if column == 'part' else 'right')
-        sums = [('trained in backbone', None, self.trained_in_backbone, True), ('trained', None, self.trained, False)]
+        sums = [('trainable in backbone', None, self.trainable_in_backbone, True), ('trainable', None, self.trainable, False)]
         for rows in (self.rows(), sums):
             for label, tensors, parameters, in_backbone in rows:
                 table.add_row(label, '' if tensors is None else f'{tensors:,}', f'{parameters:,}',
@@ -122,12 +122,12 @@ def side_by_side(title: str, counts: Mapping[str, ParameterCount], sums: Mapping
 
 
 OF_MODEL = {
-    'trained in backbone': lambda count: f'{count.trained_in_backbone:,}',
+    'trainable in backbone': lambda count: f'{count.trainable_in_backbone:,}',
     'of backbone': lambda count: f'{count.share_of_backbone:.2%}',
-    'trained, of model': lambda count: f'{count.share_of_model:.2%}',
+    'trainable, of model': lambda count: f'{count.share_of_model:.2%}',
 }
 OF_STAGE = {
-    'trained': lambda count: f'{count.trained_in_backbone:,}',
+    'trainable': lambda count: f'{count.trainable_in_backbone:,}',
     'of stage': lambda count: f'{count.share_of_backbone:.2%}',
 }
 
@@ -136,7 +136,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     """Count the parameters of ``model``, a backbone of mmparax or anything that holds one.
 
     Raises:
-        ParameterError: if there is none in it.
+        InputError: if there is none in it.
     """
     return _count(model.named_parameters(), _roles(_backbones(model)))
 
@@ -144,7 +144,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 def _backbones(model: nn.Module) -> List[Tuple[str, nn.Module]]:
     backbones = adapted_backbones(model)
     if not backbones:
-        raise ParameterError(f'{type(model).__name__} holds no backbone of mmparax, so there is nothing to tell apart. Use '
+        raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so there is nothing to tell apart. Use '
                              "type='mmparax.AdaptedSwin' or another of its backbones.")
     return backbones
 
@@ -156,7 +156,7 @@ def count_by_stage(model: nn.Module) -> Dict[str, ParameterCount]:
         for each stage what is in its blocks and what they share; then what no block holds: stem, downsampling, norms.
 
     Raises:
-        ParameterError: if ``model`` holds no backbone of mmparax.
+        InputError: if ``model`` holds no backbone of mmparax.
     """
     backbones = _backbones(model)
     parts: Dict[str, List[Tuple[str, nn.Parameter]]] = {}
@@ -182,13 +182,13 @@ def _roles(backbones: List[Tuple[str, nn.Module]]) -> Dict[str, str]:
 
 def _count(named_parameters: Iterable[Tuple[str, nn.Parameter]], roles: Mapping[str, str]) -> ParameterCount:
     count = ParameterCount(*(Group() for _ in fields(ParameterCount)))
-    groups = {ADAPTER: count.adapters, CENTER: count.centers, OUTPUT_NORM: count.output_norms, TUNED: count.backbone_trained}
+    groups = {ADAPTER: count.adapters, CENTER: count.centers, OUTPUT_NORM: count.output_norms, TUNED: count.backbone_trainable}
     for name, parameter in named_parameters:
         role, trains = roles.get(name), parameter.requires_grad
         if role is None:
             group = count.head if trains else count.head_frozen
         elif role == BASE:
-            group = count.backbone_trained if trains else count.backbone_frozen
+            group = count.backbone_trainable if trains else count.backbone_frozen
         else:
             group = groups[role]
         group.add(parameter)

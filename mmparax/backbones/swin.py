@@ -84,17 +84,17 @@ class AdaptedSwinBlock(AdaptedBlock, SwinBlock):
 
 @MODELS.register_module()
 class AdaptedSwin(AdaptedBackbone, SwinTransformer):
-    """Swin with a frozen trunk and adapters; every other argument is that of mmpretrain's ``SwinTransformer``.
+    """Swin with a frozen base and adapters; every other argument is that of mmpretrain's ``SwinTransformer``.
 
     ``pad_small_map`` defaults to True when there is more than one output: only so is mmpretrain's Swin equal to
     mmdetection's and mmsegmentation's, and usable on maps smaller than a window.
 
     Args:
         adapter: config of a method such as ``dict(type='mmparax.AdaRoute')``; ``dict(type='mmparax.Frozen')`` for a
-            frozen trunk; None for full fine-tuning.
+            frozen base; None for full fine-tuning.
         base_checkpoint: path or URL of the pre-trained weights (Microsoft's, OpenMMLab's or a safetensors file).
-        allow_random_base: permit a trunk without pre-trained weights.
-        fast_trunk: whether a frozen trunk attends by ``scaled_dot_product_attention``.
+        allow_random_base: permit a base without pre-trained weights.
+        efficient_attention: whether a frozen base attends by ``scaled_dot_product_attention``.
     """
     family = 'Swin'
     upstream = SwinTransformer

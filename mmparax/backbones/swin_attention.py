@@ -1,4 +1,4 @@
-"""Swin's window attention as a frozen trunk allows it: no work on padding, one copy each way, masks that are made once.
+"""Swin's window attention as a frozen base allows it: no work on padding, one copy each way, masks that are made once.
 
 mmpretrain pads the map, rolls it, cuts it into windows, and then computes queries, keys and values of everything, the
 padding too, whose values are those of a zero: the bias of the linear map. Here the linear maps see the tokens alone, and

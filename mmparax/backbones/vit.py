@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmparax.adapters.base import PROMPT_SITE, BlockInfo
 from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
 from mmparax.backbones.block import AdaptedBlock, swap_class
-from mmparax.errors import bad_value
+from mmparax.errors import ParameterError
 from mmparax.registry import MODELS
 from mmparax.weights.layouts import vit_layout
 
@@ -95,16 +95,16 @@ class GridPatchEmbed(PatchEmbed):
 
 @MODELS.register_module()
 class AdaptedViT(AdaptedBackbone, VisionTransformer):
-    """A plain ViT with a frozen trunk and adapters; every other argument is that of mmpretrain's ``VisionTransformer``.
+    """A plain ViT with a frozen base and adapters; every other argument is that of mmpretrain's ``VisionTransformer``.
 
     The final norm is a part of the base and frozen. Inputs may have any size: the position table is interpolated.
 
     Args:
         adapter: config of a method such as ``dict(type='mmparax.AdaRoute')``; ``dict(type='mmparax.Frozen')`` for a
-            frozen trunk; None for full fine-tuning.
+            frozen base; None for full fine-tuning.
         base_checkpoint: path or URL of the pre-trained weights (MAE's, timm's, DINOv2's, OpenMMLab's or a safetensors
             file). A position table of another size is interpolated.
-        allow_random_base: permit a trunk without pre-trained weights.
+        allow_random_base: permit a base without pre-trained weights.
         with_cp: recompute the activations of a block in the backward pass instead of keeping them.
     """
     family = 'ViT'
@@ -148,7 +148,7 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
     def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Leave out what this model has no place for, and bring the position table (1, tokens, C) to its patches."""
         if 'register_tokens' in weights:
-            raise bad_value('base_checkpoint', self.base_checkpoint, "its model has register tokens, and mmpretrain's "
+            raise ParameterError('base_checkpoint', self.base_checkpoint, "its model has register tokens, and mmpretrain's "
                             'VisionTransformer has none', 'Give the file of the model without registers.')
         weights = {name: value for name, value in weights.items() if (name != 'cls_token' or self.cls_token is not None)
                    and (self.final_norm or not name.startswith('ln1.'))}
@@ -161,7 +161,7 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
         if table.shape == self.pos_embed.shape and not square:
             return weights  # of a model of this very grid
         if not square:
-            raise bad_value('base_checkpoint', self.base_checkpoint, f'its position table has {table.shape[1]} entries, which '
+            raise ParameterError('base_checkpoint', self.base_checkpoint, f'its position table has {table.shape[1]} entries, which '
                             f'are not {self.num_extra_tokens} extra token(s) and a square of patches', 'Give a file with one.')
         table = table[:, extra - self.num_extra_tokens:]
         if (side, side) != grid:
@@ -180,7 +180,7 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
 
     def _check_table(self, table: Optional[Tensor]) -> None:
         if table is not None and table.shape != self.pos_embed.shape:
-            raise bad_value('img_size', tuple(self.img_size), f'the checkpoint has a position table of {table.shape[1]} entries '
+            raise ParameterError('img_size', tuple(self.img_size), f'the checkpoint has a position table of {table.shape[1]} entries '
                             f'and this model one of {self.pos_embed.shape[1]}', 'Set model.backbone.img_size to that of the '
                             'checkpoint: inputs of other sizes are welcome all the same, the table is interpolated for each.')
 

@@ -10,7 +10,7 @@ from torch import nn
 from mmparax.adapters.base import build_method
 from mmparax.backbones.adapted import AdaptedBackbone
 from mmparax.benchmark.plain_adapters import PlainAdaRoute, PlainMona
-from mmparax.errors import bad_value
+from mmparax.errors import ParameterError
 from mmparax.reproduce.entries import METHODS, Cell, paper_cells, root
 from mmparax.reproduce.tiny import TinyScale
 from mmparax.utils.signatures import keyword_names
@@ -41,20 +41,20 @@ class Contender:
         build: makes the backbone, on the CPU.
         dtype: ``'fp32'``, or ``'fp16'`` or ``'bf16'`` by automatic mixed precision.
         ops: one of ``mmparax.ops.paths.PATHS``, or None for a method without such operations.
-        fast_trunk: whether the frozen trunk takes its fast path; None where there is no choice.
+        efficient_attention: whether the frozen base takes its fast path; None where there is no choice.
         published: the ratio to full fine-tuning that the paper prints for this setting.
     """
     method: str
     build: Callable[[], nn.Module]
     dtype: str = 'fp32'
     ops: Optional[str] = None
-    fast_trunk: Optional[bool] = None
+    efficient_attention: Optional[bool] = None
     published: Optional[float] = None
 
     @property
     def label(self) -> str:
-        trunk = {None: None, True: 'fast trunk', False: "upstream's trunk"}[self.fast_trunk]
-        return ', '.join(filter(None, (self.method, trunk, self.ops and f'{self.ops} ops', self.dtype)))
+        attention = {None: None, True: 'efficient attention', False: "upstream's backbone"}[self.efficient_attention]
+        return ', '.join(filter(None, (self.method, attention, self.ops and f'{self.ops} ops', self.dtype)))
 
 
 @functools.lru_cache(None)
@@ -77,19 +77,19 @@ def backbone_names() -> List[str]:
 
 
 def check_names(option: str, values: Sequence[str], known: Sequence[str]) -> List[str]:
-    """Return the names, each once, or raise ParameterError listing the known ones."""
+    """Return the names, each once, or raise InputError listing the known ones."""
     for value in values:
         if value not in known:
-            raise bad_value(option, value, f'known are {", ".join(known)}')
+            raise ParameterError(option, value, f'known are {", ".join(known)}')
     return list(dict.fromkeys(values))
 
 
-def trunk_config(backbone: str) -> Dict[str, Any]:
+def backbone_config(backbone: str) -> Dict[str, Any]:
     """The backbone of a shipped config, random and without adapter."""
     cell, scale = cells()[backbone, FULL]
     config = scale.recipe(cell) if scale else Config.fromfile(root() / 'configs' / cell.config)
-    trunk = config.model.backbone.to_dict()
-    return {**{name: value for name, value in trunk.items() if name != 'adapter'}, **RANDOM_BASE}
+    backbone_cfg = config.model.backbone.to_dict()
+    return {**{name: value for name, value in backbone_cfg.items() if name != 'adapter'}, **RANDOM_BASE}
 
 
 def adapter_config(backbone: str, method: str) -> Optional[Dict[str, Any]]:
@@ -108,31 +108,31 @@ def adapter_config(backbone: str, method: str) -> Optional[Dict[str, Any]]:
 
 def default_size(backbone: str) -> Tuple[int, int]:
     """(H, W) in pixels: that of the position embedding if there is one, else 320x320, for small backbones 128x128."""
-    side = trunk_config(backbone).get('img_size') or (128 if backbone.endswith('mini') else 320)
+    side = backbone_config(backbone).get('img_size') or (128 if backbone.endswith('mini') else 320)
     return side, side
 
 
-def build(backbone: str, method: str, size: Tuple[int, int], fast_trunk: Optional[bool], with_cp: bool) -> nn.Module:
+def build(backbone: str, method: str, size: Tuple[int, int], efficient_attention: Optional[bool], with_cp: bool) -> nn.Module:
     """Build a backbone with a method; for ``'full'`` upstream's own, unmodified, in which everything trains."""
-    config = trunk_config(backbone)
+    config = backbone_config(backbone)
     cls = MODELS.get(config.pop('type'))
     if 'img_size' in config:
         config['img_size'] = size
     if with_cp:
         if method == FULL and 'with_cp' not in keyword_names(cls.upstream.__init__):
-            raise bad_value('--with-cp', True, f'upstream\'s {cls.family} cannot recompute activations')
+            raise ParameterError('--with-cp', True, f'upstream\'s {cls.family} cannot recompute activations')
         config['with_cp'] = True
-    if fast_trunk is not None:
-        config['fast_trunk'] = fast_trunk
+    if efficient_attention is not None:
+        config['efficient_attention'] = efficient_attention
     if method == FULL:
         options = {name: value for name, value in config.items() if name not in RANDOM_BASE}
         return cls.upstream(**{**cls.upstream_defaults(options), **options})
     return cls(adapter=build_method(adapter_config(backbone, method)), **config)
 
 
-def has_fast_trunk(backbone: str) -> bool:
-    """Whether the family of a backbone can run its frozen trunk in two ways."""
-    return MODELS.get(trunk_config(backbone)['type']).speed_up is not AdaptedBackbone.speed_up
+def has_efficient_attention(backbone: str) -> bool:
+    """Whether the family of a backbone can run its frozen base in two ways."""
+    return MODELS.get(backbone_config(backbone)['type']).speed_up is not AdaptedBackbone.speed_up
 
 
 def published_ratio(backbone: str, size: Tuple[int, int], batch: int, method: str) -> Optional[float]:
@@ -142,8 +142,8 @@ def published_ratio(backbone: str, size: Tuple[int, int], batch: int, method: st
 
 
 def contenders(backbone: str, methods: Sequence[str], size: Tuple[int, int], batch: int, dtypes: Sequence[str],
-               ops: Sequence[str], fast_trunk: Sequence[bool], with_cp: bool = False) -> List[Contender]:
-    """Every combination that makes a difference: the plain references keep upstream's trunk and have one path.
+               ops: Sequence[str], efficient_attention: Sequence[bool], with_cp: bool = False) -> List[Contender]:
+    """Every combination that makes a difference: the plain references keep upstream's backbone and have one path.
 
     Args:
         backbone: one of :func:`backbone_names`.
@@ -152,18 +152,18 @@ def contenders(backbone: str, methods: Sequence[str], size: Tuple[int, int], bat
         batch: images in a step.
         dtypes: ``'fp32'``, ``'fp16'``, ``'bf16'``.
         ops: paths of the adapters' operations.
-        fast_trunk: on, off or both, for adapted backbones.
+        efficient_attention: on, off or both, for adapted backbones.
         with_cp: recompute activations in the backward pass.
     """
     rows = []
-    choice = has_fast_trunk(backbone)
+    choice = has_efficient_attention(backbone)
     for dtype in dtypes:
         for method in methods:
-            trunks: Sequence[Optional[bool]] = [None]
+            choices: Sequence[Optional[bool]] = [None]
             if choice and method != FULL:
-                trunks = [False] if method in PLAIN else fast_trunk
-            for trunk in trunks:
+                choices = [False] if method in PLAIN else efficient_attention
+            for efficient in choices:
                 for path in ops if method in WITH_PATHS else [None]:
-                    make = functools.partial(build, backbone, method, size, trunk, with_cp)
-                    rows.append(Contender(method, make, dtype, path, trunk, published_ratio(backbone, size, batch, method)))
+                    make = functools.partial(build, backbone, method, size, efficient, with_cp)
+                    rows.append(Contender(method, make, dtype, path, efficient, published_ratio(backbone, size, batch, method)))
     return rows

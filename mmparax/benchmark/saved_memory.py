@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from mmparax.benchmark.candidates import FULL, contenders, trunk_config
+from mmparax.benchmark.candidates import FULL, backbone_config, contenders
 from mmparax.benchmark.timing import outputs_of
 from mmparax.ops.recompute import observers
 from mmparax.utils.tables import as_text
@@ -102,13 +102,13 @@ class Saved:
 
     Attributes:
         method: its name.
-        fast_trunk: whether the trunk took its fast path; None where there is no choice.
+        efficient_attention: whether the base took its fast path; None where there is no choice.
         total: bytes.
         stages: in order.
         error: why there is nothing.
     """
     method: str
-    fast_trunk: Optional[bool]
+    efficient_attention: Optional[bool]
     total: int = 0
     stages: List[StageBytes] = field(default_factory=list)
     error: Optional[str] = None
@@ -124,7 +124,7 @@ def predicted(family: str, stage: StageBytes, frozen: bool, window: int) -> Opti
     Args:
         family: of the backbone.
         stage: its channels and heads.
-        frozen: whether the trunk's weights are.
+        frozen: whether the base's weights are.
         window: side of an attention window in tokens.
     """
     c = stage.channels
@@ -176,11 +176,11 @@ def saved_of(backbone: Any, model: nn.Module, images: Tensor) -> Tuple[int, List
     return counter.total, found
 
 
-def measure_saved(backbone: str, methods: Sequence[str], size: Tuple[int, int], batch: int, fast_trunk: Sequence[bool],
+def measure_saved(backbone: str, methods: Sequence[str], size: Tuple[int, int], batch: int, efficient_attention: Sequence[bool],
                   with_cp: bool = False) -> List[Saved]:
-    """Count for each method; a prediction follows full fine-tuning and the frozen trunk on upstream's path.
+    """Count for each method; a prediction follows full fine-tuning and the frozen base on upstream's path.
 
-    The frozen trunk alone saves nothing, for nothing below its output norms needs a gradient. A second count of it lets
+    The frozen base alone saves nothing, for nothing below its output norms needs a gradient. A second count of it lets
     gradients pass, as they do on their way to earlier adapters: what a method has beyond that, its adapters save.
 
     Args:
@@ -188,14 +188,14 @@ def measure_saved(backbone: str, methods: Sequence[str], size: Tuple[int, int], 
         methods: some of the benchmark's.
         size: (H, W) in pixels.
         batch: images.
-        fast_trunk: on, off or both.
+        efficient_attention: on, off or both.
         with_cp: recompute activations in the backward pass.
     """
-    config = trunk_config(backbone)
+    config = backbone_config(backbone)
     cls, window = MODELS.get(config['type']), config.get('window_size', 7)
     rows = []
-    for contender in contenders(backbone, methods, size, batch, ['fp32'], ['auto'], fast_trunk, with_cp):
-        row = Saved(contender.method, contender.fast_trunk)
+    for contender in contenders(backbone, methods, size, batch, ['fp32'], ['auto'], efficient_attention, with_cp):
+        row = Saved(contender.method, contender.efficient_attention)
         rows.append(row)
         try:
             torch.manual_seed(0)
@@ -204,14 +204,14 @@ def measure_saved(backbone: str, methods: Sequence[str], size: Tuple[int, int], 
             images = torch.randn(batch, 3, *size)
             row.total, row.stages = saved_of(cls, model, images)
             if contender.method == FROZEN:
-                row = Saved(PASSED, contender.fast_trunk, *saved_of(cls, model, images.requires_grad_()))
+                row = Saved(PASSED, contender.efficient_attention, *saved_of(cls, model, images.requires_grad_()))
                 rows.append(row)
         except (ValueError, TypeError, RuntimeError, MemoryError) as error:
             row.error = ' '.join(str(error).split())
             continue
         guess = [predicted(cls.family, stage, row.method == PASSED, window) for stage in row.stages]
-        if row.method in (FULL, PASSED) and not with_cp and not contender.fast_trunk and None not in guess:
-            rows.append(Saved(f'{row.method}: predicted', contender.fast_trunk, stages=[
+        if row.method in (FULL, PASSED) and not with_cp and not contender.efficient_attention and None not in guess:
+            rows.append(Saved(f'{row.method}: predicted', contender.efficient_attention, stages=[
                 StageBytes(stage.channels, stage.tokens, value * stage.tokens, stage.heads)
                 for stage, value in zip(row.stages, guess)]))
     return rows
@@ -222,10 +222,10 @@ def saved_table(backbone: str, size: Tuple[int, int], batch: int, rows: Sequence
     count = max((len(row.stages) for row in rows), default=0)
     table = Table(title=f'Saved for the backward pass: {backbone}, {size[0]}x{size[1]}, batch {batch}, fp32; bytes per token '
                   'in the median block of a stage (in multiples of C values)')
-    for name in ('method', 'fast trunk', *(f'stage {i + 1}' for i in range(count)), 'total, GB'):
-        table.add_column(name, justify='left' if name in ('method', 'fast trunk') else 'right')
+    for name in ('method', 'efficient attention', *(f'stage {i + 1}' for i in range(count)), 'total, GB'):
+        table.add_column(name, justify='left' if name in ('method', 'efficient attention') else 'right')
     for row in rows:
         cells = [f'{stage.per_token:,.0f} ({stage.per_token / 4 / stage.channels:.2f} C)' for stage in row.stages]
-        table.add_row(row.method, {None: '–', True: 'on', False: 'off'}[row.fast_trunk], *(cells or [''] * count),
+        table.add_row(row.method, {None: '–', True: 'on', False: 'off'}[row.efficient_attention], *(cells or [''] * count),
                       row.error or (f'{row.total / 1e9:.3f}' if row.total else '–'))
     return as_text(table, 160)

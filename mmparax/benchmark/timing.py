@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from mmparax.benchmark.candidates import Contender
-from mmparax.errors import ParameterError, TrainingError, UserError
+from mmparax.errors import InputError, TrainingError, UserError
 from mmparax.ops.native.build import library
 from mmparax.ops.paths import has_triton, use_path
 
@@ -128,7 +128,7 @@ class Trainee:
         self.model = contender.build().to(work.device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not self.parameters:
-            raise ParameterError('nothing trains in this backbone, so there is no training step.')
+            raise InputError('nothing trains in this backbone, so there is no training step.')
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, weight_decay=0.05)
         self.scaler = torch.amp.GradScaler(work.device.type, enabled=contender.dtype == 'fp16')
         self.run = torch.compile(self.model) if work.compile else self.model
@@ -168,7 +168,7 @@ class Trainee:
 
     def prepare(self, measured: Measured) -> None:
         """Warm up, then measure memory in one more step."""
-        measured.trained = sum(parameter.numel() for parameter in self.parameters)
+        measured.trainable = sum(parameter.numel() for parameter in self.parameters)
         self.model.train()
         for _ in range(self.work.warmup):
             self.train_step()
@@ -371,7 +371,7 @@ class Race:
         measured = self.measured[index]
         lack = lacking(measured.contender, self.work.device)
         if lack:
-            raise ParameterError(lack)
+            raise InputError(lack)
         self._batch = self._batch or Batch(self.work)
         trainee = Trainee(measured.contender, self.work, self._batch)
         trainee.prepare(measured)

@@ -57,8 +57,8 @@ class Comparison:
 
         memory, full_memory = measured.peak, full and full.peak
         return dict(
-            method=contender.method, fast_trunk=contender.fast_trunk, ops=contender.ops, dtype=contender.dtype,
-            trained_parameters=measured.trained,
+            method=contender.method, efficient_attention=contender.efficient_attention, ops=contender.ops, dtype=contender.dtype,
+            trainable_parameters=measured.trainable,
             images_per_second=seconds and batch / seconds,
             images_per_second_min=batch / max(measured.training) if seconds else None,
             images_per_second_max=batch / min(measured.training) if seconds else None,
@@ -91,7 +91,7 @@ class Comparison:
         columns = {
             'method': lambda row: row['method'],
             'dtype': lambda row: row['dtype'] if several else NONE,
-            'fast\ntrunk': lambda row: {None: NONE, True: 'on', False: 'off'}[row['fast_trunk']],
+            'fast\ntrunk': lambda row: {None: NONE, True: 'on', False: 'off'}[row['efficient_attention']],
             'ops': lambda row: row['ops'] or NONE,
             'trained,\nM': lambda row: number(row['trained_parameters'], '.3f', 1e6),
             'img/s': lambda row: number(row['images_per_second'], '.3g'),

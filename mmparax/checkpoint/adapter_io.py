@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.checkpoint.compatibility import check_adapter, split_names
-from mmparax.checkpoint.contents import trunk_names
+from mmparax.checkpoint.contents import frozen_names
 from mmparax.checkpoint.fingerprint import converted, describe
-from mmparax.errors import ParameterError, bad_value, check_choice, check_number
-from mmparax.utils.modules import unwrapped
+from mmparax.errors import InputError, ParameterError, check_choice, check_number
+from mmparax.utils.modules import unwrap_model
 from mmparax.weights.adapter_file import AdapterFile, plain_json, read_adapter, tupled, valid_classes, write_adapter
 from mmparax.weights.sources import SHIPPED, is_url
 
@@ -24,9 +24,9 @@ DTYPES = ('float32', 'float16', 'bfloat16')
 def save_adapter(model: nn.Module, path: Union[str, Path], include_head: bool = True, dtype: Optional[str] = None,
                  metric: Optional[Mapping[str, float]] = None, cfg: Optional[Mapping[str, Any]] = None,
                  dataset_meta: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
-    """Write what ``model`` trained to one safetensors file: adapters, output norms, tuned parts of the trunk, the head.
+    """Write what ``model`` trained to one safetensors file: adapters, output norms, tuned parts of the base, the head.
 
-    The frozen trunk is not in it, only its fingerprint and name. The file is written whole or not at all, holds no
+    The frozen base is not in it, only its fingerprint and name. The file is written whole or not at all, holds no
     pickle, and is the same for the same model.
 
     Args:
@@ -45,35 +45,35 @@ def save_adapter(model: nn.Module, path: Union[str, Path], include_head: bool = 
         The description that was written (docs/adapter_files.md).
 
     Raises:
-        ParameterError: for a wrong argument, a model without a backbone of mmparax, or full fine-tuning (no trunk is frozen).
+        InputError: for a wrong argument, a model without a backbone of mmparax, or full fine-tuning (no base is frozen).
         RandomBaseError: if the base has not been loaded.
         StorageError: if the file cannot be written.
     """
-    model = unwrapped(model)
+    model = unwrap_model(model)
     backbones = adapted_backbones(model)
     if not backbones:
-        raise ParameterError(f'{type(model).__name__} holds no backbone of mmparax, so there is no adapter to save.')
+        raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so there is no adapter to save.')
     full = [name for name, backbone in backbones if backbone.method is None]
     if full:
-        raise ParameterError(f'{full[0] or type(model).__name__} has adapter=None: everything trains and there is no adapter '
+        raise InputError(f'{full[0] or type(model).__name__} has adapter=None: everything trains and there is no adapter '
                              'to save. Keep the checkpoint of the run, which holds the whole model.')
     if dtype is not None:
         check_choice('dtype', dtype, DTYPES)
     if converted(model):
-        raise ParameterError(f'the frozen weights of {type(model).__name__} are {converted(model)}, not float32 as they were '
+        raise InputError(f'the frozen weights of {type(model).__name__} are {converted(model)}, not float32 as they were '
                              'loaded: the file would fit no base. Save before model.half() or model.to(dtype); a small file '
                              "is made by dtype='float16'.")
     metric, dataset_meta = _checked_metric(metric), _dataset_meta(model, dataset_meta)
     state = model.state_dict()
     own, head = split_names(model, state)
-    trunk = trunk_names(model)
-    names = [name for name in own if name not in trunk] + (head if include_head else [])
+    frozen = frozen_names(model)
+    names = [name for name in own if name not in frozen] + (head if include_head else [])
     tensors = {name: _converted(name, state[name], dtype) for name in names}
     described = describe(model)
     for entry in described['backbones'].values():
         entry['base_checkpoint'] = base_name(entry['base_checkpoint'])
     if any(backbone.base_source == 'random' for _, backbone in backbones):
-        print_log(f'{str(path)!r} belongs to a random trunk (allow_random_base=True): no other model can load it.',
+        print_log(f'{str(path)!r} belongs to a random base (allow_random_base=True): no other model can load it.',
                   logger='current', level=logging.WARNING)
     floats = {str(value.dtype)[len('torch.'):] for value in tensors.values() if value.is_floating_point()}
     about = dict(described, model=type(model).__name__, head_included=bool(include_head and head),
@@ -103,10 +103,10 @@ def load_adapter(model: nn.Module, path: Union[str, Path], include_head: Optiona
 
     Raises:
         MissingFileError: if the file does not exist.
-        ParameterError: naming what does not fit; the model is as it was.
+        InputError: naming what does not fit; the model is as it was.
         RandomBaseError: if the model has no base.
     """
-    model = unwrapped(model)
+    model = unwrap_model(model)
     file = read_adapter(path)
     tensors, about = wanted(model, file, include_head, str(path))
     check_adapter(model, about, tensors, f'the adapter file {str(path)!r}')
@@ -130,15 +130,15 @@ def wanted(model: nn.Module, file: AdapterFile, include_head: Optional[bool],
         source: the file's name, for the errors.
 
     Raises:
-        ParameterError: if the file has no head and one is asked for, or one and there is no place for it.
+        InputError: if the file has no head and one is asked for, or one and there is no place for it.
     """
     about, tensors = dict(file.about), dict(file.tensors)
     if include_head and not about['head_included']:
-        raise ParameterError(f'include_head=True, but {source!r} was saved without a head. Save it with include_head=True, or '
+        raise InputError(f'include_head=True, but {source!r} was saved without a head. Save it with include_head=True, or '
                              'load it with include_head=None and train the head.')
     theirs, ours = list(about['backbones']), [name for name, _ in adapted_backbones(model)]
     if ours == [''] and about['head_included'] and include_head is not False:
-        raise ParameterError(f'{source!r} was saved with a head, and {type(model).__name__} is a backbone alone. Load it with '
+        raise InputError(f'{source!r} was saved with a head, and {type(model).__name__} is a backbone alone. Load it with '
                              'include_head=False.')
     if include_head is False and about['head_included']:
         prefixes = tuple(f'{name}.' for name in about['backbones'])
@@ -169,7 +169,7 @@ def _converted(name: str, value: Tensor, dtype: Optional[str]) -> Tensor:
         return value
     converted = value.to(getattr(torch, dtype))
     if not torch.equal(converted.isfinite(), value.isfinite()):
-        raise ParameterError(f'dtype={dtype!r} has no room for the values of {name} (up to {value.abs().max().item():.3g}). Use '
+        raise InputError(f'dtype={dtype!r} has no room for the values of {name} (up to {value.abs().max().item():.3g}). Use '
                              "dtype='bfloat16', or None.")
     return converted
 
@@ -188,7 +188,7 @@ def _dataset_meta(model: nn.Module, given: Optional[Mapping[str, Any]]) -> Optio
     found = given or getattr(model, 'dataset_meta', None) or getattr(model, '_dataset_meta', None)
     found = plain_json(found) if found else None
     if found is not None and not (isinstance(found, dict) and valid_classes(found)):
-        raise bad_value('dataset_meta', found, 'it is a dict, whose classes are a list of texts',
+        raise ParameterError('dataset_meta', found, 'it is a dict, whose classes are a list of texts',
                         "Use dataset_meta=dict(classes=('road', 'car'), palette=[[0, 0, 0], [255, 0, 0]]).")
     return found
 
@@ -198,6 +198,6 @@ def _checked_metric(metric: Optional[Mapping[str, Any]]) -> Optional[Dict[str, f
     if metric is None:
         return None
     if not isinstance(metric, Mapping):
-        raise bad_value('metric', metric, 'it is a dict of numbers by name', 'Use metric=dict(mIoU=50.3), for example.')
+        raise ParameterError('metric', metric, 'it is a dict of numbers by name', 'Use metric=dict(mIoU=50.3), for example.')
     return {str(name): check_number(f'metric[{name!r}]', value.item() if isinstance(value, (Tensor, np.ndarray))
                                     and math.prod(value.shape) == 1 else value) for name, value in metric.items()}

@@ -4,9 +4,9 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
-from mmparax.checkpoint.contents import trunk_names
+from mmparax.checkpoint.contents import frozen_names
 from mmparax.checkpoint.fingerprint import check_fingerprint, converted, fingerprint, plain
-from mmparax.errors import ParameterError, RandomBaseError
+from mmparax.errors import InputError, RandomBaseError
 from mmparax.weights.matching import misfit, wrong_shapes
 
 # Options of upstream's classes with which the same weights give the same outputs.
@@ -28,18 +28,18 @@ def check_method(name: str, backbone: AdaptedBackbone, described: Optional[Mappi
     How parameters start (``*_init``) does not matter, nor do options that only one side knows.
 
     Raises:
-        ParameterError: with the types, or the options that differ.
+        InputError: with the types, or the options that differ.
     """
     if described is None:
         return
     theirs, ours = described.get('adapter'), backbone.method and plain(backbone.method.config)
     kinds = [config['type'] if config else None for config in (theirs, ours)]
     if kinds[0] != kinds[1]:
-        raise ParameterError(f'{source} was trained with the adapter {kinds[0] or "None (full fine-tuning)"}, but '
+        raise InputError(f'{source} was trained with the adapter {kinds[0] or "None (full fine-tuning)"}, but '
                              f'{name or "the backbone"} has {kinds[1] or "None (full fine-tuning)"}. {OWN_CONFIG}')
     differing = _differing(theirs or {}, ours or {})
     if differing:
-        raise ParameterError(f'{source} was trained with other options of {kinds[0]}: {differing}. {OWN_CONFIG}')
+        raise InputError(f'{source} was trained with other options of {kinds[0]}: {differing}. {OWN_CONFIG}')
 
 
 def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
@@ -47,7 +47,7 @@ def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
                      if not key.endswith('_init') and key not in NO_MATTER and theirs[key] != ours[key])
 
 
-def _trunk_options(backbone: AdaptedBackbone, options: Mapping[str, Any]) -> Dict[str, Any]:
+def normalize_options(backbone: AdaptedBackbone, options: Mapping[str, Any]) -> Dict[str, Any]:
     """Options in one form, however they were written: an arch as its numbers."""
     options = plain(options)
     known = {**getattr(backbone.upstream, 'arch_zoo', {}), **getattr(backbone.upstream, 'arch_settings', {})}
@@ -56,25 +56,25 @@ def _trunk_options(backbone: AdaptedBackbone, options: Mapping[str, Any]) -> Dic
     return options
 
 
-def check_trunk(name: str, backbone: AdaptedBackbone, described: Mapping[str, Any], source: str) -> None:
+def check_backbone(name: str, backbone: AdaptedBackbone, described: Mapping[str, Any], source: str) -> None:
     """Check that a backbone is the one of ``described``: its family, and the options that change outputs.
 
     Raises:
-        ParameterError: with what differs.
+        InputError: with what differs.
     """
     if described['family'] != backbone.family:
-        raise ParameterError(f'{source} belongs to a {described["family"]}, but {name or "the model"} is a {backbone.family}. '
+        raise InputError(f'{source} belongs to a {described["family"]}, but {name or "the model"} is a {backbone.family}. '
                              f'{OWN_CONFIG}')
-    differing = _differing(_trunk_options(backbone, described['options']), _trunk_options(backbone, backbone.trunk_options))
+    differing = _differing(normalize_options(backbone, described['options']), normalize_options(backbone, backbone.upstream_options))
     if differing:
-        raise ParameterError(f'{source} was trained with other options of {described["type"]}: {differing}. {OWN_CONFIG}')
+        raise InputError(f'{source} was trained with other options of {described["type"]}: {differing}. {OWN_CONFIG}')
 
 
 def check_head(model: nn.Module, weights: Mapping[str, Any], source: str) -> None:
     """Check that a checkpoint has every weight outside the backbones, and no more.
 
     Raises:
-        ParameterError: naming what is missing, of another shape or unexpected.
+        InputError: naming what is missing, of another shape or unexpected.
     """
     state = model.state_dict()
     expected = {name: state[name] for name in split_names(model, state)[1]}
@@ -85,7 +85,7 @@ def check_head(model: nn.Module, weights: Mapping[str, Any], source: str) -> Non
                  and not name.startswith('data_preprocessor.')],
         wrong=wrong_shapes(given, expected), unexpected=[name for name in given if name not in expected])
     if problems:
-        raise ParameterError(f'{source} does not fit the head of {type(model).__name__}: {problems}. Use the config that it was '
+        raise InputError(f'{source} does not fit the head of {type(model).__name__}: {problems}. Use the config that it was '
                              'trained with (same head and number of classes).')
 
 
@@ -101,27 +101,27 @@ def check_adapter(model: nn.Module, about: Mapping[str, Any], tensors: Mapping[s
         head: 'required'; 'as in the file': whole, or absent if it was saved without; 'any part': what there is must fit.
 
     Raises:
-        ParameterError: naming what does not fit.
+        InputError: naming what does not fit.
         RandomBaseError: if the model has no base.
     """
     backbones = dict(adapted_backbones(model))
     if sorted(about['backbones']) != sorted(backbones):
-        raise ParameterError(f'{source} belongs to a model whose backbones of mmparax are {sorted(about["backbones"])}, and '
+        raise InputError(f'{source} belongs to a model whose backbones of mmparax are {sorted(about["backbones"])}, and '
                              f'those of {type(model).__name__} are {sorted(backbones)}. {OWN_CONFIG}')
     for name, backbone in backbones.items():
         check_method(name, backbone, about['backbones'][name], source)
-        check_trunk(name, backbone, about['backbones'][name], source)
+        check_backbone(name, backbone, about['backbones'][name], source)
     state = model.state_dict()
     own, outside = split_names(model, state)
     if head == 'required' and outside and not about['head_included']:
-        raise ParameterError(no_head(model, source))
-    trunk = trunk_names(model)
-    allowed = {name: state[name] for name in [*own, *outside] if name not in trunk}
+        raise InputError(no_head(model, source))
+    frozen = frozen_names(model)
+    allowed = {name: state[name] for name in [*own, *outside] if name not in frozen}
     optional = set(outside) if head == 'any part' or not about['head_included'] else set()
     problems = misfit(missing=[name for name in allowed if name not in tensors and name not in optional],
                       wrong=wrong_shapes(tensors, allowed), unexpected=[name for name in tensors if name not in allowed])
     if problems:
-        raise ParameterError(f'{source} does not fit {type(model).__name__}: of {len(tensors)} tensors {problems}. {OWN_CONFIG}')
+        raise InputError(f'{source} does not fit {type(model).__name__}: of {len(tensors)} tensors {problems}. {OWN_CONFIG}')
     check_base(model, about, source)
 
 
@@ -147,26 +147,26 @@ def no_head(model: nn.Module, source: str) -> str:
 
 
 def check_base(model: nn.Module, described: Mapping[str, Any], source: str) -> None:
-    """Check that a model has the base that a file without the frozen trunk was trained on; load it if it is at hand.
+    """Check that a model has the base that a file without the frozen base was trained on; load it if it is at hand.
 
     Raises:
         MissingFileError: if its file is not there.
-        ParameterError: if it is another base, or the file does not say on which one it was trained.
+        InputError: if it is another base, or the file does not say on which one it was trained.
         RandomBaseError: if the model has no base.
     """
     for _, backbone in adapted_backbones(model):
         if backbone.base_source is None and backbone.base_checkpoint is not None:
             backbone.load_base()
         if backbone.base_source is None:
-            raise RandomBaseError(f'{source} holds no frozen trunk, and {type(backbone).__name__} has no base_checkpoint: its '
-                                  'trunk would be random. Set model.backbone.base_checkpoint to '
+            raise RandomBaseError(f'{source} holds no frozen base, and {type(backbone).__name__} has no base_checkpoint: its '
+                                  'base would be random. Set model.backbone.base_checkpoint to '
                                   f'{_base(described)}, on which it was trained.')
     if not described.get('fingerprint'):
-        raise ParameterError(f'{source} holds no frozen trunk and does not say on which one it was trained (it has no '
+        raise InputError(f'{source} holds no frozen base and does not say on which one it was trained (it has no '
                              'meta.mmparax.fingerprint): give a file that mmparax wrote.')
     if any(backbone.base_source == 'random' for _, backbone in adapted_backbones(model)) and \
             not converted(model) and fingerprint(model) != described['fingerprint']:
-        raise ParameterError(f'{source} was trained on {_base(described)}, and the trunk of {type(model).__name__} is random '
+        raise InputError(f'{source} was trained on {_base(described)}, and the base of {type(model).__name__} is random '
                              '(allow_random_base=True). Set model.backbone.base_checkpoint to that base.')
     check_fingerprint(model, described, source)
 

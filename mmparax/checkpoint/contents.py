@@ -1,4 +1,4 @@
-"""What a checkpoint keeps: all that trains and what evaluation needs of it, not the trunk that a base file gives."""
+"""What a checkpoint keeps: all that trains and what evaluation needs of it, not the base that a base file gives."""
 from typing import Any, Dict, List, Mapping, Optional, Set
 
 from mmengine.logging import HistoryBuffer
@@ -13,19 +13,19 @@ def names_in(prefix: str, names: List[str]) -> Set[str]:
     return {f'{prefix}.{name}' if prefix else name for name in names}
 
 
-def trunk_names(model: nn.Module) -> Set[str]:
-    """Names of the parameters and buffers of the frozen trunks in a model; none under full fine-tuning."""
-    return {name for prefix, backbone in adapted_backbones(model) for name in names_in(prefix, backbone.trunk_names())}
+def frozen_names(model: nn.Module) -> Set[str]:
+    """Names of the parameters and buffers of the frozen bases in a model; none under full fine-tuning."""
+    return {name for prefix, backbone in adapted_backbones(model) for name in names_in(prefix, backbone.frozen_names())}
 
 
-def needed_trunks(model: nn.Module) -> List[AdaptedBackbone]:
-    """Adapted backbones whose frozen trunk a checkpoint must hold, because no base file gives it."""
+def backbones_without_base_file(model: nn.Module) -> List[AdaptedBackbone]:
+    """Adapted backbones whose frozen base a checkpoint must hold, because no base file gives it."""
     return [backbone for _, backbone in adapted_backbones(model)
             if backbone.method is not None and backbone.base_source != 'file']
 
 
-def keep_trained(checkpoint: Dict[str, Any], model: nn.Module) -> None:
-    """Remove the frozen trunk from a checkpoint that is about to be written, unless it would exist nowhere else.
+def drop_frozen(checkpoint: Dict[str, Any], model: nn.Module) -> None:
+    """Remove the frozen base from a checkpoint that is about to be written, unless it would exist nowhere else.
 
     Everything outside the backbones stays, frozen or not, with all buffers; so do moving averages of what trains.
 
@@ -33,9 +33,9 @@ def keep_trained(checkpoint: Dict[str, Any], model: nn.Module) -> None:
         checkpoint: as mmengine's runner makes it; changed in place. The model's own state dict is not touched.
         model: the model inside all wrappers.
     """
-    kept = {id(backbone) for backbone in needed_trunks(model)}
+    kept = {id(backbone) for backbone in backbones_without_base_file(model)}
     dropped = {name for prefix, backbone in adapted_backbones(model) if id(backbone) not in kept
-               for name in names_in(prefix, backbone.trunk_names())}
+               for name in names_in(prefix, backbone.frozen_names())}
     for key, prefix in (('state_dict', ''), (EMA, EMA_PREFIX)):
         for name in dropped:
             checkpoint.get(key, {}).pop(prefix + name, None)

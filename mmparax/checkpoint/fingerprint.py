@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import BASE, AdaptedBackbone, adapted_backbones
-from mmparax.errors import ParameterError, RandomBaseError
+from mmparax.errors import InputError, RandomBaseError
 from mmparax.version import __version__
 from mmparax.weights.digest import digest
 
 
 def frozen_parameters(backbone: AdaptedBackbone) -> Iterator[Tuple[str, Tensor]]:
-    """(name, parameter) of the frozen trunk; nothing under full fine-tuning."""
+    """(name, parameter) of the frozen base; nothing under full fine-tuning."""
     if backbone.method is None:
         return
     roles = backbone.parameter_roles()
@@ -22,7 +22,7 @@ def frozen_parameters(backbone: AdaptedBackbone) -> Iterator[Tuple[str, Tensor]]
 
 
 def fingerprint(model: nn.Module) -> Optional[str]:
-    """Return the SHA-256 of the frozen trunk of ``model``: names, shapes, dtypes and bytes, in the order of the names.
+    """Return the SHA-256 of the frozen base of ``model``: names, shapes, dtypes and bytes, in the order of the names.
 
     Names are those after key conversion and relative to the backbone, so every file layout of one base, a bare backbone
     and a whole model agree. Recomputed buffers, adapters and output norms are not in it. A model with several adapted
@@ -35,15 +35,15 @@ def fingerprint(model: nn.Module) -> Optional[str]:
         64 hexadecimal digits, or None if nothing of the backbone is frozen (full fine-tuning).
 
     Raises:
-        ParameterError: if ``model`` holds no backbone of mmparax.
+        InputError: if ``model`` holds no backbone of mmparax.
         RandomBaseError: if its base has not been loaded yet.
     """
     if not isinstance(model, nn.Module):
-        raise ParameterError(f'fingerprint needs a model, not {model!r}; that of the base of a checkpoint file is its '
+        raise InputError(f'fingerprint needs a model, not {model!r}; that of the base of a checkpoint file is its '
                              "['meta']['mmparax']['fingerprint'].")
     backbones = adapted_backbones(model)
     if not backbones:
-        raise ParameterError(f'{type(model).__name__} holds no backbone of mmparax, so it has no frozen base to identify.')
+        raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so it has no frozen base to identify.')
     digests = [_digest(backbone) for _, backbone in backbones if backbone.method is not None]
     if len(digests) > 1:
         return hashlib.sha256(''.join(digests).encode()).hexdigest()
@@ -73,7 +73,7 @@ def describe(model: nn.Module) -> Dict[str, Any]:
     ``fingerprint`` is None under full fine-tuning; each backbone has ``type``, ``family``, ``options`` (all that upstream's
     class takes, defaults included), ``adapter`` (the method's options, defaults included, or None) and ``base_checkpoint``.
     """
-    backbones = {name: dict(type=type(backbone).__name__, family=backbone.family, options=plain(backbone.trunk_options),
+    backbones = {name: dict(type=type(backbone).__name__, family=backbone.family, options=plain(backbone.upstream_options),
                             adapter=backbone.method and plain(backbone.method.config),
                             base_checkpoint=backbone.base_checkpoint)
                  for name, backbone in adapted_backbones(model)}
@@ -101,15 +101,15 @@ def check_fingerprint(model: nn.Module, described: Mapping[str, Any], source: st
         source: what to call the checkpoint.
 
     Raises:
-        ParameterError: with both fingerprints.
+        InputError: with both fingerprints.
     """
     theirs, ours = described.get('fingerprint'), fingerprint(model)
     if theirs and ours and theirs != ours:
         bases = ', '.join(repr(entry.get('base_checkpoint')) for entry in (described.get('backbones') or {}).values())
         if converted(model):
-            raise ParameterError(f'{source} cannot be compared with the base of {type(model).__name__}, whose frozen weights '
+            raise InputError(f'{source} cannot be compared with the base of {type(model).__name__}, whose frozen weights '
                                  f'are {converted(model)} now, not float32 as they were loaded: load it first, then convert the '
                                  'model (.half() or .to(dtype)).')
-        raise ParameterError(f'{source} was trained on another base: its fingerprint is {theirs[:12]}… ({bases}), that of '
+        raise InputError(f'{source} was trained on another base: its fingerprint is {theirs[:12]}… ({bases}), that of '
                              f'the loaded base {ours[:12]}…. Set model.backbone.base_checkpoint to the base that it was '
                              'trained on.')

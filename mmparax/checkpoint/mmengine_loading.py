@@ -1,7 +1,7 @@
 """Puts safe reading and strict matching in the place of mmengine's, for every checkpoint that any toolbox loads.
 
 mmengine falls back to full unpickling when a file holds more than tensors and plain data, and then runs the code in it.
-It loads what fits of a checkpoint and logs the rest, which is how adapters came to run on a random trunk.
+It loads what fits of a checkpoint and logs the rest, which is how adapters came to run on a random base.
 """
 from collections import OrderedDict
 from typing import Any, Dict, Iterable, Mapping
@@ -10,7 +10,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from mmparax.utils.modules import unwrapped
+from mmparax.utils.modules import unwrap_model
 from mmparax.weights.adapter_file import Verified, as_checkpoint
 from mmparax.weights.claims import CHECKED, CLAIM, EMA, EMA_PREFIX
 from mmparax.weights.metadata import with_meta
@@ -65,8 +65,8 @@ def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Let each adapted backbone of a model judge its part of a checkpoint, and the fingerprint that it claims.
 
     Raises:
-        ParameterError: if a part does not fit or was made on another base.
-        RandomBaseError: if the frozen trunk is left to a base that the model does not have.
+        InputError: if a part does not fit or was made on another base.
+        RandomBaseError: if the frozen base is left to a base that the model does not have.
     """
     backbones = [(name, part) for name, part in model.named_modules() if hasattr(part, 'check_state')]
     claim = (getattr(state_dict, '_metadata', None) or {}).get(CLAIM) or {}
@@ -75,7 +75,7 @@ def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
         check_adapter(model, claim, state_dict, f'the adapter file {claim["source"]!r}',
                       'any part' if claim.get(FRESH_HEAD) else 'required')
         return
-    small = False  # whether a frozen trunk is left to the base
+    small = False  # whether a frozen base is left to the base
     for name, part in backbones:
         prefix = f'{name}.' if name else ''
         part.check_state({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)})
@@ -96,9 +96,9 @@ def load_state_dict(module: nn.Module, state_dict: Dict[str, Any], *args: Any, *
     """mmengine's ``load_state_dict``, after each adapted backbone in ``module`` has judged its part.
 
     Raises:
-        ParameterError: if a part does not fit; nothing is loaded then.
+        InputError: if a part does not fit; nothing is loaded then.
     """
-    model = unwrapped(module)
+    model = unwrap_model(module)
     check_fit(model, state_dict)
     backbones = [name for name, part in model.named_modules() if hasattr(part, 'check_state')]
     _load_what_fits(module, noted(state_dict, CHECKED, backbones), *args, **kwargs)

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from mmparax.config.query import dataset_paths, datasets_of, downloads_itself, metainfo_of, metrics_of, registered
-from mmparax.errors import MissingFileError, ParameterError, bad_value
+from mmparax.errors import InputError, MissingFileError, ParameterError
 from mmparax.utils.text import listed
 
 FILES_OF_EVALUATORS = ('ann_file', 'seg_prefix')
@@ -24,7 +24,7 @@ def check_datasets(cfg: Config, loaders: Sequence[str]) -> None:
 
     Raises:
         MissingFileError: naming the first folder or annotation file that is absent.
-        ParameterError: if the names of the classes are not those of the data.
+        InputError: if the names of the classes are not those of the data.
     """
     for loader in loaders:
         place, datasets = f'{loader}.dataset', list(datasets_of(cfg.get(loader)))
@@ -61,11 +61,11 @@ def check_class_names(cfg: Mapping[str, Any], place: str, dataset: Mapping[str, 
         dataset: its own config.
 
     Raises:
-        ParameterError: naming the classes that do not match.
+        InputError: naming the classes that do not match.
     """
     cls, classes = registered(DATASETS, dataset, cfg), metainfo_of(cfg, dataset).get('classes')
     if isinstance(classes, str):
-        raise bad_value(f'{place}.metainfo.classes', classes, 'it must be a sequence of names',
+        raise ParameterError(f'{place}.metainfo.classes', classes, 'it must be a sequence of names',
                         f"For one class write ('{classes}', ), with the comma.")
     if not classes:
         return
@@ -77,7 +77,7 @@ def check_class_names(cfg: Mapping[str, Any], place: str, dataset: Mapping[str, 
     elif hasattr(cls, 'get_label_map'):
         unknown = [name for name in classes if own and name not in own]
         if unknown:
-            raise ParameterError(f'{place}.metainfo.classes has {_named(unknown)}, which {cls.__name__}, whose label maps hold '
+            raise InputError(f'{place}.metainfo.classes has {_named(unknown)}, which {cls.__name__}, whose label maps hold '
                                  "classes of its own, has not. Use type='BaseSegDataset' for other classes.")
     elif hasattr(cls, 'is_valid_file') and not own and 'ann_file' not in paths and dataset.get('with_label', True):
         folder = [*(path for name, path in paths.items() if name.startswith('data_prefix')), paths.get('data_root', '')][0]
@@ -90,16 +90,16 @@ def _check_categories(place: str, classes: Sequence[str], path: str, panoptic: b
     remedy = f'Set {place}.metainfo=dict(classes=...) to the names in the file.'
     missing = [name for name in classes if name not in found]
     if missing:
-        raise ParameterError(f'{place}.metainfo.classes has {_named(missing)}, which the annotation file {path!r} has not; it '
+        raise InputError(f'{place}.metainfo.classes has {_named(missing)}, which the annotation file {path!r} has not; it '
                              f'has {_named(found)}. {remedy}')
     extra = [name for name in found if name not in classes]
     if panoptic and extra:
-        raise ParameterError(f'the annotation file {path!r} has {_named(extra)}, which {place}.metainfo.classes has not, and '
+        raise InputError(f'the annotation file {path!r} has {_named(extra)}, which {place}.metainfo.classes has not, and '
                              f'panoptic maps need every class. {remedy}')
     # mmdetection numbers the classes in the order of the file and names them in the order of the config.
     wrong = [(own, name) for own, name in zip([name for name in found if name in classes], classes) if own != name]
     if wrong:
-        raise ParameterError(f'{place}.metainfo.classes has another order than the annotation file {path!r}: what is '
+        raise InputError(f'{place}.metainfo.classes has another order than the annotation file {path!r}: what is '
                              f'{wrong[0][0]!r} in the file would be called {wrong[0][1]!r}. {remedy}')
 
 
@@ -107,7 +107,7 @@ def categories_of(path: str) -> List[str]:
     """Names of the categories of an annotation file in COCO's format; the annotations, often 500 MB, are not parsed.
 
     Raises:
-        ParameterError: if it has none.
+        InputError: if it has none.
     """
     if os.path.getsize(path):
         with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
@@ -117,7 +117,7 @@ def categories_of(path: str) -> List[str]:
                 if entries and all(isinstance(entry, dict) and 'name' in entry for entry in entries):
                     return [entry['name'] for entry in entries]
                 start = text.rfind(CATEGORIES, 0, start)
-    raise ParameterError(f'the annotation file {path!r} has no list "categories" with names, as files in COCO\'s format have.')
+    raise InputError(f'the annotation file {path!r} has no list "categories" with names, as files in COCO\'s format have.')
 
 
 def _list_behind(text: mmap.mmap, position: int) -> List[Any]:
@@ -139,12 +139,12 @@ def _check_folders(place: str, classes: Sequence[str], folder: str) -> None:
     found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     remedy = f'Set {place}.metainfo=dict(classes=...) to the names of the folders in their order, or leave it out.'
     if len(found) != len(classes):
-        raise ParameterError(f'{place}.metainfo.classes has {_named(classes)}, and {folder!r} has {_named(found)} as folders, '
+        raise InputError(f'{place}.metainfo.classes has {_named(classes)}, and {folder!r} has {_named(found)} as folders, '
                              f'of which there must be one for each class. {remedy}')
     # Folders may have other names than their classes, numbers say; if some are the same, all must be.
     wrong = [(name, own) for name, own in zip(found, classes) if name != own]
     if wrong and set(found) & set(classes):
-        raise ParameterError(f'{place}.metainfo.classes does not match the folders in {folder!r}: the images in '
+        raise InputError(f'{place}.metainfo.classes does not match the folders in {folder!r}: the images in '
                              f'{wrong[0][0]!r} would be called {wrong[0][1]!r}. {remedy}')
 
 

@@ -4,7 +4,7 @@ from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 from torch import nn
 
 from mmparax.backbones.adapted import AdaptedBackbone
-from mmparax.errors import ParameterError, bad_value
+from mmparax.errors import InputError, ParameterError
 
 DETECTION_HEADS = ('rpn_head', 'bbox_head', 'mask_head', 'roi_head', 'semantic_head', 'panoptic_head')
 SEGMENTATION_HEADS = ('decode_head', 'auxiliary_head')
@@ -34,7 +34,7 @@ def check_features(model: nn.Module) -> None:
     """Check that the backbone of a segmentor or detector gives the maps that its neck or heads take.
 
     Raises:
-        ParameterError: if it gives vectors, or another number of maps or other channels.
+        InputError: if it gives vectors, or another number of maps or other channels.
     """
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, AdaptedBackbone) or not is_dense(model):
@@ -42,7 +42,7 @@ def check_features(model: nn.Module) -> None:
     channels = backbone.output_channels()
     if channels is None:
         option = next((name for name in MAPS if hasattr(backbone, name)), 'type')
-        raise bad_value(f'model.backbone.{option}', getattr(backbone, option, type(backbone).__name__),
+        raise ParameterError(f'model.backbone.{option}', getattr(backbone, option, type(backbone).__name__),
                         f'{type(model).__name__} needs feature maps, and this backbone gives vectors or tokens',
                         f'Use model.backbone.{option}={MAPS[option]!r}.' if option in MAPS else '')
     given = f'the backbone gives {len(channels)} map(s), of {channels} channels (out_indices={list(backbone.out_indices)})'
@@ -51,7 +51,7 @@ def check_features(model: nn.Module) -> None:
         wanted = getattr(neck, 'in_channels', None)
         # Some necks list their inputs from the smallest map on.
         if isinstance(wanted, (list, tuple)) and list(wanted) not in (channels, channels[::-1]):
-            raise bad_value('model.neck.in_channels', list(wanted), given, 'Set one to what the other says.')
+            raise ParameterError('model.neck.in_channels', list(wanted), given, 'Set one to what the other says.')
         return
     for name, head in parts(model, SEGMENTATION_HEADS):
         if hasattr(head, 'in_index') and hasattr(head, 'in_channels'):
@@ -62,13 +62,13 @@ def _check_inputs(name: str, head: nn.Module, channels: List[int], given: str) -
     several = isinstance(head.in_index, (list, tuple))
     indices = list(head.in_index) if several else [head.in_index]
     if any(not -len(channels) <= index < len(channels) for index in indices):
-        raise bad_value(f'{name}.in_index', head.in_index, given, 'Change in_index, or model.backbone.out_indices.')
+        raise ParameterError(f'{name}.in_index', head.in_index, given, 'Change in_index, or model.backbone.out_indices.')
     widths: Any = [channels[index] for index in indices]
     if not several or getattr(head, 'input_transform', None) == 'resize_concat':
         widths = sum(widths)
     wanted = list(head.in_channels) if isinstance(head.in_channels, (list, tuple)) else head.in_channels
     if wanted != widths:
-        raise bad_value(f'{name}.in_channels', wanted, given, f'With in_index={head.in_index} it must be {widths}.')
+        raise ParameterError(f'{name}.in_channels', wanted, given, f'With in_index={head.in_index} it must be {widths}.')
 
 
 def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str) -> None:
@@ -80,7 +80,7 @@ def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str
         place: where the data set is in the config, for the errors.
 
     Raises:
-        ParameterError: naming both numbers.
+        InputError: naming both numbers.
     """
     classes = metainfo.get('classes')
     if not classes or 'Depth' in type(model).__name__:  # depth has none; its data sets name those of their rooms
@@ -91,7 +91,7 @@ def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str
     panoptic = getattr(model, 'panoptic_fusion_head', None) is not None and things is not None and stuff is not None
     if panoptic:
         if list(classes) != [*things, *stuff]:
-            raise ParameterError(f'{place}.metainfo.classes must be thing_classes, then stuff_classes, in their order: '
+            raise InputError(f'{place}.metainfo.classes must be thing_classes, then stuff_classes, in their order: '
                                  f'{type(model).__name__} tells the two apart by their numbers.')
         for name, head in parts(model, ('panoptic_fusion_head', 'semantic_head')):
             for option, kind in (('num_things_classes', things), ('num_stuff_classes', stuff)):
@@ -103,5 +103,5 @@ def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str
 def _check_count(parameter: str, count: Optional[int], classes: Sequence[str], place: str) -> None:
     if isinstance(count, int) and count != len(classes):
         names = ', '.join(map(str, classes[:3])) + (', ...' if len(classes) > 3 else '')
-        raise bad_value(parameter, count, f'{place} has {len(classes)} such classes ({names})',
+        raise ParameterError(parameter, count, f'{place} has {len(classes)} such classes ({names})',
                         f'Set it to {len(classes)}, or {place}.metainfo=dict(classes=...) to the classes of the model.')

@@ -25,7 +25,7 @@ def random_batch(model: nn.Module, count: int) -> Optional[Dict[str, Any]]:
     elif any(hasattr(model, name) for name in DETECTION_HEADS):
         make, size = _detected, (128, 128)
     elif hasattr(model, 'head'):
-        # Windows of a trunk with a single output need maps of their size.
+        # Windows of a base with a single output need maps of their size.
         make, size = _classified, getattr(model.backbone, 'img_size', (224, 224))
     else:
         return None

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from mmparax.adapters.adaroute import AdaRouteAdapter
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.backbones.block import adapter_modules
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 
 # An expert is dead if its mean usage is below this share of an equal one (1/M) and its gate is the largest of no image.
 DEAD_SHARE = 0.1
@@ -53,7 +53,7 @@ def routed_adapters(model: nn.Module) -> List[RoutedAdapter]:
     """The AdaRoute adapters of a model in the order of its blocks.
 
     Raises:
-        ParameterError: if it has none.
+        InputError: if it has none.
     """
     found: List[RoutedAdapter] = []
     backbones = adapted_backbones(model)
@@ -72,7 +72,7 @@ def routed_adapters(model: nn.Module) -> List[RoutedAdapter]:
                     site=site, center=f'{front}stage{stage}{part}', groups=('down', 'up', *kernels),
                     num_experts=module.router.num_experts, activation=module.router.activation, router=module.router))
     if not found:
-        raise ParameterError(f'{type(model).__name__} has no AdaRoute adapter, so it has no gates to look at. Use a config '
+        raise InputError(f'{type(model).__name__} has no AdaRoute adapter, so it has no gates to look at. Use a config '
                              "with model.backbone.adapter=dict(type='mmparax.AdaRoute', ...).")
     return found
 

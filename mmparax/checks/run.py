@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmparax.backbones.adapted import BASE, adapted_backbones
 from mmparax.checkpoint.compatibility import check_head, check_method, no_head, split_names
 from mmparax.checkpoint.fingerprint import check_fingerprint, fingerprint, plain
-from mmparax.errors import ParameterError, TrainingError
+from mmparax.errors import InputError, TrainingError
 from mmparax.weights.adapter_file import description
 
 
@@ -22,7 +22,7 @@ def check_adapter_option(cfg: Mapping[str, Any]) -> None:
     options in the model than in ``adapter`` are fine.
 
     Raises:
-        ParameterError: if they differ.
+        InputError: if they differ.
     """
     if 'adapter' not in cfg or 'backbone' not in (cfg.get('model') or {}):
         return
@@ -32,7 +32,7 @@ def check_adapter_option(cfg: Mapping[str, Any]) -> None:
     else:
         other = [] if wanted == built else ['type']
     if other:
-        raise ParameterError(f'the config has adapter={wanted!r}, but model.backbone.adapter={built!r}, which is what would '
+        raise InputError(f'the config has adapter={wanted!r}, but model.backbone.adapter={built!r}, which is what would '
                              f'train: they differ in {", ".join(other)}. Change model.backbone.adapter, or choose the method '
                              'by its file in configs/_base_/adapters.')
 
@@ -41,16 +41,16 @@ def check_resumable(checkpoint: Mapping[str, Any], source: str) -> None:
     """Check that a file has all that mmengine needs to go on from it.
 
     Raises:
-        ParameterError: naming what is absent.
+        InputError: naming what is absent.
     """
     meta = checkpoint.get('meta')
     if description(checkpoint):
-        raise ParameterError(f'{source!r} is a published adapter, not a file to resume from: use load_from to start a new run '
+        raise InputError(f'{source!r} is a published adapter, not a file to resume from: use load_from to start a new run '
                              'from its weights, or resume from an iter_* or epoch_* file.')
     absent = [name for name in ('optimizer', 'message_hub') if name not in checkpoint]
     absent += [f'meta.{name}' for name in ('epoch', 'iter') if not isinstance(meta, Mapping) or name not in meta]
     if absent:
-        raise ParameterError(f'{source!r} is not a file to resume from: it has no {", ".join(absent)} (best_* and published '
+        raise InputError(f'{source!r} is not a file to resume from: it has no {", ".join(absent)} (best_* and published '
                              'files have none). Use load_from to start a new run from its weights, or resume from an iter_* '
                              'or epoch_* file.')
 
@@ -67,10 +67,10 @@ def check_origin(model: nn.Module, checkpoint: Mapping[str, Any], source: str, t
         training: whether a run starts from it; otherwise the head must fit completely, too.
 
     Raises:
-        ParameterError: naming the difference.
+        InputError: naming the difference.
     """
     if not isinstance(checkpoint, Mapping):
-        raise ParameterError(f'{source!r} holds a {type(checkpoint).__name__} and no weights by name.')
+        raise InputError(f'{source!r} holds a {type(checkpoint).__name__} and no weights by name.')
     weights = checkpoint.get('state_dict', checkpoint)
     weights = {name[7:] if name.startswith('module.') else name: value for name, value in weights.items()}
     described = (checkpoint.get('meta') or {}).get('mmparax') or {}
@@ -80,16 +80,16 @@ def check_origin(model: nn.Module, checkpoint: Mapping[str, Any], source: str, t
         given = {key for key, value in weights.items() if key.startswith(prefix) and isinstance(value, Tensor)}
         trained = [prefix + key for key, role in backbone.parameter_roles().items() if role != BASE]
         if not given.intersection(trained) and (trained or not given and not described):
-            raise ParameterError(
+            raise InputError(
                 f'{source!r} holds nothing of what {type(backbone).__name__} trains: it looks like the file of a pre-trained '
-                'trunk. ' + ('Set model.backbone.base_checkpoint to it, and load_from=None.' if training else
-                             'Give a checkpoint of a training run, such as iter_*.pth of its work dir; the file of a trunk '
+                'base. ' + ('Set model.backbone.base_checkpoint to it, and load_from=None.' if training else
+                             'Give a checkpoint of a training run, such as iter_*.pth of its work dir; the file of a base '
                              'belongs to model.backbone.base_checkpoint.'))
     if all(backbone.base_source == 'file' for _, backbone in adapted_backbones(model)):
         check_fingerprint(model, described, repr(source))
     if not training:
         if described.get('head_included') is False and split_names(model, model.state_dict())[1]:
-            raise ParameterError(no_head(model, repr(source)))
+            raise InputError(no_head(model, repr(source)))
         check_head(model, weights, repr(source))
 
 
@@ -176,7 +176,7 @@ class FrozenWatch:
     """Remembers the frozen parameters of a model and tells whether they are still the same.
 
     ``check`` compares version counters, which every in-place change raises and which cost nothing; ``check_bytes`` reads
-    every byte of the frozen trunk.
+    every byte of the frozen base.
     """
 
     def __init__(self, model: nn.Module):
@@ -197,9 +197,9 @@ class FrozenWatch:
                                 'something sets requires_grad after the model was built, when the optimizer no longer sees it.')
 
     def check_bytes(self, model: nn.Module) -> None:
-        """Raise TrainingError if the bytes of the frozen trunk are others than at the start."""
+        """Raise TrainingError if the bytes of the frozen base are others than at the start."""
         if fingerprint(model) != self.fingerprint:
-            raise TrainingError('the frozen trunk is not what it was at the start of the run (its fingerprint differs): '
+            raise TrainingError('the frozen base is not what it was at the start of the run (its fingerprint differs): '
                                 'something wrote to it past autograd, through .data.')
 
 
@@ -207,11 +207,11 @@ def check_sync_norms(model: nn.Module) -> None:
     """Check that synchronised batch norm, which exists on GPUs only, is not asked to run on the CPU.
 
     Raises:
-        ParameterError: naming the first such layer.
+        InputError: naming the first such layer.
     """
     names = [name for name, module in model.named_modules() if 'SyncBatchNorm' in type(module).__name__]
     if names and not any(parameter.is_cuda for parameter in model.parameters()):
-        raise ParameterError(f"{names[0]} is a synchronised batch norm, which needs GPUs, and the model is on the CPU, as are "
+        raise InputError(f"{names[0]} is a synchronised batch norm, which needs GPUs, and the model is on the CPU, as are "
                              f"{len(names) - 1} more. Set norm_cfg=dict(type='BN') in the head, or train by "
                              'tools/dist_train.sh, which does so.')
 

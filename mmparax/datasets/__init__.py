@@ -1,1 +1,1 @@
-"""Painted scenes and glyphs that tests, examples and benchmarks train on, and SVHN."""
+"""Synthetic scenes and glyphs that tests, examples and benchmarks train on, and SVHN."""

@@ -23,7 +23,7 @@ def config_text(found: MaskSet, out: Union[str, Path], path: str, model: str = '
         found: from :func:`examine`.
         out: the folder, as the config is to name it.
         path: file of the config, for its first line.
-        model: ``'swin-b'``, the paper's model at 512x512 for a GPU, or ``'swin-mini'``, the small base that ships at 128
+        model: ``'swin-b'``, the paper's model at 512x512 for a GPU, or ``'swin-mini'``, the mini backbone that ships at 128
             pixels for a CPU.
         iterations: of training, at least 20; by default 8000 or 500. The schedule is not from the paper.
     """

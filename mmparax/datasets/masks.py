@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mmparax.errors import MissingFileError, ParameterError, StorageError, bad_value, check_int, check_number
+from mmparax.errors import InputError, MissingFileError, ParameterError, StorageError, check_int, check_number
 
 IGNORED = 255  # what mmsegmentation's losses and metrics leave out
 MAX_CLASSES = 255
@@ -108,10 +108,10 @@ def examine(images: Union[str, Path], masks: Union[str, Path], val: float = 0.2,
 
     Raises:
         MissingFileError: if a folder does not exist.
-        ParameterError: if an argument is out of range, or listing every file that cannot be used.
+        InputError: if an argument is out of range, or listing every file that cannot be used.
     """
     if not 0 < check_number('val', val) < 1:
-        raise bad_value('val', val, 'it must be between 0 and 1, without both')
+        raise ParameterError('val', val, 'it must be between 0 and 1, without both')
     check_int('seed', seed, 0)
     numbering = _numbering(classes, values, ignore)
     problems: Dict[str, List[str]] = defaultdict(list)
@@ -127,14 +127,14 @@ def examine(images: Union[str, Path], masks: Union[str, Path], val: float = 0.2,
     found = {int(value) for pair in pairs for value in pair.pixels.nonzero()[0]}
     names, values, ignored = _numbered(*numbering, found)
     if len(values) > MAX_CLASSES:
-        raise ParameterError(f'the masks in {str(masks)!r} hold {len(values)} different values, and there can be at most '
+        raise InputError(f'the masks in {str(masks)!r} hold {len(values)} different values, and there can be at most '
                              f'{MAX_CLASSES} classes: they seem to be no class numbers.')
     _check_values(pairs, values, ignored, problems)
     if problems:
-        raise ParameterError(f'{sum(map(len, problems.values()))} problem(s) in {str(images)!r} and {str(masks)!r}; nothing '
+        raise InputError(f'{sum(map(len, problems.values()))} problem(s) in {str(images)!r} and {str(masks)!r}; nothing '
                              f'was written.{_report(problems)}')
     if len(pairs) < 2 or len(values) < 2:
-        raise ParameterError(f'there are {len(pairs)} image(s) and {len(values)} class(es) in {str(images)!r} and '
+        raise InputError(f'there are {len(pairs)} image(s) and {len(values)} class(es) in {str(images)!r} and '
                              f'{str(masks)!r}: training and validation need an image each, and two classes.')
     # By a digest of the name: the same on every machine, and new images move few of the old ones.
     drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f'{seed}/{pair.image.stem}'.encode()).digest())
@@ -145,7 +145,7 @@ def examine(images: Union[str, Path], masks: Union[str, Path], val: float = 0.2,
 
 
 def check_target(out: Union[str, Path], sources: Sequence[Union[str, Path]], force: bool = False) -> None:
-    """Raise ParameterError if ``out`` must not be written to.
+    """Raise InputError if ``out`` must not be written to.
 
     Args:
         out: folder to create.
@@ -155,7 +155,7 @@ def check_target(out: Union[str, Path], sources: Sequence[Union[str, Path]], for
     out = Path(out).resolve()
     for source in map(Path, sources):
         if out in (source.resolve(), *source.resolve().parents):
-            raise bad_value('out', str(out), f'the folder {str(source)!r}, which is read, must not be in it')
+            raise ParameterError('out', str(out), f'the folder {str(source)!r}, which is read, must not be in it')
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
@@ -163,9 +163,9 @@ def check_target(out: Union[str, Path], sources: Sequence[Union[str, Path]], for
     except (OSError, ValueError, AttributeError):
         found = None
     if found != _FORMAT:  # never deleted, not even when forced: it may be anything
-        raise bad_value('out', str(out), 'it holds something that was not prepared by this tool', 'Choose another folder.')
+        raise ParameterError('out', str(out), 'it holds something that was not prepared by this tool', 'Choose another folder.')
     if not force:
-        raise bad_value('out', str(out), 'it holds prepared masks already', 'Choose another folder or say --force.')
+        raise ParameterError('out', str(out), 'it holds prepared masks already', 'Choose another folder or say --force.')
 
 
 def write(found: MaskSet, out: Union[str, Path], link: bool = False, progress: bool = True) -> None:
@@ -252,23 +252,23 @@ Numbering = Tuple[Optional[List[str]], Optional[List[int]], List[int]]
 
 def _numbering(classes: Optional[Sequence[str]], values: Optional[Sequence[int]],
                ignore: Optional[Sequence[int]]) -> Numbering:
-    """The arguments as lists; ParameterError if they contradict each other."""
+    """The arguments as lists; InputError if they contradict each other."""
     for name, given in (('classes', classes), ('values', values), ('ignore', ignore)):
         if given is not None and len(set(given)) != len(given):
-            raise bad_value(name, list(given), 'nothing may be in it twice')
+            raise ParameterError(name, list(given), 'nothing may be in it twice')
     for name, given in (('values', values), ('ignore', ignore)):
         for value in given or ():
             check_int(name, value, 0)
     for name, given in (('classes', classes), ('values', values)):
         if given is not None and not 2 <= len(given) <= MAX_CLASSES:
-            raise bad_value(name, list(given), f'there must be 2 to {MAX_CLASSES} classes, the background among them')
+            raise ParameterError(name, list(given), f'there must be 2 to {MAX_CLASSES} classes, the background among them')
     if classes is not None and values is not None and len(classes) != len(values):
-        raise bad_value('values', list(values), f'there are {len(classes)} classes, and each has one value')
+        raise ParameterError('values', list(values), f'there are {len(classes)} classes, and each has one value')
     if ignore is None:
         ignore = [IGNORED] if IGNORED not in (values or ()) else []
     both = sorted(set(ignore) & set(values or ()))
     if both:
-        raise bad_value('ignore', list(ignore), f'{both[0]} is the value of a class')
+        raise ParameterError('ignore', list(ignore), f'{both[0]} is the value of a class')
     return None if classes is None else list(classes), None if values is None else list(values), list(ignore)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional, Union
 import numpy as np
 import torch
 
-from mmparax.errors import MissingFileError, ParameterError, bad_value, check_choice
+from mmparax.errors import InputError, MissingFileError, ParameterError, check_choice
 from mmparax.registry import DATASETS
 from mmparax.utils.toolboxes import require
 from mmparax.weights.sources import local_rank
@@ -41,7 +41,7 @@ class SVHN(BaseDataset):
         **kwargs: other arguments of mmpretrain's ``BaseDataset``: ``pipeline``, ``metainfo``, ``indices``, ...
 
     Raises:
-        ParameterError: for a wrong argument, or a damaged file with ``download=False``.
+        InputError: for a wrong argument, or a damaged file with ``download=False``.
         MissingFileError: if the file is not there and not to be downloaded, or cannot be.
     """
 
@@ -50,7 +50,7 @@ class SVHN(BaseDataset):
     def __init__(self, data_root: Union[str, os.PathLike], split: str = 'train', download: bool = True,
                  test_mode: Optional[bool] = None, **kwargs: Any) -> None:
         if not isinstance(data_root, (str, os.PathLike)) or not os.fspath(data_root):
-            raise bad_value('data_root', data_root, 'it must be the folder where the files of SVHN are or shall be')
+            raise ParameterError('data_root', data_root, 'it must be the folder where the files of SVHN are or shall be')
         self.split = check_choice('split', split, tuple(Source.split_list))
         self.download = download
         super().__init__(ann_file='', data_root=os.path.expanduser(os.fspath(data_root)),
@@ -72,7 +72,7 @@ def provide(root: Path, split: str, download: bool) -> None:
     """See to it that the file of a split is in ``root``, whole.
 
     Raises:
-        ParameterError: if it is damaged and not to be downloaded.
+        InputError: if it is damaged and not to be downloaded.
         MissingFileError: if it is missing and not to be downloaded, or cannot be.
     """
     url, name, digest = Source.split_list[split]
@@ -83,7 +83,7 @@ def provide(root: Path, split: str, download: bool) -> None:
     problem = f'the MD5 sum of {str(path)!r} is not the published one' if damaged else f'there is no {str(path)!r}'
     remedy = f'download {url} by other means and put it there, or set data_root to its folder'
     if not download:
-        raise (ParameterError if damaged else MissingFileError)(
+        raise (InputError if damaged else MissingFileError)(
             f'data_root={str(root)!r} cannot be used with split={split!r}: {problem}. Set download=True, or {remedy}.')
     if local_rank() != 0:
         # No collective: the processes of another machine may have the file already and would not take part.

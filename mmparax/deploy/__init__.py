@@ -1,1 +1,1 @@
-"""Running what was trained: merged weights, several tasks on one trunk, stand-alone checkpoints, ONNX."""
+"""Running what was trained: merged weights, several tasks on one base, stand-alone checkpoints, ONNX."""

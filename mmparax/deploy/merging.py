@@ -6,19 +6,19 @@ from torch import nn
 
 from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
 from mmparax.backbones.block import AdaptedLinear, adapter_modules
-from mmparax.errors import ParameterError
-from mmparax.utils.modules import unwrapped
+from mmparax.errors import InputError
+from mmparax.utils.modules import unwrap_model
 
 
 def merge_adapter(model: nn.Module) -> int:
-    """Add the adapters of ``model`` to the frozen weights beside them, so that inference costs what the plain trunk does.
+    """Add the adapters of ``model`` to the frozen weights beside them, so that inference costs what the plain backbone does.
 
     Exact, up to rounding, for what is linear and the same for every input: LoRA. Any other adapter is refused. A method
     that adds no modules (``Frozen``, ``BitFit``, ``NormTuning``, full fine-tuning) has nothing to merge: nothing happens,
     and the log says so.
 
     A copy of the rows that change is kept for :func:`unmerge_adapter`: for LoRA on q and v of every attention that is about
-    a sixth of the trunk's memory. While merged, a model only runs and is only copied: training it, its state dict,
+    a sixth of the base's memory. While merged, a model only runs and is only copied: training it, its state dict,
     loading into it and its fingerprint are refused. Merging it again changes nothing.
 
     Args:
@@ -28,11 +28,11 @@ def merge_adapter(model: nn.Module) -> int:
         Number of linear maps that hold merged adapters.
 
     Raises:
-        ParameterError: if the adapters are not linear maps beside frozen ones, ``model`` has no backbone of mmparax, or its
-            trunk is that of other models, too; nothing is changed then.
+        InputError: if the adapters are not linear maps beside frozen ones, ``model`` has no backbone of mmparax, or its
+            base is that of other models, too; nothing is changed then.
         RandomBaseError: if the base has not been loaded.
     """
-    model = unwrapped(model)
+    model = unwrap_model(model)
     backbones = _backbones(model, 'merge')
     for backbone in backbones:
         check_mergeable(backbone)
@@ -65,9 +65,9 @@ def unmerge_adapter(model: nn.Module) -> int:
         Number of linear maps that were restored.
 
     Raises:
-        ParameterError: if ``model`` has no backbone of mmparax.
+        InputError: if ``model`` has no backbone of mmparax.
     """
-    model = unwrapped(model)
+    model = unwrap_model(model)
     backbones, linears = _backbones(model, 'unmerge'), [linear for linear in _linears(model) if linear.kept]
     for linear in linears:
         linear.unmerge()
@@ -77,22 +77,22 @@ def unmerge_adapter(model: nn.Module) -> int:
 
 
 def check_mergeable(backbone: AdaptedBackbone) -> None:
-    """Raise ParameterError or RandomBaseError, saying why, if the adapters of a backbone cannot be merged."""
+    """Raise InputError or RandomBaseError, saying why, if the adapters of a backbone cannot be merged."""
     backbone.check_base()
     method = backbone.method
     if any(not hasattr(module, 'weight_update') for _, module in adapter_modules(backbone)):
-        raise ParameterError(f'{type(method).__name__} cannot be merged into the frozen weights: {method.not_mergeable}. Only '
+        raise InputError(f'{type(method).__name__} cannot be merged into the frozen weights: {method.not_mergeable}. Only '
                              'linear, input-independent adapters such as LoRA can; deploy this one as it is '
                              '(docs/deployment.md).')
     if backbone.shared and any(True for _ in adapter_modules(backbone)):
-        raise ParameterError(f'the trunk of this {type(backbone).__name__} is that of other models of an AdapterBank, too, '
+        raise InputError(f'the base of this {type(backbone).__name__} is that of other models of an AdapterBank, too, '
                              'which would change: load the adapter into a model of its own to merge it.')
 
 
 def _backbones(model: nn.Module, what: str) -> List[AdaptedBackbone]:
     backbones = [backbone for _, backbone in adapted_backbones(model)]
     if not backbones:
-        raise ParameterError(f'{type(model).__name__} holds no backbone of mmparax, so there is no adapter to {what}.')
+        raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so there is no adapter to {what}.')
     return backbones
 
 

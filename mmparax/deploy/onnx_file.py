@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.deploy.standalone import check_new
-from mmparax.errors import ParameterError, check_int
-from mmparax.utils.modules import unwrapped
+from mmparax.errors import InputError, check_int
+from mmparax.utils.modules import unwrap_model
 from mmparax.utils.storage import write
 from mmparax.utils.toolboxes import is_installed
 from mmparax.version import __version__
@@ -63,13 +63,13 @@ def export_onnx(model: nn.Module, path: Union[str, Path], shape: Tuple[int, int]
         the notes.
 
     Raises:
-        ParameterError: for a wrong argument, or if onnx or onnxscript is missing.
+        InputError: for a wrong argument, or if onnx or onnxscript is missing.
         StorageError: if the file cannot be written.
     """
     check_new(path, ('.onnx', ), overwrite)
     batch, shape = check_int('batch', batch), tuple(check_int('shape', side) for side in shape)
     check_packages()
-    model = unwrapped(model)
+    model = unwrap_model(model)
     deployable = Deployable(model).eval()
     images = torch.zeros(batch, 3, *shape).to(next(model.parameters()))
     with torch.no_grad():
@@ -93,10 +93,10 @@ def export_onnx(model: nn.Module, path: Union[str, Path], shape: Tuple[int, int]
 
 
 def check_packages() -> None:
-    """Raise ParameterError if onnx or onnxscript is missing."""
+    """Raise InputError if onnx or onnxscript is missing."""
     missing = [name for name in PACKAGES if not is_installed(name)]
     if missing:
-        raise ParameterError(f'writing ONNX files needs {" and ".join(missing)}, not installed here: run `pip install '
+        raise InputError(f'writing ONNX files needs {" and ".join(missing)}, not installed here: run `pip install '
                              f'{" ".join(PACKAGES)} {RUNTIME}`, or install mmparax[onnx].')
 
 
@@ -119,5 +119,5 @@ def compare_onnx(model: nn.Module, path: Union[str, Path], seed: int = 0) -> flo
     source, = session.get_inputs()
     images = torch.randn(source.shape, generator=torch.Generator().manual_seed(seed)).to(next(model.parameters()))
     found = session.run(None, {source.name: images.cpu().numpy()})
-    expected = flat(Deployable(unwrapped(model)).eval()(images))
+    expected = flat(Deployable(unwrap_model(model)).eval()(images))
     return max(float((torch.from_numpy(a) - b.cpu()).abs().max() / b.abs().max()) for a, b in zip(found, expected))

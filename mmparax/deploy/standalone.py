@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmparax.backbones.adapted import ADAPTER, CENTER, AdaptedBackbone, adapted_backbones
 from mmparax.checkpoint.fingerprint import describe, plain
 from mmparax.deploy.merging import check_mergeable, merge_adapter, unmerge_adapter
-from mmparax.errors import ParameterError, bad_value
+from mmparax.errors import InputError, ParameterError
 from mmparax.utils.signatures import keyword_defaults
 from mmparax.utils.storage import write
 from mmparax.weights.metadata import as_text
@@ -21,7 +21,7 @@ TOLERANCE = 1e-3  # of the largest output
 
 
 def standalone(model: nn.Module, meta: Mapping[str, Any]) -> Dict[str, Any]:
-    """A checkpoint with everything: trunk, adapters and head.
+    """A checkpoint with everything: base, adapters and head.
 
     Args:
         model: a complete model.
@@ -44,7 +44,7 @@ def upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Tuple[Dict
         The checkpoint, and the largest difference of two outputs.
 
     Raises:
-        ParameterError: if the adapters cannot be merged, or the model is in half precision.
+        InputError: if the adapters cannot be merged, or the model is in half precision.
     """
     backbones = adapted_backbones(model)
     for _, backbone in backbones:
@@ -79,7 +79,7 @@ def upstream_config(backbone: AdaptedBackbone) -> Dict[str, Any]:
     """Config of the toolbox's own backbone with the same options; those that are its defaults are left out."""
     cls = backbone.upstream
     defaults = keyword_defaults(cls.__init__)
-    options = {name: value for name, value in backbone.trunk_options.items()
+    options = {name: value for name, value in backbone.upstream_options.items()
                if name not in defaults or value != defaults[name]}
     return dict(type=f'{cls.__module__.split(".")[0]}.{cls.__name__}', **plain(options))
 
@@ -93,7 +93,7 @@ def write_checkpoint(path: Union[str, Path], content: Mapping[str, Any], overwri
         overwrite: replace a file that is there.
 
     Raises:
-        ParameterError: for another suffix, or if the file exists.
+        InputError: for another suffix, or if the file exists.
         StorageError: if it cannot be written.
     """
     check_new(path, SUFFIXES, overwrite)
@@ -108,17 +108,17 @@ def write_checkpoint(path: Union[str, Path], content: Mapping[str, Any], overwri
 
 
 def check_new(path: Union[str, Path], suffixes: Tuple[str, ...], overwrite: bool) -> None:
-    """Raise ParameterError if a file to write has another suffix, or is there and shall not be replaced."""
+    """Raise InputError if a file to write has another suffix, or is there and shall not be replaced."""
     if Path(path).suffix not in suffixes:
-        raise bad_value('OUT', str(path), f'it must end in {" or ".join(suffixes)}')
+        raise ParameterError('OUT', str(path), f'it must end in {" or ".join(suffixes)}')
     if Path(path).exists() and not overwrite:
-        raise bad_value('OUT', str(path), 'the file exists', 'Choose another name, or replace it by --force.')
+        raise ParameterError('OUT', str(path), 'the file exists', 'Choose another name, or replace it by --force.')
 
 
 def _check_precision(backbone: AdaptedBackbone) -> None:
     found = sorted({str(value.dtype) for value in backbone.parameters()} - {'torch.float32', 'torch.float64'})
     if found:
-        raise ParameterError(f'{type(backbone).__name__} is in {" and ".join(found)}, and outputs are compared in torch.float32 '
+        raise InputError(f'{type(backbone).__name__} is in {" and ".join(found)}, and outputs are compared in torch.float32 '
                              'or torch.float64: load it without converting it, and convert what comes out.')
 
 
@@ -134,13 +134,13 @@ def _outputs(backbone: nn.Module) -> Tuple[Tensor, ...]:
 
 def _difference(backbone: AdaptedBackbone, state: Mapping[str, Tensor], before: Tuple[Tensor, ...]) -> float:
     """Largest difference between the outputs of upstream's class with ``state`` and those that the backbone gave."""
-    upstream = backbone.upstream(**backbone.trunk_options).to(next(backbone.parameters()))
+    upstream = backbone.upstream(**backbone.upstream_options).to(next(backbone.parameters()))
     upstream.load_state_dict(state)
     upstream.eval()
     pairs = list(zip(before, _outputs(upstream)))
     worst = max(float((a - b).abs().max()) for a, b in pairs)
     if worst > TOLERANCE * max(float(a.abs().max()) for a, _ in pairs):
-        raise ParameterError(f'{type(upstream).__name__} with the merged weights gives other outputs than '
+        raise InputError(f'{type(upstream).__name__} with the merged weights gives other outputs than '
                              f'{type(backbone).__name__} (by up to {worst:.3g}): nothing was written. Use the checkpoint with '
                              'mmparax, without --upstream.')
     return worst

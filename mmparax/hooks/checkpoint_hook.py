@@ -17,10 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmparax.checkpoint.fingerprint import stamp
 from mmparax.checks.run import single_wrappers
 from mmparax.datasets.order import generator_states, placed_sampler, restore_generators, resumable
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.registry import HOOKS
 from mmparax.utils.locks import lock_folder, unlock_folder
-from mmparax.utils.modules import unwrapped
+from mmparax.utils.modules import unwrap_model
 from mmparax.utils.storage import ATOMIC, AtomicBackend, remove_parts, write
 from mmparax.weights.adapter_file import description
 from mmparax.weights.digest import digest
@@ -50,7 +50,7 @@ def check_groups(wrapper: Any, state: Dict[str, Any]) -> None:
         found, wanted = ([len(group['params']) for group in groups]
                          for groups in (own.get('param_groups', []), part.optimizer.param_groups))
         if found and found != wanted:
-            raise ParameterError(
+            raise InputError(
                 f'the checkpoint cannot be resumed: its optimizer has {sum(found)} tensors in {len(found)} group(s), that of '
                 f'this run {sum(wanted)} in {len(wanted)}. It was written with other settings, or by an earlier mmparax or '
                 "mmengine's constructor, which make a group of every tensor; load_from starts from its weights alone.")
@@ -60,12 +60,12 @@ def check_common_start(runner: Runner) -> None:
     """Raise in every process if one starts elsewhere: gradients are shared from here on, weights no more."""
     if get_world_size() == 1:
         return
-    trained = ((name, value) for name, value in unwrapped(runner.model).named_parameters() if value.requires_grad)
+    trained = ((name, value) for name, value in unwrap_model(runner.model).named_parameters() if value.requires_grad)
     starts = all_gather_object((runner.iter, digest(trained)))
     for rank, (iteration, weights) in enumerate(starts):
         if (iteration, weights) != starts[0]:
             what = f'at iteration {iteration}' if iteration != starts[0][0] else 'with other weights'
-            raise ParameterError(f'process 0 starts at iteration {starts[0][0]}, and process {rank} {what}: they would train '
+            raise InputError(f'process 0 starts at iteration {starts[0][0]}, and process {rank} {what}: they would train '
                                  'different models. Every machine needs the same files: put the work dir on a file system '
                                  'that they share, or give --resume, or load_from, a checkpoint that each of them has.')
 
@@ -87,7 +87,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     ``randomness=dict(deterministic=True)`` chooses those that are, where there are any, and PyTorch warns of the others.
 
     Raises:
-        ParameterError: if the processes of a run would start from different weights or iterations, or the optimizer of a
+        InputError: if the processes of a run would start from different weights or iterations, or the optimizer of a
             checkpoint that is resumed groups its parameters otherwise.
         StorageError: if a checkpoint cannot be written (the previous one is whole), or another run has the work dir.
     """
@@ -168,7 +168,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             sampler = placed_sampler(loop.dataloader)
             state.update(seed=sampler.base[0], sampler_seed=getattr(sampler, 'seed', None))
         if any(part._inner_count % part._accumulative_counts for part in single_wrappers(wrapper)):
-            state['gradients'] = {name: parameter.grad.cpu() for name, parameter in unwrapped(runner.model).named_parameters()
+            state['gradients'] = {name: parameter.grad.cpu() for name, parameter in unwrap_model(runner.model).named_parameters()
                                   if parameter.grad is not None}
         return state
 
@@ -176,7 +176,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         if self._exact:
             placed_sampler(runner.train_loop.dataloader).base = (state['seed'], get_rank())
             self._restart_data(runner.train_loop, state['sampler_seed'])
-        parameters = dict(unwrapped(runner.model).named_parameters())
+        parameters = dict(unwrap_model(runner.model).named_parameters())
         for name, gradient in state['gradients'].items():
             parameters[name].grad = gradient.to(parameters[name].device)
         restore_generators(state['generators'])
@@ -204,7 +204,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     # ---- writing ----
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        stamp(checkpoint, unwrapped(runner.model))
+        stamp(checkpoint, unwrap_model(runner.model))
         if 'optimizer' in checkpoint and self._states is not None:
             checkpoint[STATE] = self._states
 

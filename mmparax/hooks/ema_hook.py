@@ -1,4 +1,4 @@
-"""Exponential moving average of what trains; the frozen trunk has no average and no copy."""
+"""Exponential moving average of what trains; the frozen base has no average and no copy."""
 from typing import Any, Dict, Optional
 
 import torch
@@ -6,9 +6,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmparax.errors import bad_value, check_int, check_number
+from mmparax.errors import ParameterError, check_int, check_number
 from mmparax.registry import HOOKS
-from mmparax.utils.modules import unwrapped
+from mmparax.utils.modules import unwrap_model
 from mmparax.weights.claims import EMA
 
 
@@ -26,14 +26,14 @@ class EMAHook(Hook):
         begin_iter: iteration from which on is averaged; until then the averages are the parameters.
 
     Raises:
-        ParameterError: for a value out of range.
+        InputError: for a value out of range.
     """
     priority = 'NORMAL'  # before CheckpointHook, which saves the result
 
     def __init__(self, momentum: float = 0.0002, interval: int = 1, begin_iter: int = 0):
         self.momentum = check_number('momentum', momentum)
         if not 0 < self.momentum < 1:
-            raise bad_value('momentum', momentum, 'it is the weight of the newest parameters, between 0 and 1')
+            raise ParameterError('momentum', momentum, 'it is the weight of the newest parameters, between 0 and 1')
         self.interval = check_int('interval', interval)
         self.begin_iter = check_int('begin_iter', begin_iter, minimum=0)
         self.steps = 0
@@ -41,7 +41,7 @@ class EMAHook(Hook):
 
     @staticmethod
     def _trained(runner: Runner) -> Dict[str, Tensor]:
-        return {name: parameter.data for name, parameter in unwrapped(runner.model).named_parameters() if parameter.requires_grad}
+        return {name: parameter.data for name, parameter in unwrap_model(runner.model).named_parameters() if parameter.requires_grad}
 
     def before_train(self, runner: Runner) -> None:
         # Base and checkpoint are in the model by now. A resumed run has its averages already.

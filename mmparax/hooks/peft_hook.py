@@ -8,15 +8,15 @@ from torch import nn
 
 from mmparax.backbones.parameters import count_parameters
 from mmparax.checkpoint.compatibility import keep_fitting_head
-from mmparax.checkpoint.contents import keep_trained, needed_trunks, trim_histories
+from mmparax.checkpoint.contents import backbones_without_base_file, drop_frozen, trim_histories
 from mmparax.checkpoint.fingerprint import stamp
 from mmparax.checkpoint.mmengine_loading import FRESH_HEAD
 from mmparax.checks import model as model_checks
 from mmparax.checks import run as run_checks
-from mmparax.errors import bad_value, check_choice
+from mmparax.errors import ParameterError, check_choice
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.registry import HOOKS
-from mmparax.utils.modules import unwrapped
+from mmparax.utils.modules import unwrap_model
 from mmparax.utils.text import listed
 from mmparax.weights.adapter_file import Verified, description
 from mmparax.weights.claims import CLAIM
@@ -44,16 +44,16 @@ class PEFTHook(Hook):
     synchronised batch norm has its GPUs; what trains is in the optimizer. It warns when the checkpoint
     hook is not mmparax's and when the batch is not the recipe's. At the first optimizer step that is taken (with mixed
     precision: the first that the loss scaler accepts): every parameter that trains has a finite gradient. Before every
-    validation and save and after every epoch, by version counters, and at the end, byte by byte: the frozen trunk is
+    validation and save and after every epoch, by version counters, and at the end, byte by byte: the frozen base is
     unchanged.
 
     Args:
         save: what a checkpoint holds of the model. ``'trained'``: all that trains and everything outside the backbone, with
-            all buffers, but not the frozen trunk, which comes from ``base_checkpoint`` (without one it stays in the file);
+            all buffers, but not the frozen base, which comes from ``base_checkpoint`` (without one it stays in the file);
             of the histories of logged values, what is needed to go on. ``'all'``: everything.
 
     Raises:
-        ParameterError: for a config or checkpoint that does not fit, or a wrong argument.
+        InputError: for a config or checkpoint that does not fit, or a wrong argument.
         TrainingError: naming the first parameter without a finite gradient, or that is frozen and changed.
     """
     priority = 'VERY_LOW'  # after the hooks of moving averages, which need every name that they know
@@ -67,9 +67,9 @@ class PEFTHook(Hook):
     def before_run(self, runner: Runner) -> None:
         run_checks.check_adapter_option(runner.cfg)
         if runner.cfg.get('activation_checkpointing'):
-            raise bad_value('activation_checkpointing', runner.cfg.activation_checkpointing, "mmengine's recomputation loses "
+            raise ParameterError('activation_checkpointing', runner.cfg.activation_checkpointing, "mmengine's recomputation loses "
                             'the gradients of adapters behind a frozen stem', 'Use model.backbone.with_cp=True.')
-        model = unwrapped(runner.model)
+        model = unwrap_model(runner.model)
         model_checks.check_features(model)
         for name in ('train', 'val', 'test'):
             loop = getattr(runner, f'_{name}_loop')
@@ -89,7 +89,7 @@ class PEFTHook(Hook):
         training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
         if training and runner._resume:
             run_checks.check_resumable(checkpoint, source)
-        model = unwrapped(runner.model)
+        model = unwrap_model(runner.model)
         run_checks.check_origin(model, checkpoint, source, training and not runner._resume)
         if training and description(checkpoint):
             self._start_from_adapter(runner, model, checkpoint, source)
@@ -105,7 +105,7 @@ class PEFTHook(Hook):
                                   f'{listed(fresh)}.')
 
     def before_train(self, runner: Runner) -> None:
-        model = unwrapped(runner.model)
+        model = unwrap_model(runner.model)
         runner.logger.info('\n%s', count_parameters(model).table())
         loader = runner.train_dataloader
         batch = getattr(loader, 'batch_size', None) or getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
@@ -124,8 +124,8 @@ class PEFTHook(Hook):
                                   "CheckpointHook' in default_hooks.checkpoint.")
         if runner.iter >= runner.max_iters:
             runner.logger.info('The run is at iteration %d of %d: nothing is left to do.', runner.iter, runner.max_iters)
-        if self.save == 'trained' and needed_trunks(model):
-            runner.logger.info('Checkpoints hold the frozen trunk, too: it did not come from a base_checkpoint and exists '
+        if self.save == 'trained' and backbones_without_base_file(model):
+            runner.logger.info('Checkpoints hold the frozen base, too: it did not come from a base_checkpoint and exists '
                                'nowhere else.')
         self._watch = run_checks.FrozenWatch(model)
         if self._watch.fingerprint:
@@ -161,13 +161,13 @@ class PEFTHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         self._check_frozen(f'by iteration {runner.iter}')
-        stamp(checkpoint, unwrapped(runner.model))
+        stamp(checkpoint, unwrap_model(runner.model))
         if self.save == 'trained':
-            keep_trained(checkpoint, unwrapped(runner.model))
+            drop_frozen(checkpoint, unwrap_model(runner.model))
             trim_histories(checkpoint['message_hub'], runner.log_processor)
 
     def after_train(self, runner: Runner) -> None:
         if self._watch is not None:
-            self._watch.check_bytes(unwrapped(runner.model))
+            self._watch.check_bytes(unwrap_model(runner.model))
             if self._watch.fingerprint:
-                runner.logger.info('The frozen trunk is unchanged, byte by byte.')
+                runner.logger.info('The frozen base is unchanged, byte by byte.')

@@ -22,9 +22,9 @@ from mmparax.checks.routing import (
     groups_with_a_choice,
     routed_adapters,
 )
-from mmparax.errors import ParameterError, check_choice, check_int
+from mmparax.errors import InputError, check_choice, check_int
 from mmparax.registry import HOOKS
-from mmparax.utils.modules import unwrapped
+from mmparax.utils.modules import unwrap_model
 
 SETTLED = 0.1  # share of the run before which nothing is warned of: routers start with nearly equal gates
 
@@ -46,7 +46,7 @@ class RoutingHook(Hook):
             ``routing/STAGE/BLOCK/SITE/GROUP/usage/expert1``. These are many.
 
     Raises:
-        ParameterError: for a wrong argument; before training: for a model without AdaRoute, or that is compiled.
+        InputError: for a wrong argument; before training: for a model without AdaRoute, or that is compiled.
     """
     priority = 'NORMAL'
 
@@ -60,10 +60,10 @@ class RoutingHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if runner.cfg.get('compile'):
-            raise ParameterError("mmparax.RoutingHook notes the gates in Python, which a compiled model cannot do: remove "
+            raise InputError("mmparax.RoutingHook notes the gates in Python, which a compiled model cannot do: remove "
                                  "'compile' from the config, or this hook from custom_hooks.")
         self._remove()
-        adapters = [adapter for adapter in routed_adapters(unwrapped(runner.model)) if adapter.num_experts > 1]
+        adapters = [adapter for adapter in routed_adapters(unwrap_model(runner.model)) if adapter.num_experts > 1]
         if not adapters:
             runner.logger.info('Every router has a single expert (M = 1): there is no choice to record.')
             return

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.checks.run import check_origin
 from mmparax.config.query import datasets_of, metainfo_of, model_config
-from mmparax.errors import MissingFileError, ParameterError
+from mmparax.errors import InputError, MissingFileError
 
 INSTANCE_OFFSET = 1000  # mmdetection's panoptic maps hold number * 1000 + class
 SHORT_SIDE, LONG_SIDE = 512, 2048
@@ -35,7 +35,7 @@ def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
         The model in evaluation mode, with ``dataset_meta``: names and colours of the classes.
 
     Raises:
-        ParameterError: if the checkpoint does not fit.
+        InputError: if the checkpoint does not fit.
     """
     model, content = build_and_load(cfg, checkpoint)
     meta = dict((content.get('meta') or {}).get('dataset_meta') or _metainfo(cfg))
@@ -51,7 +51,7 @@ def build_and_load(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, A
     """Build the model of a config on the CPU, load a checkpoint into it completely; return it and the checkpoint's content.
 
     Raises:
-        ParameterError: if the checkpoint does not fit.
+        InputError: if the checkpoint does not fit.
     """
     model = revert_sync_batchnorm(MODELS.build(model_config(cfg)))
     content = load_checkpoint(model, checkpoint, map_location='cpu')
@@ -72,16 +72,16 @@ def read_image(path: str) -> np.ndarray:
 
     Raises:
         MissingFileError: if there is no such file.
-        ParameterError: if it is no image that can be read.
+        InputError: if it is no image that can be read.
     """
     try:
         image = imread(path, channel_order='rgb')
     except FileNotFoundError:
         raise MissingFileError(f'the image {path!r} does not exist.') from None
     except Exception as error:  # whatever a decoder says
-        raise ParameterError(f'{path!r} cannot be read as an image ({type(error).__name__}).') from error
+        raise InputError(f'{path!r} cannot be read as an image ({type(error).__name__}).') from error
     if image is None:
-        raise ParameterError(f'{path!r} cannot be read as an image.')
+        raise InputError(f'{path!r} cannot be read as an image.')
     return image
 
 
@@ -89,13 +89,13 @@ def test_pipeline(cfg: Config) -> List[Any]:
     """The transforms that prepare an image for testing, without those that need annotations.
 
     Raises:
-        ParameterError: if the config has no test pipeline.
+        InputError: if the config has no test pipeline.
     """
     pipelines = [dataset.get('pipeline') for loader in ('test_dataloader', 'val_dataloader')
                  for dataset in datasets_of(cfg.get(loader))] + [cfg.get('test_pipeline')]
     pipeline = next((found for found in pipelines if found), None)
     if pipeline is None:
-        raise ParameterError(f'the config {cfg.filename!r} has no test_dataloader.dataset.pipeline, which prepares images.')
+        raise InputError(f'the config {cfg.filename!r} has no test_dataloader.dataset.pipeline, which prepares images.')
     return [transform for transform in pipeline if 'Annotations' not in str(transform['type'])]
 
 
@@ -123,7 +123,7 @@ def predict(model: nn.Module, cfg: Config, path: str, image: np.ndarray) -> Any:
         The toolbox's data sample with the prediction at the size of the image.
 
     Raises:
-        ParameterError: if the config has no test pipeline.
+        InputError: if the config has no test pipeline.
     """
     pipeline = test_pipeline(cfg)
     results = dict(img_path=path, img_id=0) if loads_files(pipeline) else given_image(path, image)

@@ -1,4 +1,4 @@
-"""What a trained model says about painted scenes, drawn beside the truth."""
+"""What a trained model says about synthetic scenes, drawn beside the truth."""
 import json
 from pathlib import Path
 from typing import Iterator, Sequence, Tuple
@@ -23,7 +23,7 @@ def draw_scene_predictions(cfg: Config, checkpoint: str, data: str, path: Path, 
     """Draw the predictions of a checkpoint for the first validation scenes or crops.
 
     Args:
-        cfg: a config for the painted scenes, of any task.
+        cfg: a config for the synthetic scenes, of any task.
         checkpoint: file of its weights.
         data: folder of the scenes.
         path: PNG file to write.

@@ -303,7 +303,7 @@ def benchmark_blocks(files: Sequence[Path]) -> List[Any]:
 def _comparison(content: Mapping[str, Any], comparison: Mapping[str, Any]) -> Table:
     rows, environment = comparison['rows'], content['environment']
     columns: Dict[str, Callable[[Mapping[str, Any]], Optional[str]]] = {
-        'fast trunk': lambda row: {True: 'on', False: 'off'}.get(row['fast_trunk']), 'operations': lambda row: row['ops'],
+        'efficient attention': lambda row: {True: 'on', False: 'off'}.get(row['efficient_attention']), 'operations': lambda row: row['ops'],
         'precision': lambda row: row['dtype'],
         'images / s': lambda row: row['error'] or _number(row['images_per_second'], '.3g'),
         'speed, full = 1': lambda row: _number(row['ratio_to_full'], '.3f'),

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from mmparax.config.files import load_config
 from mmparax.config.query import sub_configs
-from mmparax.errors import MissingFileError, ParameterError
+from mmparax.errors import InputError, MissingFileError
 from mmparax.report.logs import Curves, columns_of, device_of, printed_evaluation, read_curves, read_environment
 from mmparax.utils.text import listed
 
@@ -135,7 +135,7 @@ def gather(folders: Sequence[str]) -> List[Run]:
 
     Raises:
         MissingFileError: if a folder does not exist.
-        ParameterError: if it is a file, is empty or holds no run.
+        InputError: if it is a file, is empty or holds no run.
     """
     places = {Path(folder).resolve(): training_folder(folder) for folder in folders}
     by_training = {training.resolve(): outer for outer, training in places.items()}
@@ -154,17 +154,17 @@ def training_folder(given: str) -> Path:
     if not folder.exists():
         raise MissingFileError(f'the folder {given!r} does not exist. {HINT}')
     if not folder.is_dir():
-        raise ParameterError(f'{given!r} is a file, not a folder. {HINT}')
+        raise InputError(f'{given!r} is a file, not a folder. {HINT}')
     for place in (folder, folder / 'train'):
         if _config_files(place):
             return place
     inside = sorted(child.name for child in folder.iterdir()
                     if any(map(_config_files, (child, child / 'train'))))
     if inside:
-        raise ParameterError(f'the folder {given!r} is no run, but runs are in it, {listed(inside)}: write '
+        raise InputError(f'the folder {given!r} is no run, but runs are in it, {listed(inside)}: write '
                              f'{os.path.join(given, "*")}.')
     state = 'holds no run: no config of one is in it' if any(folder.iterdir()) else 'is empty'
-    raise ParameterError(f'the folder {given!r} {state}. {HINT}')
+    raise InputError(f'the folder {given!r} {state}. {HINT}')
 
 
 def _sessions(folder: Path) -> List[Path]:

@@ -61,7 +61,7 @@ def overview(groups: Sequence[Group], counts: Counts) -> Section:
             Cell(group.label, number=group.number), group.first.backbone,
             *([', '.join(NONE if run.seed is None else str(run.seed) for run in group.runs)] if seeds else []),
             *(_metric(group.metrics.get(metric, []), metric, winners[metric] is group) for metric in metrics),
-            f'{count.trained_in_backbone:,}' if count else NONE, f'{count.share_of_backbone:.2%}' if count else NONE,
+            f'{count.trainable_in_backbone:,}' if count else NONE, f'{count.share_of_backbone:.2%}' if count else NONE,
             f'{statistics.mean(sizes):.1f}' if sizes else NONE,
             f'{statistics.median(group.seconds_per_iteration):.3f}' if group.seconds_per_iteration else NONE,
             *([_of(max((run.memory or 0 for run in group.runs)) / 1024, 1)] if having['memory'] else []),
@@ -175,7 +175,7 @@ def parameters(groups: Sequence[Group], counts: Counts) -> Section:
         return section
     roles = [role for role in LABELS if any(getattr(counts[group.number], role).parameters for group in counted)]
     alt = 'Stacked bars of parameters in millions. ' + ' '.join(
-        f'{group.label}: {counts[group.number].trained_in_backbone:,} of {counts[group.number].backbone:,} in the backbone '
+        f'{group.label}: {counts[group.number].trainable_in_backbone:,} of {counts[group.number].backbone:,} in the backbone '
         'trained.'
         for group in counted)
     section.blocks.append(Figures([Figure(
@@ -186,8 +186,8 @@ def parameters(groups: Sequence[Group], counts: Counts) -> Section:
         'Parameters by what they are. What trains in the backbone is everything there but "backbone, frozen".',
         ['setting', *(LABELS[role] for role in roles), 'trained in the backbone', 'share', 'trained in the model', 'share'],
         [[Cell(group.label, number=group.number),
-          *(f'{getattr(count, role).parameters:,}' for role in roles), f'{count.trained_in_backbone:,}',
-          f'{count.share_of_backbone:.2%}', f'{count.trained:,}', f'{count.share_of_model:.2%}']
+          *(f'{getattr(count, role).parameters:,}' for role in roles), f'{count.trainable_in_backbone:,}',
+          f'{count.share_of_backbone:.2%}', f'{count.trainable:,}', f'{count.share_of_model:.2%}']
          for group in counted for count in [counts[group.number]]]))
     return section
 

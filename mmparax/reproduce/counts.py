@@ -45,7 +45,7 @@ class ParameterCounts:
         if key not in self.counts:
             with on_meta():
                 built = MODELS.build({**plain, 'base_checkpoint': None, 'allow_random_base': True})
-            self.counts[key] = count_parameters(built).trained_in_backbone
+            self.counts[key] = count_parameters(built).trainable_in_backbone
             self._new = True
         return self.counts[key]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from mmparax.errors import MissingFileError, bad_value
+from mmparax.errors import MissingFileError, ParameterError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 METHODS = {'Full-tuning': 'full', 'VPT': 'vpt', 'LoRA': 'lora', 'AdaptFormer': 'adaptformer', 'LoRand': 'lorand',
@@ -145,7 +145,7 @@ def select(cells: Sequence[Cell], tables: Optional[Sequence[int]] = None, rows: 
     """Pick cells; None picks all. A small backbone may be called by the paper's backbones that it stands for, too.
 
     Raises:
-        ParameterError: for a table, row or backbone that there is not among them.
+        InputError: for a table, row or backbone that there is not among them.
     """
     chosen = list(cells)
     for option, wanted, names in (
@@ -158,7 +158,7 @@ def select(cells: Sequence[Cell], tables: Optional[Sequence[int]] = None, rows: 
         for value in wanted:
             if str(value).lower() not in here:
                 where = '' if option == '--table' else f" of table {', '.join(map(str, tables))}" if tables else ''
-                raise bad_value(option, value, f'choose among those{where}: {", ".join(dict.fromkeys(here.values()))}')
+                raise ParameterError(option, value, f'choose among those{where}: {", ".join(dict.fromkeys(here.values()))}')
         keys = {str(value).lower() for value in wanted}
         chosen = [cell for cell in chosen if keys & {str(name).lower() for name in names(cell)}]
     return chosen

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config
 
-from mmparax.errors import bad_value
+from mmparax.errors import ParameterError
 from mmparax.reproduce.counts import ParameterCounts
 from mmparax.reproduce.entries import Cell, paper_cells, root
 from mmparax.reproduce.settings import content, fingerprint
@@ -56,12 +56,12 @@ class FullScale:
         """What the command line adds to the config: the seed, and another batch on each GPU if there are not four.
 
         Raises:
-            ParameterError: if the recipe's batch cannot be divided among the GPUs.
+            InputError: if the recipe's batch cannot be divided among the GPUs.
         """
         cfg, options = self.config(cell), {'randomness.seed': seed}
         batch = cfg.auto_scale_lr.base_batch_size
         if batch % gpus:
-            raise bad_value('--gpus', gpus, f"it must divide the recipe's batch of {batch}")
+            raise ParameterError('--gpus', gpus, f"it must divide the recipe's batch of {batch}")
         if cfg.train_dataloader.batch_size * gpus != batch:
             options['train_dataloader.batch_size'] = batch // gpus
         return options

@@ -3,7 +3,7 @@ from html import escape
 from pathlib import Path
 from typing import List, Sequence
 
-from mmparax.errors import bad_value
+from mmparax.errors import ParameterError
 from mmparax.reproduce.report import Report, Section, Value
 from mmparax.reproduce.state import REMEDY
 from mmparax.utils.storage import write
@@ -23,9 +23,9 @@ p { max-width: 60rem; }
 
 
 def check_suffix(path: str) -> Path:
-    """Return the path of a report, else raise ParameterError."""
+    """Return the path of a report, else raise InputError."""
     if Path(path).suffix not in ('.md', '.html'):
-        raise bad_value('--report', path, 'its name must end in .md or .html')
+        raise ParameterError('--report', path, 'its name must end in .md or .html')
     return Path(path)
 
 

@@ -90,7 +90,7 @@ class Report:
         iterations = sorted({result['settings']['iterations'] for result in done})
         scenes = sorted({f'{counts["train"]} for training and {counts["val"]} for validation'
                          for result in done if (counts := result['settings']['scenes'])})
-        return ['The methods on small painted scenes with small backbones: a check that all of them work, on equal terms. It '
+        return ['The methods on small synthetic scenes with small backbones: a check that all of them work, on equal terms. It '
                 'says nothing about real data, and its numbers cannot be compared with the published ones: the columns '
                 '"published (paper\'s scale)" are there for the order of the methods only.',
                 f'{measured}; iterations: {", ".join(map(str, iterations)) or NONE}; scenes: {", ".join(scenes) or NONE}. '

@@ -244,7 +244,7 @@ class Runner:
 
 def trained_parameters(log: str) -> Optional[int]:
     """Trained parameters of the backbone, as the log of a training counts them."""
-    found = re.findall(r'trained in backbone\D+([\d,]+)', log)
+    found = re.findall(r'trainable in backbone\D+([\d,]+)', log)
     return int(found[-1].replace(',', '')) if found else None
 
 

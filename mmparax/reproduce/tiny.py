@@ -1,4 +1,4 @@
-"""The paper's tables at tiny scale: the same methods on painted scenes, with small backbones that ship with mmparax."""
+"""The paper's tables at tiny scale: the same methods on synthetic scenes, with small backbones that ship with mmparax."""
 import copy
 import json
 from functools import cached_property
@@ -32,7 +32,7 @@ RULES = (
     'options of a method are those of its full-scale config; AdaRoute has its defaults in Tables 1-4, also where its '
     "full-scale config has others: layer scale and shortcut's scale in Table 2 with Swin-B, the router's width in Table 4. "
     f'In Tables 5-10 latent widths are those of the paper times {WIDTH}/{PAPERS_WIDTH}.',
-    'Recipe: within a table all methods share iterations, learning rate, data and head, full fine-tuning and the frozen trunk '
+    'Recipe: within a table all methods share iterations, learning rate, data and head, full fine-tuning and the frozen backbone '
     'included; nothing was tuned for any of them.',
     f'{FROZEN} (output norms and head train) is not in the paper.')
 TABLE_RULES = {6: 'The deepest stage of the small Swin has 4 blocks instead of 18: row 9 is 2 blocks for a center, row 3 is '
@@ -115,9 +115,9 @@ class TinyScale:
         elif cell.method in WIDTHS:
             if cell.method == 'LoRand':
                 adapter['branches'] = LORAND_BRANCHES
-            trunk, option = self.recipe(cell).model.backbone, WIDTHS[cell.method]
-            target = self.counts({**trunk, 'adapter': dict(type='mmparax.AdaRoute', hidden_dim=WIDTH)})
-            adapter[option] = nearest_width(self.counts, trunk, adapter, option, target)
+            backbone, option = self.recipe(cell).model.backbone, WIDTHS[cell.method]
+            target = self.counts({**backbone, 'adapter': dict(type='mmparax.AdaRoute', hidden_dim=WIDTH)})
+            adapter[option] = nearest_width(self.counts, backbone, adapter, option, target)
         return adapter
 
     def size(self, cell: Cell) -> str:

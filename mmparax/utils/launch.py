@@ -12,7 +12,7 @@ from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 
-from mmparax.errors import ParameterError, bad_value
+from mmparax.errors import InputError, ParameterError
 
 PRECISIONS = ('fp16', 'bf16')
 # glibc's M_MMAP_THRESHOLD (the largest value that it takes), M_TRIM_THRESHOLD and M_TOP_PAD, in bytes.
@@ -58,7 +58,7 @@ def prepare_processes(cfg: Config) -> None:
     if cfg.launcher == 'slurm':
         _slurm_environment()
     elif cfg.launcher != 'pytorch':
-        raise bad_value('--launcher', cfg.launcher, "without GPUs it must be 'pytorch' or 'slurm'")
+        raise ParameterError('--launcher', cfg.launcher, "without GPUs it must be 'pytorch' or 'slurm'")
     if not is_distributed():
         torch.distributed.init_process_group('gloo')
     wrapper = cfg.get('model_wrapper_cfg') or dict(
@@ -111,12 +111,12 @@ def use_amp(cfg: Config, precision: Any) -> None:
             the config says.
 
     Raises:
-        ParameterError: if the config's optimizer wrapper is of a kind that cannot.
+        InputError: if the config's optimizer wrapper is of a kind that cannot.
     """
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if precision and kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise bad_value('--amp', kind, "it needs optim_wrapper.type 'OptimWrapper' or 'AmpOptimWrapper'")
+        raise ParameterError('--amp', kind, "it needs optim_wrapper.type 'OptimWrapper' or 'AmpOptimWrapper'")
     if precision == 'fp16':
         wrapper.update(type='AmpOptimWrapper', dtype='float16')
         scale = wrapper.get('loss_scale', 'dynamic')
@@ -133,7 +133,7 @@ def use_amp(cfg: Config, precision: Any) -> None:
                   level=logging.WARNING)
     elif wrapper.get('dtype') == 'bfloat16' and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(
             including_emulation=False):
-        raise ParameterError('bf16 needs a GPU that has it (NVIDIA: Ampere or newer); use --amp fp16.')
+        raise InputError('bf16 needs a GPU that has it (NVIDIA: Ampere or newer); use --amp fp16.')
 
 
 def evaluate_without_amp(cfg: Config) -> None:

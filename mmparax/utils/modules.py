@@ -3,7 +3,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """The model whose keys a checkpoint has: without wrappers for several processes and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmparax.errors import ParameterError, bad_value
+from mmparax.errors import InputError, ParameterError
 from mmparax.utils.storage import write
 from mmparax.weights.digest import digest
 from mmparax.weights.reader import read_file
@@ -75,15 +75,15 @@ def write_adapter(path: Union[str, Path], tensors: Mapping[str, Tensor], about: 
         The description as it is in the file.
 
     Raises:
-        ParameterError: for another suffix, or a description that could not be read again.
+        InputError: for another suffix, or a description that could not be read again.
         StorageError: if it cannot be written.
     """
     if Path(path).suffix != SUFFIX:
-        raise bad_value('path', str(path), f'adapter files end in {SUFFIX}')
+        raise ParameterError('path', str(path), f'adapter files end in {SUFFIX}')
     about = plain_json(about)
     wrong = _problems({**about, 'tensors': {}})
     if wrong:
-        raise ParameterError(f'the description of an adapter file to write has no valid {", ".join(wrong)}: nothing was '
+        raise InputError(f'the description of an adapter file to write has no valid {", ".join(wrong)}: nothing was '
                              'written. docs/adapter_files.md lists its fields.')
     prefix = _prefix(about)
     tensors = {MARK + name[len(prefix):] if prefix is not None and name.startswith(prefix) else name:
@@ -108,7 +108,7 @@ def packed(tensors: Mapping[str, Tensor], text: str) -> bytes:
     parts, end = [], 0
     for name, value in sorted(tensors.items(), key=lambda entry: (-entry[1].itemsize, entry[1].nbytes, entry[0])):
         if value.dtype not in CODES:
-            raise bad_value(f'dtype of {name}', value.dtype, f'safetensors has {", ".join(map(str, CODES))}')
+            raise ParameterError(f'dtype of {name}', value.dtype, f'safetensors has {", ".join(map(str, CODES))}')
         start, end = end, end + value.nbytes
         header[name] = dict(dtype=CODES[value.dtype], shape=list(value.shape), data_offsets=[start, end])
         parts.append(value.flatten().view(torch.uint8).numpy().tobytes())
@@ -134,29 +134,29 @@ def verified(tensors: Mapping[str, Tensor], texts: Mapping[str, str], source: st
     """Return the description of a file whose tensors and metadata were read, after checking both against their digests.
 
     Raises:
-        ParameterError: if it is no adapter file, one of another format version, or not what was written.
+        InputError: if it is no adapter file, one of another format version, or not what was written.
     """
     damaged = f'the adapter file {source!r} is damaged and was not loaded'
     if KEY not in texts:
-        raise ParameterError(f'{source!r} is no adapter file: its metadata have no {KEY!r}. Make one with '
+        raise InputError(f'{source!r} is no adapter file: its metadata have no {KEY!r}. Make one with '
                              'mmparax.save_adapter or tools/export_adapter.py.')
     try:
         about = json.loads(texts[KEY])
         number = about['format_version']
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ParameterError(f'{damaged}: its description cannot be read ({type(error).__name__}). Get it again.') from error
+        raise InputError(f'{damaged}: its description cannot be read ({type(error).__name__}). Get it again.') from error
     if number != FORMAT or isinstance(number, bool):
-        raise ParameterError(f'the adapter file {source!r} has format version {number!r}, and this mmparax reads version '
+        raise InputError(f'the adapter file {source!r} has format version {number!r}, and this mmparax reads version '
                              f'{FORMAT}: use the mmparax that wrote it ({about.get("version")!r}), or a newer one.')
     given = about.get('sha256')
     if not isinstance(given, str) or len(given) != len(BLANK) or \
             hashlib.sha256(texts[KEY].replace(given, BLANK, 1).encode(errors='surrogatepass')).hexdigest() != given:
-        raise ParameterError(f'{damaged}: its description is not the one that was written (the digest differs). Get it again.')
+        raise InputError(f'{damaged}: its description is not the one that was written (the digest differs). Get it again.')
     wrong = _problems(about)
     if wrong:
-        raise ParameterError(f'{damaged}: its description has no valid {", ".join(wrong)}. Get it again.')
+        raise InputError(f'{damaged}: its description has no valid {", ".join(wrong)}. Get it again.')
     if any(about['tensors'].get(name) != value for name, value in _summary(tensors).items()):
-        raise ParameterError(f'{damaged}: its tensors are not those that were written (the digest differs). Get it again.')
+        raise InputError(f'{damaged}: its tensors are not those that were written (the digest differs). Get it again.')
     return about
 
 
@@ -197,10 +197,10 @@ def read_adapter(path: Union[str, Path]) -> AdapterFile:
 
     Raises:
         MissingFileError: if it does not exist.
-        ParameterError: if it is anything but an undamaged adapter file of this format version.
+        InputError: if it is anything but an undamaged adapter file of this format version.
     """
     if Path(path).suffix != SUFFIX:
-        raise bad_value('path', str(path), f'adapter files end in {SUFFIX}')
+        raise ParameterError('path', str(path), f'adapter files end in {SUFFIX}')
     content = read_file(path)
     about = verified(content['state_dict'], content['meta'], str(path))
     return AdapterFile(placed(content['state_dict'], about), about)
@@ -210,7 +210,7 @@ def as_checkpoint(content: Any, source: str) -> Any:
     """A file's content as toolboxes expect a checkpoint: what is an adapter file is checked and gets its metadata.
 
     Raises:
-        ParameterError: if it is a damaged adapter file.
+        InputError: if it is a damaged adapter file.
     """
     texts = content.get('meta') if isinstance(content, dict) else None
     if not isinstance(texts, dict) or not isinstance(texts.get(KEY), str):

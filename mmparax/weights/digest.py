@@ -1,4 +1,4 @@
-"""One digest of named tensors: for the base of a trunk and for the content of an adapter file."""
+"""One digest of named tensors: for the base of a base and for the content of an adapter file."""
 import hashlib
 from typing import Iterable, Tuple
 

@@ -5,14 +5,14 @@ from typing import Any, Collection, Dict, List, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.utils.text import listed
 
-# Parts of published files that a trunk has no use for: classifiers, the final norm (output norms start fresh), buffers
+# Parts of published files that a base has no use for: classifiers, the final norm (output norms start fresh), buffers
 # that are computed again, and what only pre-training needs.
 IGNORED_PREFIXES = ('head.', 'head_dist.', 'norm.', 'fc_norm.', 'decoder_', 'neck.')
 IGNORED_NAMES = ('attn_mask', 'relative_position_index', 'mask_token')
-REMEDY = ('Give the checkpoint of this config (same arch and adapter); the file of a pre-trained trunk belongs to '
+REMEDY = ('Give the checkpoint of this config (same arch and adapter); the file of a pre-trained base belongs to '
           'model.backbone.base_checkpoint. Nothing was loaded.')
 
 
@@ -39,7 +39,7 @@ def copy_base(parameters: Mapping[str, nn.Parameter], weights: Dict[str, Tensor]
         problems = [f'{len(names)} {label} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
                     for label, names in (('missing', missing), ('of another shape', wrong), ('unexpected', unexpected))
                     if names]
-        raise ParameterError(f'base_checkpoint={source!r} does not fit {owner}: of {len(parameters)} weights '
+        raise InputError(f'base_checkpoint={source!r} does not fit {owner}: of {len(parameters)} weights '
                          f'{"; ".join(problems)}. Give the file of this arch (arch, window_size, patch_size), or change '
                          'the arch; nothing was loaded.')
     for name, parameter in parameters.items():
@@ -58,7 +58,7 @@ def misfit(missing: Sequence[str], wrong: Sequence[str], unexpected: Sequence[st
                      (('missing', missing), ('of another shape', wrong), ('unexpected', unexpected)) if names)
 
 
-def check_keys(owner: str, given: Mapping[str, Any], expected: Mapping[str, Tensor], trunk: Collection[str],
+def check_keys(owner: str, given: Mapping[str, Any], expected: Mapping[str, Tensor], frozen: Collection[str],
                optional: Collection[str]) -> None:
     """Check that a checkpoint has what a backbone trains, and nothing of another model.
 
@@ -66,19 +66,19 @@ def check_keys(owner: str, given: Mapping[str, Any], expected: Mapping[str, Tens
         owner: the backbone, for the error.
         given: the checkpoint's keys of this backbone, without prefix.
         expected: the backbone's own state, parameters and buffers.
-        trunk: names that may be absent as a whole: the frozen trunk, which a small checkpoint leaves out.
-        optional: names that may be absent one by one: buffers of the trunk, which are computed again.
+        frozen: names that may be absent as a whole: the frozen base, which a small checkpoint leaves out.
+        optional: names that may be absent one by one: buffers of the base, which are computed again.
 
     Raises:
-        ParameterError: naming the keys that are missing, of another shape or unexpected.
+        InputError: naming the keys that are missing, of another shape or unexpected.
     """
-    has_trunk = any(name in given for name in trunk)
+    has_frozen = any(name in given for name in frozen)
     missing = [name for name in expected if name not in given and name not in optional
-               and (has_trunk or name not in trunk)]
+               and (has_frozen or name not in frozen)]
     problems = misfit(missing, wrong_shapes(given, expected),
                       [name for name in given if name not in expected and not ignorable(name)])
     if problems:
-        raise ParameterError(f'the checkpoint does not fit {owner}: of its {len(expected)} weights {problems}. {REMEDY}')
+        raise InputError(f'the checkpoint does not fit {owner}: of its {len(expected)} weights {problems}. {REMEDY}')
 
 
 def differing(given: Mapping[str, Any], present: Mapping[str, Tensor]) -> List[str]:
@@ -88,13 +88,13 @@ def differing(given: Mapping[str, Any], present: Mapping[str, Tensor]) -> List[s
 
 
 def check_same_base(owner: str, base_checkpoint: str, given: Mapping[str, Any], present: Mapping[str, Tensor]) -> None:
-    """Check that what a checkpoint has of the frozen trunk is what was loaded from ``base_checkpoint``.
+    """Check that what a checkpoint has of the frozen base is what was loaded from ``base_checkpoint``.
 
     Raises:
-        ParameterError: if they differ: the adapters of the checkpoint were trained on another base.
+        InputError: if they differ: the adapters of the checkpoint were trained on another base.
     """
     others = differing(given, present)
     if others:
-        raise ParameterError(f'the checkpoint was trained on another base than {base_checkpoint!r}, which {owner} has loaded: '
+        raise InputError(f'the checkpoint was trained on another base than {base_checkpoint!r}, which {owner} has loaded: '
                              f'{listed(others)} of {len(present)} frozen weights differ. Set model.backbone.base_checkpoint '
                              'to the base of the checkpoint; nothing was loaded.')

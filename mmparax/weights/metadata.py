@@ -2,7 +2,7 @@
 import json
 from typing import Any, Dict, Mapping
 
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.weights.adapter_file import plain_json, tupled
 
 KEY = 'mmparax_checkpoint'  # name of the one text
@@ -17,7 +17,7 @@ def with_meta(content: Any, source: str) -> Any:
     """A file's content with the metadata that :func:`as_text` wrote; any other content as it is.
 
     Raises:
-        ParameterError: if the text is damaged.
+        InputError: if the text is damaged.
     """
     texts = content.get('meta') if isinstance(content, dict) else None
     if not isinstance(texts, dict) or not isinstance(texts.get(KEY), str):
@@ -27,6 +27,6 @@ def with_meta(content: Any, source: str) -> Any:
         if isinstance(meta.get('dataset_meta'), dict):
             meta['dataset_meta'] = tupled(meta['dataset_meta'])
     except (ValueError, TypeError, RecursionError) as error:
-        raise ParameterError(f'the checkpoint {source!r} is damaged: its metadata cannot be read ({type(error).__name__}). '
+        raise InputError(f'the checkpoint {source!r} is damaged: its metadata cannot be read ({type(error).__name__}). '
                              'Get it again.') from error
     return dict(content, meta=meta)

@@ -12,7 +12,7 @@ from mmengine.logging import HistoryBuffer
 from safetensors import safe_open
 from torch import Tensor
 
-from mmparax.errors import MissingFileError, ParameterError
+from mmparax.errors import InputError, MissingFileError
 
 STATISTICS = ('min', 'max', 'mean', 'current')
 
@@ -66,10 +66,10 @@ def read_file(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
     with path.open('rb') as file:
         head = file.read(64)
         if head.lstrip().startswith(b'<'):
-            raise ParameterError(f'the checkpoint {str(path)!r} is a web page (HTML or XML), not a checkpoint: its address may '
+            raise InputError(f'the checkpoint {str(path)!r} is a web page (HTML or XML), not a checkpoint: its address may '
                                  'have moved or need a login. Remove it and get the file itself.')
     if path.suffix != '.safetensors' and not head.startswith((b'PK', b'\x80')):  # torch's archives and older pickles
-        raise ParameterError(f'the checkpoint {str(path)!r} is truncated or damaged, or no checkpoint at all: it is neither a '
+        raise InputError(f'the checkpoint {str(path)!r} is truncated or damaged, or no checkpoint at all: it is neither a '
                              'torch nor a safetensors file. Check the path, or get the file again.')
     try:
         return read_safetensors(path, map_location) if path.suffix == '.safetensors' else read_torch(path, map_location)
@@ -77,19 +77,19 @@ def read_file(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
         raise
     except Exception as error:  # safetensors, zip and tar readers each have their own
         if path.suffix == '.safetensors' and head.startswith((b'PK', b'\x80')):
-            raise ParameterError(f'the checkpoint {str(path)!r} is a torch file or another pickle under the name of a '
+            raise InputError(f'the checkpoint {str(path)!r} is a torch file or another pickle under the name of a '
                                  'safetensors file: nothing of it was read. Get the file again from its source.') from error
         raise refusal(str(path), error) from error
 
 
-def refusal(name: str, error: Exception) -> ParameterError:
+def refusal(name: str, error: Exception) -> InputError:
     """Return (not raise) the error for a file that was not read."""
     unsupported = re.search(r'Unsupported (?:global|operand|class)[^\n.]*(?:\.[\w]+)*', str(error))
     detail = unsupported.group() if unsupported else str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, pickle.UnpicklingError):
-        return ParameterError(f'the checkpoint {name!r} was not loaded: it is damaged or holds more than tensors and plain '
+        return InputError(f'the checkpoint {name!r} was not loaded: it is damaged or holds more than tensors and plain '
                               f'data ({detail}). Get the file again from its source.')
-    return ParameterError(f'the checkpoint {name!r} is truncated or damaged and was not loaded ({type(error).__name__}: '
+    return InputError(f'the checkpoint {name!r} is truncated or damaged and was not loaded ({type(error).__name__}: '
                           f'{detail}). Check the path, or get the file again.')
 
 
@@ -110,7 +110,7 @@ def read_weights(path: Union[str, Path]) -> Dict[str, Tensor]:
     weights = {name: value for name, value in content.items() if isinstance(value, Tensor)} \
         if isinstance(content, dict) else {}
     if not weights:
-        raise ParameterError(f'the checkpoint {str(path)!r} holds no weights: expected tensors by name, at top level or under '
+        raise InputError(f'the checkpoint {str(path)!r} holds no weights: expected tensors by name, at top level or under '
                          '"model" or "state_dict".')
     for prefix in ('module.', 'backbone.'):
         weights = {name[len(prefix):] if name.startswith(prefix) else name: value for name, value in weights.items()}

@@ -1,4 +1,4 @@
-"""Finds the file of a pre-trained trunk and copies it into the trunk, completely or not at all."""
+"""Finds the file of a pre-trained base and copies it into the base, completely or not at all."""
 import hashlib
 import os
 import sys
@@ -10,10 +10,10 @@ from urllib.parse import urlparse
 
 import torch
 
-from mmparax.errors import MissingFileError, ParameterError
+from mmparax.errors import InputError, MissingFileError
 from mmparax.weights.reader import read_file
 
-SHIPPED = 'mmparax://'  # a file in the package's own folder of small bases
+SHIPPED = 'mmparax://'  # a file in the package's own folder of mini backbones
 ZOO = Path(__file__).parents[1] / 'zoo'
 MEANT = {'base_checkpoint': 'model.backbone.base_checkpoint'}  # parameter -> its place in a config
 
@@ -99,8 +99,8 @@ def download(url: str, target: Path, parameter: str) -> None:
                 f'{str(target)!r}, or set {MEANT.get(parameter, parameter)} to its path.') from error
         try:
             read_file(part)
-        except ParameterError as error:
-            raise ParameterError(f'{parameter}={url!r} did not answer with a checkpoint, and nothing was kept: '
+        except InputError as error:
+            raise InputError(f'{parameter}={url!r} did not answer with a checkpoint, and nothing was kept: '
                                  f'{str(error).replace(str(part), target.name)}') from error
         origin_of(part).write_text(url)
         origin_of(part).replace(origin_of(target))

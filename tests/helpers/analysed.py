@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.cases import TINY_SWIN
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
-from helpers.tasks import config
 
+from helpers.cases import TINY_SWIN
+from helpers.tasks import config
 from mmparax.datasets.synthetic.writers import write_scenes
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'analysis_tools'
@@ -32,8 +32,8 @@ def write_folder(path):
     """Scenes, configs ``swin.py``, ``resnet.py`` and ``crops.py`` (a classifier), and a checkpoint of each."""
     write_scenes(path / 'scenes', 2, 12, size=SIZE, progress=False)
     for name, task in (('swin', 'segmentation'), ('resnet', 'segmentation'), ('crops', 'classification')):
-        trunk = {**SWIN, **(dict(out_indices=(3, ), pad_small_map=True) if name == 'crops' else {})}
-        cfg = config(task, path / 'scenes', path / name, trunk)
+        backbone = {**SWIN, **(dict(out_indices=(3, ), pad_small_map=True) if name == 'crops' else {})}
+        cfg = config(task, path / 'scenes', path / name, backbone)
         if name == 'resnet':
             cfg.model = resnet_model(cfg)
         cfg.dump(path / f'{name}.py')

@@ -10,8 +10,8 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmparax.config.query import model_config
-from mmparax.utils.meta_device import on_meta
 from mmparax.registry import MODELS
+from mmparax.utils.meta_device import on_meta
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 LEAVES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py')

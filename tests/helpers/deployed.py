@@ -1,11 +1,11 @@
 """A base file, and configs with adapter files of tasks on it."""
 import torch
-from helpers.cases import FEW_BLOCKS, build
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from helpers.tasks import TASKS, trunk
 
 import mmparax
+from helpers.cases import FEW_BLOCKS, build
+from helpers.tasks import TASKS, backbone_config
 
 
 def write_base(folder, backbone='swin', name='base.pth', seed=1):
@@ -19,7 +19,7 @@ def write_task(folder, task, method, backbone='swin', base='base.pth', **options
     """Write the config of a task and the adapter file of a model that differs from its start; return their paths."""
     make, scope, _, _ = TASKS[task]
     init_default_scope(scope)
-    part = trunk(task, backbone, method, base_checkpoint=str(folder / base), **options)
+    part = backbone_config(task, backbone, method, base_checkpoint=str(folder / base), **options)
     cfg = Config(dict(default_scope=scope, model=make(part)))
     config, adapter = folder / f'{task}_{method}.py', folder / f'{task}_{method}.safetensors'
     cfg.dump(config)

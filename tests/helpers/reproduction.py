@@ -34,11 +34,11 @@ for step in range(begin + 1, 5):
                 best.unlink()
             (folder / f'best_mIoU_iter_{step}.pth').write_text(str(step))
     if step == 3 and wish == 'fail':
-        sys.exit('ParameterError: it was told to fail')
+        sys.exit('InputError: it was told to fail')
     if step == 3 and wish == 'wait':
         (folder / 'waiting').touch()
         time.sleep(600)
-print('│ trained in backbone │  │ 1,234 │')
+print('│ trainable in backbone │  │ 1,234 │')
 '''
 
 

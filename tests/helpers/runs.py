@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from helpers.cases import BACKBONES, FEW_BLOCKS, METHODS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
@@ -17,6 +16,8 @@ from mmengine.registry import DATASETS, METRICS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+
+from helpers.cases import BACKBONES, FEW_BLOCKS, METHODS
 
 CLASSES, SIZE = 3, (64, 64)
 # Fewer blocks than in the table of backbones, and one output.
@@ -71,7 +72,7 @@ def config(work_dir, adapter='adaroute', backbone='swin', iterations=6, interval
     """The config of a run; ``options`` go to the backbone."""
     cls, _, _ = BACKBONES[backbone]
     method = METHODS[adapter][0] if isinstance(adapter, str) else adapter
-    trunk = {'type': f'mmparax.{cls.__name__}', 'adapter': method, 'allow_random_base': 'base_checkpoint' not in options,
+    backbone = {'type': f'mmparax.{cls.__name__}', 'adapter': method, 'allow_random_base': 'base_checkpoint' not in options,
              **SHALLOW[backbone], 'drop_path_rate': 0.3, **options}
 
     def loader(shuffle, sampler):
@@ -85,7 +86,7 @@ def config(work_dir, adapter='adaroute', backbone='swin', iterations=6, interval
         dict(type='EpochBasedTrainLoop', max_epochs=epochs)
     cfg = dict(
         default_scope='mmseg', work_dir=str(work_dir), experiment_name=f'run{os.getpid()}_{next(number)}',
-        model=dict(type='EncoderDecoder', backbone=trunk, decode_head=head, test_cfg=dict(mode='whole'),
+        model=dict(type='EncoderDecoder', backbone=backbone, decode_head=head, test_cfg=dict(mode='whole'),
                    data_preprocessor=dict(type='SegDataPreProcessor', mean=[127.] * 3, std=[60.] * 3, size=SIZE)),
         train_dataloader=loader(True, 'InfiniteSampler' if epochs is None else 'DefaultSampler'), train_cfg=train_cfg,
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2), accumulative_counts=accumulate),

@@ -4,20 +4,21 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from helpers.cases import BACKBONES, FEW_BLOCKS, METHODS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
+
+from helpers.cases import BACKBONES, FEW_BLOCKS, METHODS
 
 DATASETS = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'
 SIZE, CROP = 64, 96  # of the image that outputs are read off, and of the crops that the scenes' configs train on
 STATISTICS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
-THINGS, STUFF = 10, 5  # digits and surfaces of the painted scenes
+THINGS, STUFF = 10, 5  # digits and surfaces of the synthetic scenes
 WIDTH = 16
 BOXES = dict(type='DeltaXYWHBBoxCoder')
 NMS = dict(type='nms', iou_threshold=0.5)
 
 
-def trunk(task, backbone, method='adaroute', **options):
+def backbone_config(task, backbone, method='adaroute', **options):
     """The config of a backbone of the table for a task."""
     cls, defaults, _ = BACKBONES[backbone]
     if backbone == 'vit' and task != 'segmentation':
@@ -107,7 +108,7 @@ def classification(backbone, classes=THINGS + STUFF):
                   loss=dict(type='CrossEntropyLoss')))
 
 
-# task -> (model of a backbone, toolbox, its config of the painted scenes, how its visualizer and hook are called)
+# task -> (model of a backbone, toolbox, its config of the synthetic scenes, how its visualizer and hook are called)
 TASKS = {
     'segmentation': (segmentation, 'mmseg', 'scenes_seg_128x128', 'Seg'),
     'detection': (detection, 'mmdet', 'scenes_coco_instance_128x128', 'Det'),
@@ -127,7 +128,7 @@ def moved(value, root):
 
 
 def config(task, scenes, work_dir, backbone, iterations=4, **changes):
-    """The config of a run of a task on painted scenes.
+    """The config of a run of a task on synthetic scenes.
 
     Args:
         task: a key of ``TASKS``.

@@ -5,24 +5,24 @@ import time
 import traceback
 from pathlib import Path
 
-from helpers import runs
 import torch
-from helpers.cases import CELLS as ADAPTED
-from helpers.cases import FEW_BLOCKS, METHODS, images
-from helpers.cases import build as build_backbone
 from mmengine.dist import all_gather_object, barrier, get_rank
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from helpers.tasks import config as task_config
-from helpers.tasks import trunk
 from test_tasks import CELLS, COLUMNS
 
-from mmparax.inference.metrics import paper_columns
-from mmparax.utils.locks import unlock_folder
+from helpers import runs
+from helpers.cases import CELLS as ADAPTED
+from helpers.cases import FEW_BLOCKS, METHODS, images
+from helpers.cases import build as build_backbone
+from helpers.tasks import backbone_config
+from helpers.tasks import config as task_config
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
+from mmparax.inference.metrics import paper_columns
 from mmparax.utils.launch import prepare_processes
+from mmparax.utils.locks import unlock_folder
 
 
 def start(cfg):
@@ -117,7 +117,7 @@ def processes_that_start_elsewhere_are_refused(folder):
         before = (folder / 'run' / 'last_checkpoint').read_text()
         try:
             runs.build(start(runs.config(folder / 'run', iterations=6)), **(first if get_rank() == 0 else {})).train()
-        except ParameterError as error:
+        except InputError as error:
             assert expected in str(error) and 'put the work dir on a file system that they share' in str(error), error
         else:
             raise AssertionError('trained')
@@ -147,7 +147,7 @@ def every_task_trains_and_evaluates(folder):
         write_scenes(folder / 'scenes', 8, 3, size=(96, 96), progress=False)
     barrier()
     for task, backbone in CELLS:
-        adapted = trunk(task, backbone, allow_random_base=True, drop_path_rate=0.2, with_cp=True)
+        adapted = backbone_config(task, backbone, allow_random_base=True, drop_path_rate=0.2, with_cp=True)
         cfg = start(task_config(task, folder / 'scenes', folder / task, adapted, iterations=2))
         if task == 'detection':  # so early nothing would be found
             cfg.model.test_cfg.rcnn.score_thr = 0.

@@ -3,9 +3,9 @@ import copy
 
 import pytest
 import torch
+
 from helpers.cases import adapter_and_center, block_info, perturb
 from helpers.golden_files import Golden
-
 from mmparax.adapters import AdaRoute
 from mmparax.ops.paths import use_path
 

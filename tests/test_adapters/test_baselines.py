@@ -3,9 +3,9 @@ import math
 
 import pytest
 import torch
-from helpers.cases import block_info, build, images, perturb
 from torch import nn
 
+from helpers.cases import block_info, build, images, perturb
 from mmparax.adapters import VPT, AdaptFormer, LoRA, LoRand, Mona, build_method
 from mmparax.backbones.parameters import count_parameters
 
@@ -101,7 +101,7 @@ def test_starts():
 
 
 @pytest.mark.parametrize('backbone', ['swin', 'vit'])
-def test_no_prompts_leave_the_trunk_as_it_is(backbone):
+def test_no_prompts_leave_the_base_as_it_is(backbone):
     model, plain = build(dict(type='mmparax.VPT', num_prompts=0), backbone).eval(), build('frozen', backbone).eval()
     plain.load_state_dict(model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(model(images(backbone)), plain(images(backbone))))
@@ -123,13 +123,13 @@ def test_dropout_acts_in_training_alone():
     ('norm-tuning', 'convnext', lambda name: 'norm' in name or name.startswith('downsample_layers.') and '.0.' in name
      and not name.startswith('downsample_layers.0') or name.startswith('downsample_layers.0.1')),
 ])
-def test_what_is_tuned_is_a_part_of_the_trunk(kind, backbone, trains):
+def test_what_is_tuned_is_a_part_of_the_base(kind, backbone, trains):
     model = build(kind, backbone)
     roles = model.parameter_roles()
     assert set(roles) == set(build('frozen', backbone).parameter_roles())
     found = {name for name, role in roles.items() if role == 'tuned'}
     assert found == {name for name, role in roles.items() if role != 'output_norm' and trains(name)} and found
-    assert count_parameters(model).backbone_trained.tensors == len(found)
+    assert count_parameters(model).backbone_trainable.tensors == len(found)
 
 
 # Trained parameters of one adapter, as the method text gives them.

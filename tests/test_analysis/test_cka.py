@@ -6,15 +6,15 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers.analysed import Stopped, call, write_folder
 from mmengine.config import Config
 from PIL import Image
 
+from helpers.analysed import Stopped, call, write_folder
 from mmparax.analysis import cka as module
 from mmparax.analysis.cka import MinibatchCKA, gram, hsic, off_diagonal_mean, pooled, similarity
-from mmparax.analysis.features import Source, chosen_blocks, load_trunk, recorded
+from mmparax.analysis.features import Source, chosen_blocks, load_extractor, recorded
 from mmparax.analysis.images import Images
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 
 
 def features(batches=3, samples=8, width=6, seed=0):
@@ -128,12 +128,12 @@ def test_pooling_is_the_mean_over_positions():
 def test_wrong_batches(parts, message):
     measure = MinibatchCKA()
     measure.update([features()[0]] * 2)
-    with pytest.raises(ParameterError, match=message):
+    with pytest.raises(InputError, match=message):
         measure.update(parts)
 
 
 def test_no_value_without_batches():
-    with pytest.raises(ParameterError, match='before the first update'):
+    with pytest.raises(InputError, match='before the first update'):
         MinibatchCKA().value()
 
 
@@ -158,13 +158,13 @@ def matrix(entry):
 
 def outputs_of(folder, name, blocks, size=64):
     """Of each block the batches of outputs, as the tool's options say, without any of its sums."""
-    trunk = load_trunk(Source(name, str(folder / f'{name}.py'), str(folder / f'{name}.pth')))
+    extractor = load_extractor(Source(name, str(folder / f'{name}.py'), str(folder / f'{name}.pth')))
     images = Images(Config.fromfile(folder / 'swin.py'), 12)
     found = [[] for _ in blocks]
     for start in (0, 4, 8):
-        with recorded(chosen_blocks(trunk.backbone, blocks), lambda output: output.double().flatten(1).numpy()) as kept:
+        with recorded(chosen_blocks(extractor.backbone, blocks), lambda output: output.double().flatten(1).numpy()) as kept:
             with torch.no_grad():
-                trunk.backbone(trunk.prepare(images.crops(range(start, start + 4), size), images.bgr))
+                extractor.backbone(extractor.prepare(images.crops(range(start, start + 4), size), images.bgr))
         for batches, output in zip(found, kept.values()):
             batches.append(output)
     return found

@@ -6,21 +6,21 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers.analysed import Stopped, call, write_folder
-from helpers.cases import build
 from mmengine.config import Config
 from mmpretrain.models import ConvNeXt, SwinTransformer
 from mmseg.models import ResNet
 from PIL import Image
-from helpers.runs import in_child
 from torch import nn
 
+from helpers.analysed import Stopped, call, write_folder
+from helpers.cases import build
+from helpers.runs import in_child
 from mmparax.analysis import erf as module
 from mmparax.analysis.erf import area_ratios, contained, erf, erf_sum, read_maps, square_sides
-from mmparax.analysis.features import Source, blocks_of, chosen_blocks, give_maps, load_trunk, sources_of
+from mmparax.analysis.features import Source, blocks_of, chosen_blocks, give_maps, load_extractor, sources_of
 from mmparax.analysis.images import Images
 from mmparax.analysis.measuring import Setup, summed
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 
 # Input sizes at which the last map has a single middle.
 SIZES = {'swin': 96, 'convnext': 96, 'vit': 40, 'mit': 56}
@@ -108,7 +108,7 @@ def test_is_the_mean_over_images_however_they_are_batched():
 
 @pytest.mark.parametrize('method', ['frozen', 'adaroute', 'vpt', None])
 @pytest.mark.parametrize('backbone', SIZES)
-def test_a_frozen_trunk_gives_the_gradient_of_the_input(backbone, method):
+def test_a_frozen_base_gives_the_gradient_of_the_input(backbone, method):
     if (method, backbone) in (('vpt', 'convnext'), ('vpt', 'mit')):
         method = 'adaptformer'
     model = build(method, backbone).eval()
@@ -130,14 +130,14 @@ def test_each_stage_has_its_own(stage, size):
 
 def test_vectors_of_a_classifier_become_maps():
     model = build('frozen', 'convnext', out_indices=(3, )).eval()
-    with pytest.raises(ParameterError, match=r'AdaptedConvNeXt gives no feature map \(B, C, H, W\) but \(1, 64\)'):
+    with pytest.raises(InputError, match=r'AdaptedConvNeXt gives no feature map \(B, C, H, W\) but \(1, 64\)'):
         erf_sum(model, images(96, 1, torch.float32))
     give_maps(model)
     assert erf_sum(model, images(96, 1, torch.float32)).sum() > 0
 
 
 def test_no_such_stage():
-    with pytest.raises(ParameterError, match='AdaptedSwin gives the stages 1, 2, 3, 4'):
+    with pytest.raises(InputError, match='AdaptedSwin gives the stages 1, 2, 3, 4'):
         erf_sum(build('frozen').eval(), images(96, 1, torch.float32), 5)
 
 
@@ -148,7 +148,7 @@ def test_a_model_without_a_graph_is_refused():
         def forward(self, x):
             return x.detach()
 
-    with pytest.raises(ParameterError, match='Detached gives no gradient'):
+    with pytest.raises(InputError, match='Detached gives no gradient'):
         erf(Detached(), [images(5)])
 
 
@@ -173,7 +173,7 @@ def test_area_ratios_of_maps_made_by_hand():
     (np.full((3, 3), np.nan), (0.5, ), 'not finite'), (np.diag([1., -1, 1]), (0.5, ), 'negative'),
     (np.ones((3, 3)), (0., ), 'above 0'), (np.ones((3, 3)), (1.5, ), 'at most 1')])
 def test_wrong_maps(field, thresholds, message):
-    with pytest.raises(ParameterError, match=message):
+    with pytest.raises(InputError, match=message):
         area_ratios(field, thresholds)
 
 
@@ -196,7 +196,7 @@ def test_models_are_configs_with_their_checkpoints():
     (['i.pth', 'c.py'], None, 'stands behind its config'), (['c.py', 'i.pth', 'i.pth'], None, 'each model is given once'),
     (['c.py', 'd.py'], ['one'], 'there are 2 models'), (['c.py', 'd.py'], ['one', 'one'], 'a name of its own')])
 def test_wrong_lists_of_models(arguments, names, message):
-    with pytest.raises(ParameterError, match=message):
+    with pytest.raises(InputError, match=message):
         sources_of(arguments, names)
 
 
@@ -224,7 +224,7 @@ def test_blocks_are_chosen_by_label_name_or_pattern():
     inner = chosen_blocks(swin, ['stages.3.blocks.*.attn', 'patch_embed'])
     assert [(block.label, block.stage) for block in inner] == [
         ('patch_embed', 0), ('stages.3.blocks.0.attn', 4), ('stages.3.blocks.1.attn', 4)]
-    with pytest.raises(ParameterError) as error:
+    with pytest.raises(InputError) as error:
         labels('3.1', 'stages.2.block.1')
     text = str(error.value)
     assert "--blocks='stages.2.block.1' is not allowed: AdaptedSwin has the blocks 1.1 (stages.0.blocks.0), " in text
@@ -306,10 +306,10 @@ def test_the_tool_measures_what_the_function_says(folder):
     assert call('erf', source.config, source.checkpoint, '--out', out, '--stage', 3, *SHORT) is None
     result = json.loads((out / 'erf.json').read_text())
     assert result['size'] == 80  # 5 x 16
-    trunk, chosen = load_trunk(source), Images(Config.fromfile(source.config), 4)
-    batches = [trunk.prepare(chosen.crops(range(start, start + 2), 80), chosen.bgr) for start in (0, 2)]
+    extractor, chosen = load_extractor(source), Images(Config.fromfile(source.config), 4)
+    batches = [extractor.prepare(chosen.crops(range(start, start + 2), 80), chosen.bgr) for start in (0, 2)]
     assert abs(float(torch.cat(batches).mean())) < 2  # normalised
-    np.testing.assert_allclose(read_maps(out, result)[0], erf(trunk.backbone, batches, 3), rtol=1e-12)
+    np.testing.assert_allclose(read_maps(out, result)[0], erf(extractor.backbone, batches, 3), rtol=1e-12)
 
 
 def test_interrupted_and_continued_is_the_same_bits(folder, capsys, monkeypatch):
@@ -332,14 +332,14 @@ def test_a_classifier_and_its_small_images(folder):
 
 def test_a_size_for_several_strides(folder):
     """Strides of 32 and 4 have no common size with a single cell in the middle of both maps."""
-    trunks = [load_trunk(Source(name, str(folder / f'{name}.py'))) for name in ('swin', 'resnet')]
+    extractors = [load_extractor(Source(name, str(folder / f'{name}.py'))) for name in ('swin', 'resnet')]
     images = Images(Config.fromfile(folder / 'swin.py'), 2)
     setup = Setup([], folder, progress=False)
-    assert module._size(setup, trunks, None, images) == 96 and module._size(setup, trunks, 3, images) == 80
-    trunks[1].backbone = torch.nn.AvgPool2d(4)
-    assert module._size(setup, trunks, None, images) == 96
-    assert module._size(setup, trunks[1:], None, images) == 92
-    assert module._size(Setup([], folder, size=50), trunks, None, images) == 50
+    assert module._size(setup, extractors, None, images) == 96 and module._size(setup, extractors, 3, images) == 80
+    extractors[1].backbone = torch.nn.AvgPool2d(4)
+    assert module._size(setup, extractors, None, images) == 96
+    assert module._size(setup, extractors[1:], None, images) == 92
+    assert module._size(Setup([], folder, size=50), extractors, None, images) == 50
 
 
 ERRORS = {

@@ -11,19 +11,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers.cases import TINY_SWIN, build, perturb
 from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
-from helpers.tasks import config as task_config
 from torch import nn
 
+from helpers.cases import TINY_SWIN, build, perturb
+from helpers.tasks import config as task_config
 from mmparax.analysis.routing_pictures import draw_classes, draw_entropy, draw_top_images, draw_usage, most_dependent
 from mmparax.analysis.routing_result import as_result, summary_table, top_images_csv
 from mmparax.analysis.routing_run import RoutingRun, batches, labels_in, spread
 from mmparax.checks.routing import GateSums, attach, dead_everywhere, routed_adapters, warnings_of
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'routing.py'
 IMAGES, CLASSES = 11, 3
@@ -282,16 +282,16 @@ def test_top_images_as_table_and_picture(tmp_path):
 
 
 def test_sentences(tmp_path):
-    with pytest.raises(ParameterError, match='Net has no AdaRoute adapter, so it has no gates'):
+    with pytest.raises(InputError, match='Net has no AdaRoute adapter, so it has no gates'):
         RoutingRun(Net('frozen'), Data(), tmp_path, {})
     model = Net()
     run = RoutingRun(model, Data(), tmp_path, {})
-    with pytest.raises(ParameterError, match="--adapter='stage9' .* has stage1/block01/after_token_mixer, stage1/"):
+    with pytest.raises(InputError, match="--adapter='stage9' .* has stage1/block01/after_token_mixer, stage1/"):
         run.check_adapter('stage9')
-    with pytest.raises(ParameterError, match="--classes='d' is not allowed: the data have a, b, c"):
+    with pytest.raises(InputError, match="--classes='d' is not allowed: the data have a, b, c"):
         run.check_class('d')
     nn.init.constant_(run.adapters[3].router.gates.bias, math.nan)
-    with pytest.raises(ParameterError, match='gates of stage1/block02/after_channel_mixer are not finite'):
+    with pytest.raises(InputError, match='gates of stage1/block02/after_channel_mixer are not finite'):
         run.run()
 
 

@@ -3,8 +3,8 @@ from itertools import permutations
 
 import pytest
 import torch
-from helpers.cases import BACKBONES, build
 
+from helpers.cases import BACKBONES, build
 from mmparax.backbones import AdaptedConvNeXt, AdaptedSwin, AdaptedViT
 
 FAMILY = {'swin': 'Swin', 'convnext': 'ConvNeXt', 'vit': 'ViT', 'mit': 'MiT'}

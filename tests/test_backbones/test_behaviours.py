@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 import torch
+
 from helpers.cases import BACKBONES, CELLS, METHODS, images
 from helpers.cases import build as build_any
-
 from mmparax.backbones.block import adapter_modules
 from mmparax.backbones.parameters import count_parameters
 
@@ -68,7 +68,7 @@ def test_gradients_exactly_on_what_trains(method, backbone):
 def test_equals_upstream_at_the_start_where_promised(method, backbone):
     cls, options, _ = BACKBONES[backbone]
     options = {**options, **small(method, backbone)}
-    model = build(method, backbone, fast_trunk=False).eval()
+    model = build(method, backbone, efficient_attention=False).eval()
     upstream = cls.upstream(**{**cls.upstream_defaults(options), **options})
     missing, unexpected = upstream.load_state_dict(model.state_dict(), strict=False)
     assert not missing  # base keys are upstream's
@@ -154,7 +154,7 @@ def test_parameters_appear_once(method, backbone):
     assert len(names) == len({id(parameter) for parameter in model.parameters()})
     count = count_parameters(model)
     assert count.backbone == sum(parameter.numel() for parameter in model.parameters())
-    assert count.trained == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert count.trainable == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def test_init_weights_keeps_the_adapter_s_own_start(method, backbone):

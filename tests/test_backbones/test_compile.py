@@ -1,6 +1,7 @@
 """Every method on every backbone compiles into one graph; tracing takes seconds each, so most run in `make test-full`."""
 import pytest
 import torch
+
 from helpers.cases import CELLS, build, images
 
 # As few blocks as have all kinds: tracing takes as long for every one of them.

@@ -1,10 +1,10 @@
 """AdaptedConvNeXt against upstream, its base files and the counts of the paper."""
 import pytest
 import torch
-from helpers.base_files import meta_convnext
-from helpers.cases import TINY_CONVNEXT
 from mmpretrain.models.backbones import ConvNeXt
 
+from helpers.base_files import meta_convnext
+from helpers.cases import TINY_CONVNEXT
 from mmparax.backbones import AdaptedConvNeXt, AdaRouteConvNeXt
 from mmparax.backbones.parameters import count_parameters
 from mmparax.utils.meta_device import on_meta
@@ -68,7 +68,7 @@ def test_any_larger_size(size):
 def test_parameter_counts(arch, options, count):
     with on_meta():
         model = AdaRouteConvNeXt(arch=arch, out_indices=(0, 1, 2, 3), allow_random_base=True, **options)
-    assert count_parameters(model).trained_in_backbone == count
+    assert count_parameters(model).trainable_in_backbone == count
 
 
 @pytest.mark.parametrize('arch', AdaptedConvNeXt.upstream.arch_settings)

@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.cases import METHODS, TINY_SWIN, build
 from mmpretrain.models.backbones import SwinTransformer
 from mmpretrain.models.utils.attention import ShiftWindowMSA, WindowMSA
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mmparax
+from helpers.cases import METHODS, TINY_SWIN, build
 from mmparax.backbones import AdaptedSwin, AdaRouteSwin
 from mmparax.backbones.swin import PromptedWindowMSA
 from mmparax.backbones.swin_attention import FastWindowMSA, kept_shift_mask, pays, shift_mask, window_rows
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 
 SMALL = dict(arch=dict(embed_dims=8, depths=[2, 2, 2], num_heads=[1, 2, 4]), out_indices=(0, 1, 2), pad_small_map=True)
 FAST = ['frozen', 'adaroute', 'lora-ffn', 'lora']  # methods that leave the position bias alone
@@ -37,7 +37,7 @@ def attention(request, monkeypatch):
 
 def pair(method, **options):
     """A fast and a plain backbone with the same weights, none of them neutral, in float64."""
-    fast, plain = (build(method, fast_trunk=choice, **{**SMALL, **options}).double()
+    fast, plain = (build(method, efficient_attention=choice, **{**SMALL, **options}).double()
                    for choice in (True, False))
     with torch.no_grad():
         for parameter in fast.parameters():
@@ -138,7 +138,7 @@ def test_single_precision_is_close_and_autocast_too(attention):
 
 
 @pytest.mark.parametrize('method', FAST)
-def test_a_frozen_trunk_attends_by_one_operation_on_a_gpu(method, monkeypatch):
+def test_a_frozen_base_attends_by_one_operation_on_a_gpu(method, monkeypatch):
     monkeypatch.setattr('mmparax.backbones.swin_attention.pays', lambda x: True)
     fast, plain = pair(method)
     calls, attend = [], F.scaled_dot_product_attention
@@ -221,7 +221,7 @@ def test_stochastic_depth_draws_the_same_numbers():
 
 @pytest.mark.parametrize('method', ['frozen', 'adaroute', 'lora', 'vpt', 'bitfit'])
 def test_names_and_roles_stay(method):
-    fast, plain = build(method), build(method, fast_trunk=False)
+    fast, plain = build(method), build(method, efficient_attention=False)
     assert list(fast.state_dict()) == list(plain.state_dict())
     assert fast.parameter_roles() == plain.parameter_roles()
     assert [p.requires_grad for p in fast.parameters()] == [p.requires_grad for p in plain.parameters()]
@@ -229,7 +229,7 @@ def test_names_and_roles_stay(method):
 
 def test_full_fine_tuning_is_upstream_s_function_bit_for_bit():
     options = {**TINY_SWIN, 'pad_small_map': True}
-    upstream, full = SwinTransformer(**options), build(None, fast_trunk=True)
+    upstream, full = SwinTransformer(**options), build(None, efficient_attention=True)
     assert all(type(attention) is ShiftWindowMSA and type(attention.w_msa) is WindowMSA for attention in attentions(full))
     full.load_state_dict(upstream.state_dict())
     x = picture(dtype=torch.float32)
@@ -238,31 +238,31 @@ def test_full_fine_tuning_is_upstream_s_function_bit_for_bit():
 
 @pytest.mark.parametrize('value', ['yes', None, 2])
 def test_another_value_is_named(value):
-    with pytest.raises(ParameterError, match=f'fast_trunk={value!r} is not allowed: choose one of True, False'):
-        build('frozen', fast_trunk=value)
+    with pytest.raises(InputError, match=f'efficient_attention={value!r} is not allowed: choose one of True, False'):
+        build('frozen', efficient_attention=value)
 
 
 def test_the_choice_is_an_option_of_every_class():
-    model = AdaRouteSwin(hidden_dim=4, fast_trunk=False, allow_random_base=True, **TINY_SWIN)
+    model = AdaRouteSwin(hidden_dim=4, efficient_attention=False, allow_random_base=True, **TINY_SWIN)
     assert all(type(attention) is ShiftWindowMSA for attention in attentions(model))
     for backbone in ('convnext', 'vit', 'mit'):
-        assert build('frozen', backbone, fast_trunk=True).state_dict().keys() == build('frozen', backbone).state_dict().keys()
+        assert build('frozen', backbone, efficient_attention=True).state_dict().keys() == build('frozen', backbone).state_dict().keys()
 
 
 @pytest.fixture
 def base(tmp_path):
-    trunk = build('frozen', **SMALL)
+    backbone = build('frozen', **SMALL)
     with torch.no_grad():
-        for parameter in trunk.parameters():
+        for parameter in backbone.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    torch.save(trunk.state_dict(), tmp_path / 'base.pth')
+    torch.save(backbone.state_dict(), tmp_path / 'base.pth')
     return str(tmp_path / 'base.pth')
 
 
 @pytest.mark.parametrize('saved_fast', [True, False])
-def test_adapters_go_between_fast_and_plain_trunks(saved_fast, base, tmp_path):
-    def make(fast_trunk):
-        return AdaptedSwin(adapter=METHODS['adaroute'][0], base_checkpoint=base, fast_trunk=fast_trunk,
+def test_adapters_go_between_fast_and_plain_bases(saved_fast, base, tmp_path):
+    def make(efficient_attention):
+        return AdaptedSwin(adapter=METHODS['adaroute'][0], base_checkpoint=base, efficient_attention=efficient_attention,
                            **SMALL).double().eval()
 
     saved, loaded = make(saved_fast), make(not saved_fast)

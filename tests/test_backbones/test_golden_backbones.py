@@ -1,8 +1,8 @@
 """The adapted backbones against the public implementation (float64), from base files in their authors' layouts."""
 import pytest
 import torch
-from helpers.golden_files import Golden
 
+from helpers.golden_files import Golden
 from mmparax.backbones import AdaptedConvNeXt, AdaptedSwin, AdaptedViT
 
 FROZEN = dict(type='mmparax.Frozen')

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.base_files import nvidia_mit
-from helpers.cases import TINY_SWIN, Toy, ToyStream, toy
 from mmengine.registry import Registry
 from mmseg.models.backbones import MixVisionTransformer
 
 import mmparax.backbones.mit
+from helpers.base_files import nvidia_mit
+from helpers.cases import TINY_SWIN, Toy, ToyStream, toy
 from mmparax.adapters.base import LINEAR_SITES
 from mmparax.backbones import AdaptedMiT, AdaptedSwin, AdaRouteMiT
 from mmparax.utils.meta_device import on_meta

@@ -1,10 +1,10 @@
 """Each kind of site does what the contract says, and what cannot be adapted is refused."""
 import pytest
 import torch
-from helpers.cases import TINY_SWIN, Toy, ToyPrompts, build, images, toy
 from mmpretrain.models.backbones.swin_transformer import SwinBlock
 from torch import nn
 
+from helpers.cases import TINY_SWIN, Toy, ToyPrompts, build, images, toy
 from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, BlockInfo, Method, build_method
 from mmparax.backbones import AdaptedSwin, AdaRouteSwin
 from mmparax.backbones.swin import AdaptedSwinBlock, PromptedWindowMSA
@@ -132,7 +132,7 @@ def test_prompts_take_part_without_bias_and_mask(masked):
 
 
 def test_no_prompts_are_bit_equal_to_none():
-    model, plain = (build(method, fast_trunk=False).eval() for method in (toy(PROMPT_SITE, prompts=0), 'frozen'))
+    model, plain = (build(method, efficient_attention=False).eval() for method in (toy(PROMPT_SITE, prompts=0), 'frozen'))
     plain.load_state_dict(model.state_dict(), strict=False)
     assert all(torch.equal(a, b) for a, b in zip(model(images()), plain(images())))
 

@@ -1,10 +1,10 @@
 """AdaptedSwin against upstream, and the counts of the paper."""
 import pytest
 import torch
-from helpers.cases import TINY_SWIN
 from mmpretrain.models.backbones import SwinTransformer
 from safetensors.torch import save_file
 
+from helpers.cases import TINY_SWIN
 from mmparax.backbones import AdaptedSwin, AdaRouteSwin
 from mmparax.backbones.parameters import count_parameters
 from mmparax.utils.meta_device import on_meta
@@ -19,7 +19,7 @@ from mmparax.utils.meta_device import on_meta
 def test_bit_equal_to_upstream(options, adapter):
     options = {**TINY_SWIN, 'pad_small_map': True, **options}
     upstream = SwinTransformer(**options)
-    adapted = AdaptedSwin(adapter=adapter, allow_random_base=True, fast_trunk=False, **options)
+    adapted = AdaptedSwin(adapter=adapter, allow_random_base=True, efficient_attention=False, **options)
     missing, unexpected = adapted.load_state_dict(upstream.state_dict())
     assert not missing and not unexpected
     x = torch.randn(2, 3, 224, 256)
@@ -75,7 +75,7 @@ ROUNDED_COUNTS = [  # in millions, to three decimals
 def trained(arch, options):
     with on_meta():
         model = AdaRouteSwin(arch=arch, out_indices=(0, 1, 2, 3), allow_random_base=True, **options)
-    return count_parameters(model).trained_in_backbone
+    return count_parameters(model).trainable_in_backbone
 
 
 @pytest.mark.parametrize('arch, options, count', COUNTS, ids=str)
@@ -92,7 +92,7 @@ def test_full_fine_tuning_count():
     with on_meta():
         model = AdaptedSwin(arch='base', out_indices=(0, 1, 2, 3), allow_random_base=True)
     count = count_parameters(model)
-    assert round(count.trained_in_backbone / 1e6, 3) == 86.745 and count.backbone_frozen.parameters == 0
+    assert round(count.trainable_in_backbone / 1e6, 3) == 86.745 and count.backbone_frozen.parameters == 0
 
 
 @pytest.mark.parametrize('arch', ['tiny', 'small', 'base', 'large'])

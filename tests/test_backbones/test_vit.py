@@ -3,11 +3,11 @@ import logging
 
 import pytest
 import torch
+from mmpretrain.models.backbones import VisionTransformer
+
 from helpers.base_files import vit as vit_file
 from helpers.cases import TINY_VIT, Toy, ToyStream, perturb, toy
 from helpers.cases import build as build_cell
-from mmpretrain.models.backbones import VisionTransformer
-
 from mmparax.adapters.base import PROMPT_SITE
 from mmparax.backbones import AdaptedViT, AdaRouteViT
 from mmparax.backbones.parameters import count_parameters
@@ -148,9 +148,9 @@ def test_parameter_counts_of_table_4():
         full = count_parameters(AdaptedViT(**options))
         frozen = count_parameters(AdaptedViT(adapter=FROZEN, **options))
         one_site = AdaptedViT(adapter=dict(type='mmparax.AdaRoute', sites='after_channel_mixer'), **options)
-    assert round(adaroute.trained_in_backbone / 1e6, 3) == 3.869
-    assert round(full.trained_in_backbone / 1e6, 3) == 85.799
-    assert frozen.trained_in_backbone == 0
+    assert round(adaroute.trainable_in_backbone / 1e6, 3) == 3.869
+    assert round(full.trainable_in_backbone / 1e6, 3) == 85.799
+    assert frozen.trainable_in_backbone == 0
     assert all(list(block.adapters) == ['after_channel_mixer'] for block in one_site.layers)
     center, = one_site.expert_centers
     assert len(center) == 1 and center[0].down.shape == (12, 128, 768)

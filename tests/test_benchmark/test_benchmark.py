@@ -16,7 +16,7 @@ from mmparax.benchmark.candidates import TABLE_11, Contender, contenders, method
 from mmparax.benchmark.plain_adapters import PlainMona
 from mmparax.benchmark.timing import OUT_OF_MEMORY, Measured, Race, Workload, peak_of
 from mmparax.benchmark.timing_report import Comparison, chart
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.ops import paths
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'benchmark.py'
@@ -49,7 +49,7 @@ class Toy(nn.Module):
 
 
 def toy(method='toy', **options):
-    fields = {name: options.pop(name) for name in ('dtype', 'ops', 'fast_trunk', 'published') if name in options}
+    fields = {name: options.pop(name) for name in ('dtype', 'ops', 'efficient_attention', 'published') if name in options}
     return Contender(method, lambda: Toy(method, **options), **fields)
 
 
@@ -79,14 +79,14 @@ def test_contenders_take_turns_and_every_round_begins_with_the_next_one():
     assert turns[:9] == list('aaabbbccc'), 'two warm-up steps and the one that measures memory'
     assert turns[9:] == list('abc' 'bca' 'cab')
     assert all(len(measured.training) == len(measured.inference) == 3 for measured in race.measured)
-    assert all(measured.trained == 3 * 4 * 9 + 4 and measured.error is None for measured in race.measured)
+    assert all(measured.trainable == 3 * 4 * 9 + 4 and measured.error is None for measured in race.measured)
 
 
 @pytest.mark.parametrize('after, error, text', [
     (0, torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 1 PiB.'), OUT_OF_MEMORY),
     (3, torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 1 PiB.'), OUT_OF_MEMORY),
     (1, RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"), OUT_OF_MEMORY),
-    (2, ParameterError('this explains itself.'), 'this explains itself.'),
+    (2, InputError('this explains itself.'), 'this explains itself.'),
     (0, RuntimeError('shapes\n do not match'), 'RuntimeError: shapes do not match'),
     (2, KeyError(), 'KeyError'),
 ])
@@ -113,7 +113,7 @@ def test_memory_is_measured_when_the_optimizer_has_its_state():
         race = raced(contender, work=Workload(size=(8, 8), rounds=1))
         assert race.measured[0].error is None
         found[dtype] = race.measured[0].resident
-    assert found['fp32'] == found['fp16'] > 3 * 4 * race.measured[0].trained
+    assert found['fp32'] == found['fp16'] > 3 * 4 * race.measured[0].trainable
 
 
 def test_gradients_that_always_overflow_are_said_so():
@@ -303,10 +303,10 @@ def test_published_ratios_are_a_column_of_their_own_and_only_for_the_papers_sett
 
 
 def test_rows_are_the_choices_that_make_a_difference(monkeypatch):
-    monkeypatch.setattr(catalogue, 'has_fast_trunk', lambda backbone: True)
+    monkeypatch.setattr(catalogue, 'has_efficient_attention', lambda backbone: True)
     rows = contenders('swin-mini', ['full', 'adaroute', 'lora', 'plain-adaroute'], (64, 64), 1, ['fp32'], ['auto', 'eager'],
                       [True, False])
-    assert [(row.method, row.fast_trunk, row.ops) for row in rows] == [
+    assert [(row.method, row.efficient_attention, row.ops) for row in rows] == [
         ('full', None, None), ('adaroute', True, 'auto'), ('adaroute', True, 'eager'), ('adaroute', False, 'auto'),
         ('adaroute', False, 'eager'), ('lora', True, None), ('lora', False, None), ('plain-adaroute', False, None)]
 
@@ -334,7 +334,7 @@ def test_sizes_are_those_of_the_shipped_configs(backbone, method, expected):
 
 
 def test_upstreams_vit_cannot_recompute_activations():
-    with pytest.raises(ParameterError, match='--with-cp=True is not allowed'):
+    with pytest.raises(InputError, match='--with-cp=True is not allowed'):
         catalogue.build('vit-mini', 'full', (32, 32), None, True)
 
 

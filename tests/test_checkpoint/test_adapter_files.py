@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.cases import METHODS, build
-from helpers.config_files import load as load_config
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
-from helpers.runs import SHALLOW, config, saved, train
-from helpers.runs import build as build_run
 from safetensors import safe_open
 from torch import nn
 
 import mmparax
+from helpers.cases import METHODS, build
+from helpers.config_files import load as load_config
+from helpers.runs import SHALLOW, config, saved, train
+from helpers.runs import build as build_run
 from mmparax.backbones import AdaptedConvNeXt
 from mmparax.config.query import model_config
 from mmparax.utils.meta_device import on_meta
@@ -65,8 +65,8 @@ def test_what_was_saved_comes_back(folder, tmp_path):
     loaded = mmparax.load_adapter(model, tmp_path / 'a.safetensors')
     assert equal(values(source), values(model))
     assert model.dataset_meta == dict(classes=('a', 'b', 'c'), palette=((0, 1, 2), (3, 4, 5), (6, 7, 8)))
-    trunk = {f'backbone.{name}' for name in source.backbone.trunk_names()}
-    assert set(loaded['loaded']) == set(values(source)) - trunk
+    frozen = {f'backbone.{name}' for name in source.backbone.frozen_names()}
+    assert set(loaded['loaded']) == set(values(source)) - frozen
     assert {**about, 'loaded': loaded['loaded']} == loaded and about['metric'] == dict(mIoU=50.3)
 
 
@@ -101,7 +101,7 @@ def test_it_can_be_read_with_safetensors_alone(folder, tmp_path):
     assert about['tensors'] == dict(number=len(tensors), bytes=sum(t.nbytes for t in tensors.values()), sha256=total.hexdigest())
     assert digest(tensors.items()) == total.hexdigest()
     [prefix], state = about['backbones'], model.state_dict()
-    for name, value in tensors.items():  # all that is not of the frozen trunk, by the names of the state dict
+    for name, value in tensors.items():  # all that is not of the frozen base, by the names of the state dict
         assert torch.equal(value, state[prefix + name if name.startswith('.') else name])
 
 
@@ -181,15 +181,15 @@ def test_a_base_that_was_not_there_yet_is_loaded(folder, tmp_path):
 MISFITS = {
     'another base': (lambda f: Model(None, allow_random_base=False, base_checkpoint=str(f / 'other.pth')),
                      r"trained on another base: its fingerprint is .{12}… \('base.pth'\), that of the loaded base"),
-    'random base': (lambda f: Model(None), r"was trained on 'base.pth', and the trunk of Model is random"),
-    'no base': (lambda f: Model(None, allow_random_base=False), r"has no base_checkpoint: its trunk would be random.*'base.pth'"),
+    'random base': (lambda f: Model(None), r"was trained on 'base.pth', and the base of Model is random"),
+    'no base': (lambda f: Model(None, allow_random_base=False), r"has no base_checkpoint: its base would be random.*'base.pth'"),
     'absent base': (lambda f: Model(None, allow_random_base=False, base_checkpoint='absent.pth'), "='absent.pth' does not exist"),
     'another method': (lambda f: Model(f, 'lora'), 'trained with the adapter AdaRoute, but backbone has LoRA'),
     'full fine-tuning': (lambda f: Model(f, None), r'trained with the adapter AdaRoute, but backbone has None'),
     'other options': (lambda f: Model(f, 'adaroute-sigmoid'),
                       "other options of AdaRoute: router_activation='softmax' instead of 'sigmoid'"),
     'another width': (lambda f: Model(f, dict(type='mmparax.AdaRoute', hidden_dim=4, router_dim=6)), 'hidden_dim=8 instead of 4'),
-    'other trunk options': (lambda f: Model(f, pad_small_map=False), 'other options of AdaptedSwin: pad_small_map=True instead'),
+    'other base options': (lambda f: Model(f, pad_small_map=False), 'other options of AdaptedSwin: pad_small_map=True instead'),
     'other outputs': (lambda f: Model(f, out_indices=(3, )), r'out_indices=\[0, 1, 2, 3\] instead of \[3\]'),
     'another family': (lambda f: nn.ModuleDict(dict(backbone=build('adaroute', 'convnext'))), 'to a Swin, but backbone is a C'),
     'other classes': (lambda f: Model(f, classes=5), r'fit Model: of \d+ tensors 6 \(head.0.weight \(3, .*of another shape'),
@@ -232,12 +232,12 @@ def test_names_of_an_arch_and_options_of_training_do_not_matter(folder, tmp_path
     with on_meta():
         tiny = [AdaptedConvNeXt(adapter=METHODS['frozen'][0], allow_random_base=True, **options)
                 for options in (dict(arch='tiny'), dict(arch=AdaptedConvNeXt.arch_settings['tiny']), dict(arch='base'))]
-    from mmparax.checkpoint.compatibility import check_trunk
+    from mmparax.checkpoint.compatibility import check_backbone
     from mmparax.checkpoint.fingerprint import plain
-    described = [dict(type='AdaptedConvNeXt', family='ConvNeXt', options=plain(model.trunk_options)) for model in tiny]
-    check_trunk('', tiny[1], described[0], 'a')
+    described = [dict(type='AdaptedConvNeXt', family='ConvNeXt', options=plain(model.upstream_options)) for model in tiny]
+    check_backbone('', tiny[1], described[0], 'a')
     with pytest.raises(ValueError, match='other options of AdaptedConvNeXt: arch='):
-        check_trunk('', tiny[2], described[0], 'a')
+        check_backbone('', tiny[2], described[0], 'a')
 
 
 REFUSED = {

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.cases import build
-from helpers.hostile import TERMINAL, Hostile, through_getattr
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 from safetensors.torch import load, save
 from torch import nn
 
 import mmparax
+from helpers.cases import build
+from helpers.hostile import TERMINAL, Hostile, through_getattr
 from mmparax.errors import UserError
 from mmparax.weights.adapter_file import BLANK, KEY, read_adapter, write_adapter
 

@@ -2,13 +2,13 @@
 import numpy as np
 import pytest
 import torch
-from helpers.cases import BACKBONES, CELLS, FEW_BLOCKS, METHODS, build
 from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
-from helpers.runs import in_child
-from helpers.tasks import SIZE, TASKS, trunk
 
 import mmparax
+from helpers.cases import BACKBONES, CELLS, FEW_BLOCKS, METHODS, build
+from helpers.runs import in_child
+from helpers.tasks import SIZE, TASKS, backbone_config
 
 SHIPPED = [method for method in METHODS if not method.startswith('toy')]
 WHOLE = [(method, backbone, task) for method, backbone in CELLS if method in SHIPPED for task in TASKS]
@@ -29,7 +29,7 @@ def make(cell, folder):
     maker, scope, *_ = TASKS[task]
     init_default_scope(scope)
     base = dict(base_checkpoint=str(folder / f'{backbone}.pth'))
-    return MODELS.build(maker(trunk(task, backbone, method, **base))).eval()
+    return MODELS.build(maker(backbone_config(task, backbone, method, **base))).eval()
 
 
 def flat(value):

@@ -3,13 +3,13 @@ import copy
 
 import pytest
 import torch
-from helpers.base_files import microsoft
-from helpers.cases import METHODS, TINY_SWIN, build
 from mmpretrain.models.backbones import SwinTransformer
 from safetensors.torch import save_file
 from torch import nn
 
 import mmparax
+from helpers.base_files import microsoft
+from helpers.cases import METHODS, TINY_SWIN, build
 from mmparax.backbones import AdaptedSwin
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.cases import METHODS, TINY_SWIN, build
-from helpers.hostile import Hostile, through_getattr
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
-from helpers.runs import SHALLOW
 from safetensors.torch import save_file
 from torch import nn
 
 import mmparax
+from helpers.cases import METHODS, TINY_SWIN, build
+from helpers.hostile import Hostile, through_getattr
+from helpers.runs import SHALLOW
 from mmparax.backbones import AdaptedSwin
 from mmparax.checkpoint.fingerprint import describe
 from mmparax.weights.adapter_file import description
@@ -196,8 +196,8 @@ MISFITS = {
                    r'\(stages.2.blocks.1.*missing'),
     'one missing': (lambda s: change(s, **{ADAPTER: None}), rf'1 \({ADAPTER[9:]}\) missing'),
     'one too many': (lambda s: change(s, **{ADAPTER + '_too': torch.ones(1)}), rf'1 \({ADAPTER[9:]}_too\) unexpected'),
-    'half a trunk': (lambda s: change(s, **{BASE: None}), rf'1 \({BASE[9:]}\) missing'),
-    'trunk of another shape': (lambda s: change(s, **{BASE: torch.ones(3)}), rf'1 \({BASE[9:]} \(3,\) instead of \(8,\)'),
+    'half a base': (lambda s: change(s, **{BASE: None}), rf'1 \({BASE[9:]}\) missing'),
+    'base of another shape': (lambda s: change(s, **{BASE: torch.ones(3)}), rf'1 \({BASE[9:]} \(3,\) instead of \(8,\)'),
 }
 
 
@@ -226,7 +226,7 @@ def test_a_checkpoint_on_another_base_changes_nothing(tmp_path):
                                          r'\) of \d+ frozen weights differ'):
         load_checkpoint(model, str(tmp_path / 'other.pth'))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    with pytest.raises(ValueError, match='trained on another base'):  # torch's own loading, only a part of another trunk
+    with pytest.raises(ValueError, match='trained on another base'):  # torch's own loading, only a part of another base
         model.load_state_dict({BASE: before[BASE] + 1}, strict=False)
     assert torch.equal(model.state_dict()[BASE], before[BASE])
 
@@ -242,14 +242,14 @@ def test_a_half_precision_copy_of_the_same_base_is_the_same_base(tmp_path):
 
 
 def test_a_checkpoint_of_what_trains_is_enough(tmp_path):
-    """The frozen trunk may be absent as a whole: it comes from the base."""
+    """The frozen base may be absent as a whole: it comes from the base."""
     torch.save(build('frozen', **SHALLOW['swin']).state_dict(), tmp_path / 'base.pth')
     source = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'base.pth'))
     trained = {name: value for name, value in source.state_dict().items()
                if dict(source.named_parameters()).get(name, value).requires_grad}
     torch.save(dict(state_dict=trained), tmp_path / 'small.pth')
     model = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'base.pth'))
-    for buffers in (False, True):  # buffers of the trunk are computed again, whether or not the file has them
+    for buffers in (False, True):  # buffers of the base are computed again, whether or not the file has them
         kept = {name: value for name, value in trained.items() if buffers or 'relative_position_index' not in name}
         torch.save(dict(state_dict=kept, meta=dict(mmparax=describe(source))), tmp_path / 'small.pth')
         load_checkpoint(model, str(tmp_path / 'small.pth'))
@@ -258,7 +258,7 @@ def test_a_checkpoint_of_what_trains_is_enough(tmp_path):
 
 @pytest.fixture
 def small(tmp_path):
-    """A model on one base, and its state dict without the trunk's parameters but with its buffers; another base is there."""
+    """A model on one base, and its state dict without the base's parameters but with its buffers; another base is there."""
     for name in ('one', 'two'):
         torch.save(build('frozen', **SHALLOW['swin']).state_dict(), tmp_path / f'{name}.pth')
     source = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'one.pth'))
@@ -268,7 +268,7 @@ def small(tmp_path):
 
 @pytest.mark.parametrize('meta', [True, False], ids=['described', 'not described'])
 @pytest.mark.parametrize('base', ['two', None], ids=['another base', 'random base'])
-def test_buffers_of_a_trunk_do_not_make_it_whole(base, meta, small, tmp_path):
+def test_buffers_of_a_base_do_not_make_it_whole(base, meta, small, tmp_path):
     source, state = small
     assert any('relative_position_index' in name for name in state)
     torch.save(dict(state_dict=state, meta=dict(mmparax=describe(source)) if meta else {}), tmp_path / 'small.pth')
@@ -304,10 +304,10 @@ def test_a_checkpoint_that_calls_itself_an_adapter_file_is_none(about, small, tm
     source, state = small
     torch.save(dict(state_dict=state, meta=dict(mmparax=about)), tmp_path / 'small.pth')
     assert description(CheckpointLoader.load_checkpoint(str(tmp_path / 'small.pth'))) is None
-    with pytest.raises(ValueError, match='the checkpoint holds no frozen trunk and does not say on which one it was trained'):
+    with pytest.raises(ValueError, match='the checkpoint holds no frozen base and does not say on which one it was trained'):
         load_checkpoint(source, str(tmp_path / 'small.pth'))
     save_file(state, tmp_path / 'small.safetensors', as_text(dict(mmparax=about)))
-    with pytest.raises(ValueError, match='the checkpoint holds no frozen trunk and does not say on which one it was trained'):
+    with pytest.raises(ValueError, match='the checkpoint holds no frozen base and does not say on which one it was trained'):
         load_checkpoint(source, str(tmp_path / 'small.safetensors'))
 
 

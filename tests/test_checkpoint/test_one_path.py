@@ -4,14 +4,14 @@ import warnings
 from pathlib import Path
 
 import pytest
-from helpers import runs
 import torch
-from helpers.cases import build
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 import mmparax
+from helpers import runs
+from helpers.cases import build
 from mmparax.datasets.synthetic.writers import write_scenes
 
 TRUNK = runs.SHALLOW['swin']
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 def config(folder, base, work_dir):
-    """UperNet's example with another trunk, so that its base is a file of this test; two iterations."""
+    """UperNet's example with another base, so that its base is a file of this test; two iterations."""
     cfg = Config.fromfile(next(CONFIGS.glob('examples/upernet_swin-mini_adaroute*')))
     cfg.model.backbone = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4),
                               base_checkpoint=str(base), **{**TRUNK, 'out_indices': (0, 1, 2, 3)})

@@ -4,8 +4,8 @@ import re
 
 import pytest
 from mmengine.config import Config
-from helpers.tasks import DATASETS, TASKS, moved
 
+from helpers.tasks import DATASETS, TASKS, moved
 from mmparax.checks.data import categories_of, check_datasets
 from mmparax.config.query import to_be_downloaded
 from mmparax.datasets.synthetic.writers import write_scenes

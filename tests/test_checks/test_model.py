@@ -2,12 +2,12 @@
 import copy
 
 import pytest
-from helpers.cases import BACKBONES, METHODS, build
 from mmengine.registry import MODELS, init_default_scope
+
+from helpers.cases import BACKBONES, METHODS, build
 from helpers.runs import build as build_runner
 from helpers.runs import config as run_config
 from helpers.tasks import TASKS
-
 from mmparax.checks.model import check_class_counts, check_features
 
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=METHODS['frozen'][0], allow_random_base=True, **BACKBONES['swin'][1])

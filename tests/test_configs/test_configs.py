@@ -1,9 +1,9 @@
 """Every shipped config builds and runs are checked; the recipes are in test_recipes.py."""
 import pytest
-from helpers.config_files import CONFIGS, LEAVES, build, load, optimizer_of
-from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import METRICS, TRANSFORMS, DefaultScope, init_default_scope
+from mmengine.registry import MODELS as ROOT_MODELS
 
+from helpers.config_files import CONFIGS, LEAVES, build, load, optimizer_of
 from mmparax.analysis.meta import on_meta
 from mmparax.analysis.parameters import count_parameters
 from mmparax.datasets.scene_files import CROP_CLASSES

@@ -2,10 +2,10 @@
 import re
 
 import pytest
-from helpers.config_files import CONFIGS, LEAVES, load, metadata
 from mmengine.hub import get_config
 from mmengine.infer import BaseInferencer
 
+from helpers.config_files import CONFIGS, LEAVES, load, metadata
 from mmparax.reproduce.cells import paper_cells
 
 ROOT = CONFIGS.parent

@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from helpers.config_files import CONFIGS, build
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, init_default_scope
 from PIL import Image
 
+from helpers.config_files import CONFIGS, build
 from mmparax.analysis.data import check_datasets
 from mmparax.datasets.own_config import config_text
 from mmparax.datasets.own_masks import MaskSet

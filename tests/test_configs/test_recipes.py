@@ -3,8 +3,8 @@ import fnmatch
 import os
 
 import pytest
-from helpers.config_files import LEAVES, build, build_backbone, load, of_metadata, optimizer_of
 
+from helpers.config_files import LEAVES, build, build_backbone, load, of_metadata, optimizer_of
 from mmparax.analysis.parameters import count_parameters
 from mmparax.hooks.structure import check_features
 

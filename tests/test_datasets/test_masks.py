@@ -9,12 +9,12 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from helpers.config_files import CONFIGS, build
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, init_default_scope
 from mmengine.structures import PixelData
 from PIL import Image
 
+from helpers.config_files import CONFIGS, build
 from mmparax.checks.model import check_class_counts
 from mmparax.datasets import own_masks
 
@@ -267,7 +267,7 @@ def test_all_problems_are_listed_at_once_and_nothing_is_written(tmp_path, monkey
     monkeypatch.chdir(save(tmp_path, 9))
     messages = [call() for call in PROBLEMS.values()]
     text = prepare()
-    assert text.startswith("ParameterError: 10 problem(s) in 'images' and 'masks'; nothing was written.\n")
+    assert text.startswith("InputError: 10 problem(s) in 'images' and 'masks'; nothing was written.\n")
     assert all(contains(text, message) for message in messages), text
     assert sorted(path.name for path in tmp_path.iterdir()) == ['images', 'masks']
 

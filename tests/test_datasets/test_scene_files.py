@@ -1,4 +1,4 @@
-"""Tests of the files written from painted scenes, with the toolboxes' own data sets and metrics."""
+"""Tests of the files written from synthetic scenes, with the toolboxes' own data sets and metrics."""
 import json
 import runpy
 import shutil

@@ -1,4 +1,4 @@
-"""Tests of the painted scenes and of the glyphs for pre-training."""
+"""Tests of the synthetic scenes and of the glyphs for pre-training."""
 import json
 
 import numpy as np

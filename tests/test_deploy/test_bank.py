@@ -1,4 +1,4 @@
-"""Segmentation and detection from one trunk in one process."""
+"""Segmentation and detection from one base in one process."""
 import threading
 from collections import OrderedDict
 
@@ -7,14 +7,14 @@ import mmseg.apis
 import numpy as np
 import pytest
 import torch
-from helpers.cases import build
-from helpers.deployed import write_base, write_task
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.structures import SegDataSample
 
 import mmparax
+from helpers.cases import build
+from helpers.deployed import write_base, write_task
 from mmparax.inference.predictions import load_model
 
 TASKS = {'segmentation': 'adaroute', 'detection': 'lora', 'panoptic': 'bitfit'}
@@ -102,7 +102,7 @@ def test_the_toolboxes_functions_need_no_scope(files, monkeypatch):
     assert isinstance(mmseg.apis.inference_model(bank.use('segmentation'), image), SegDataSample)
 
 
-def test_the_trunk_is_there_once(bank, alone):
+def test_the_base_is_there_once(bank, alone):
     first, second, tuned = (bank.use(task) for task in TASKS)
     assert storages(first, 'base') == storages(second, 'base')
     common = storages(tuned, 'base')  # BitFit's biases are its own
@@ -110,14 +110,14 @@ def test_the_trunk_is_there_once(bank, alone):
     assert not set(storages(tuned, 'tuned').values()) & set(storages(first, 'base').values())
     counted = bank.memory()
     roles = first.backbone.parameter_roles()
-    assert counted['trunk'] == size_of(value for name, value in first.backbone.named_parameters() if roles[name] == 'base')
+    assert counted['base'] == size_of(value for name, value in first.backbone.named_parameters() if roles[name] == 'base')
     for task, model in alone.items():
         roles = {f'backbone.{name}': role for name, role in model.backbone.parameter_roles().items()}
         own = [value for name, value in model.named_parameters() if roles.get(name) != 'base']
         assert counted['tasks'][task] == size_of([*own, *model.buffers()])
     addresses = {value.data_ptr(): value.nbytes for task in TASKS for value in [*bank.use(task).parameters(),
                                                                                 *bank.use(task).buffers()]}
-    assert sum(addresses.values()) == counted['trunk'] + sum(counted['tasks'].values())
+    assert sum(addresses.values()) == counted['base'] + sum(counted['tasks'].values())
 
 
 def test_a_task_that_is_removed_takes_along_what_only_it_needed(bank):
@@ -125,16 +125,16 @@ def test_a_task_that_is_removed_takes_along_what_only_it_needed(bank):
     bank.remove('segmentation')
     with pytest.raises(ValueError, match="name='segmentation' is not allowed: the bank has the tasks 'detection', 'panoptic'"):
         bank.use('segmentation')
-    assert bank.memory()['trunk'] == before['trunk']
+    assert bank.memory()['base'] == before['base']
     bank.remove('detection')
-    assert bank.memory()['trunk'] < before['trunk']  # the biases that BitFit does not share
+    assert bank.memory()['base'] < before['base']  # the biases that BitFit does not share
     says(bank.use('panoptic'))
     bank.remove('panoptic')
-    assert bank.memory() == dict(trunk=0, tasks={})
+    assert bank.memory() == dict(base=0, tasks={})
     bank.adopt('another family', build('lora', 'vit'))
 
 
-def test_a_model_that_left_has_a_trunk_of_its_own(bank):
+def test_a_model_that_left_has_a_base_of_its_own(bank):
     model, other = bank.use('detection'), bank.use('segmentation')
     before, expected = says(other), says(model)
     for task in ('detection', 'panoptic'):
@@ -176,26 +176,26 @@ def refused(bank, match, model, name='new', error=ValueError):
 
 def test_what_does_not_belong_is_refused(bank, tmp_path):
     write_base(tmp_path, seed=2)
-    with pytest.raises(ValueError, match="the model of 'other' has another trunk than the other tasks .*: 45 .*of 78 frozen"):
+    with pytest.raises(ValueError, match="the model of 'other' has another base than the other tasks .*: 45 .*of 78 frozen"):
         bank.add('other', *write_task(tmp_path, 'segmentation', 'frozen'))
-    refused(bank, 'another trunk', build('lora', 'swin'))
-    refused(bank, "has a ViT, and the trunk of this AdapterBank is a Swin", build('lora', 'vit'))
-    refused(bank, 'no frozen trunk that an AdapterBank could share', build(None))
-    refused(bank, 'random trunk', build('lora', allow_random_base=False), error=RuntimeError)
+    refused(bank, 'another base', build('lora', 'swin'))
+    refused(bank, "has a ViT, and the base of this AdapterBank is a Swin", build('lora', 'vit'))
+    refused(bank, 'no frozen base that an AdapterBank could share', build(None))
+    refused(bank, 'random base', build('lora', allow_random_base=False), error=RuntimeError)
     refused(bank, 'takes models with one backbone of mmparax, and Linear has 0', torch.nn.Linear(2, 2))
     refused(bank, 'the bank has a task of that name', build('lora'), 'detection')
     with pytest.raises(ValueError, match='is that of an AdapterBank already: remove its task there first'):
         mmparax.AdapterBank().adopt('taken', bank.use('detection'))
 
 
-def test_a_model_of_a_bank_leaves_the_trunk_alone(bank):
+def test_a_model_of_a_bank_leaves_the_base_alone(bank):
     model = bank.use('detection')
     before = {name: value.clone() for name, value in model.backbone.named_parameters()}
     with pytest.raises(ValueError, match='that of other models of an AdapterBank, too'):
         mmparax.merge_adapter(model)
     with pytest.raises(ValueError, match='that of other models of an AdapterBank, too'):
         model.backbone.load_base()
-    with pytest.raises(ValueError, match='cannot be initialised: its trunk is that of other models of an AdapterBank, too'):
+    with pytest.raises(ValueError, match='cannot be initialised: its base is that of other models of an AdapterBank, too'):
         model.init_weights()
     other = {name: value + 1 for name, value in model.state_dict().items()}
     model.backbone.base_source = 'checkpoint'  # where it came from makes no difference
@@ -207,14 +207,14 @@ def test_a_model_of_a_bank_leaves_the_trunk_alone(bank):
     assert all(torch.equal(value, before[name]) for name, value in model.backbone.named_parameters() if roles[name] == 'base')
 
 
-def test_a_moved_trunk_is_noticed(bank):
-    bank.device = torch.device('meta')  # where the bank is, the trunk is not
-    with pytest.raises(ValueError, match="the model of 'detection' no longer runs on the shared trunk: it was moved"):
+def test_a_moved_base_is_noticed(bank):
+    bank.device = torch.device('meta')  # where the bank is, the base is not
+    with pytest.raises(ValueError, match="the model of 'detection' no longer runs on the shared base: it was moved"):
         bank.use('detection')
 
 
 def test_a_converted_model_is_noticed(bank):
     bank.use('segmentation').half()
     for task in ('segmentation', 'detection'):
-        with pytest.raises(ValueError, match=f"the model of '{task}' no longer runs on the shared trunk"):
+        with pytest.raises(ValueError, match=f"the model of '{task}' no longer runs on the shared base"):
             bank.use(task)

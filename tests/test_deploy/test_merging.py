@@ -3,9 +3,9 @@ import copy
 
 import pytest
 import torch
-from helpers.cases import BACKBONES, METHODS, build, fits, images
 
 import mmparax
+from helpers.cases import BACKBONES, METHODS, build, fits, images
 
 LINEAR = ('lora', 'lora-ffn', 'toy-linear')
 CELLS = [(method, backbone) for backbone in BACKBONES for method in LINEAR if fits(method, backbone)]
@@ -158,7 +158,7 @@ def test_a_failure_halfway_leaves_the_model_as_it_was():
 
 
 def test_a_model_without_a_base_or_a_backbone_of_ours():
-    with pytest.raises(RuntimeError, match='random trunk'):
+    with pytest.raises(RuntimeError, match='random base'):
         mmparax.merge_adapter(build('lora', allow_random_base=False))
     for function in (mmparax.merge_adapter, mmparax.unmerge_adapter):
         with pytest.raises(ValueError, match='Linear holds no backbone of mmparax'):

@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+
 from helpers.cases import BACKBONES, build, images
 from helpers.deployed import write_base, write_task
-
 from mmparax.deploy import onnx_file
 from mmparax.deploy.onnx_file import compare_onnx, export_onnx
 

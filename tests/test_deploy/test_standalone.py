@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.cases import build
-from helpers.deployed import write_base, write_task
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from safetensors import safe_open
 
 import mmparax
+from helpers.cases import build
+from helpers.deployed import write_base, write_task
 from mmparax.deploy import standalone
 from mmparax.deploy.standalone import upstream_checkpoint, upstream_config
 from mmparax.inference.predictions import load_model
@@ -97,7 +97,7 @@ def test_what_cannot_be_merged_keeps_its_own_keys_only(merge, tmp_path):
     config, adapter = write_task(tmp_path, 'segmentation', 'adaroute')
     out = tmp_path / 'plain.pth'
     said = merge(config, adapter, out, '--upstream')
-    assert said.startswith('ParameterError: AdaRoute cannot be merged into the frozen weights: its weights are mixed anew')
+    assert said.startswith('InputError: AdaRoute cannot be merged into the frozen weights: its weights are mixed anew')
     assert not out.exists()
 
 

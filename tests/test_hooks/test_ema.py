@@ -3,8 +3,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from helpers.runs import build, config, same, saved, train
 
+from helpers.runs import build, config, same, saved, train
 from mmparax.hooks import EMAHook
 
 OURS, THEIRS = dict(type='mmparax.EMAHook', momentum=0.3), dict(type='EMAHook', momentum=0.3)

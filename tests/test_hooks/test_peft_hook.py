@@ -3,14 +3,14 @@ import re
 
 import pytest
 import torch
-from helpers.cases import build as build_backbone
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from helpers.runs import build, config, same, saved, train
 from torch import nn
 
 import mmparax
+from helpers.cases import build as build_backbone
+from helpers.runs import build, config, same, saved, train
 from mmparax.backbones.parameters import count_parameters
 from mmparax.checks import run as run_checks
 
@@ -53,10 +53,10 @@ def test_table_has_every_part_with_its_share(method, run):
     runner, text = run(adapter=method)
     model = runner.model
     count = count_parameters(model)
-    expected = {'output norms': count.output_norms.parameters, 'head': count.head.parameters, 'trained': count.trained,
-                'trained in backbone': count.trained_in_backbone}
+    expected = {'output norms': count.output_norms.parameters, 'head': count.head.parameters, 'trainable': count.trainable,
+                'trainable in backbone': count.trainable_in_backbone}
     if method is None:
-        expected['backbone, trained'] = count.backbone_trained.parameters
+        expected['backbone, trainable'] = count.backbone_trainable.parameters
     else:
         expected['backbone, frozen'] = count.backbone_frozen.parameters
     if method == 'adaroute':
@@ -202,7 +202,7 @@ OFFENCES = {'in-place': (write_in_place, 'frozen parameter backbone.* was change
 
 
 @pytest.mark.parametrize('offence', OFFENCES)
-def test_a_frozen_trunk_that_changes_stops_the_run(offence, run):
+def test_a_frozen_base_that_changes_stops_the_run(offence, run):
     act, message = OFFENCES[offence]
     with pytest.raises(RuntimeError, match=message):
         run(hooks=[acting('after_train_iter', act)], iterations=1)
@@ -264,9 +264,9 @@ def test_the_origin_of_a_checkpoint_is_judged():
             (checkpoint_of(Segmentor(None)), r'trained with the adapter None \(full fine-tuning\), but'),
             (checkpoint_of(Segmentor('adaroute-sigmoid')),
              "other options of AdaRoute: router_activation='sigmoid' instead of 'softmax'"),
-            (dict(model={}), 'looks like the file of a pre-trained trunk. Give a checkpoint of a training run'),
+            (dict(model={}), 'looks like the file of a pre-trained base. Give a checkpoint of a training run'),
             (dict(state_dict={f'backbone.{name}': value for name, value in Segmentor('frozen').backbone.state_dict().items()
-                              if not name.startswith('norm')}), 'looks like the file of a pre-trained trunk')):
+                              if not name.startswith('norm')}), 'looks like the file of a pre-trained base')):
         with pytest.raises(ValueError, match=message):
             run_checks.check_origin(model, checkpoint, 'a.pth', False)
 
@@ -287,4 +287,4 @@ def test_a_model_without_our_backbone_is_an_error():
 
 def test_as_dict_is_plain():
     numbers = count_parameters(build_backbone('adaroute')).as_dict()
-    assert numbers['adapters']['parameters'] > 0 and isinstance(numbers['trained_in_backbone'], int)
+    assert numbers['adapters']['parameters'] > 0 and isinstance(numbers['trainable_in_backbone'], int)

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import runs
 import torch
 from mmengine.hooks import CheckpointHook as StockHook
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
-from helpers.runs import build, config, in_child, same, saved, train
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 import mmparax
+from helpers import runs
+from helpers.runs import build, config, in_child, same, saved, train
 from mmparax.checks import run as run_checks
 from mmparax.datasets.order import placed_sampler, resumable
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.hooks.checkpoint_hook import STATE, check_groups, prepare_optimizer_state
 from mmparax.utils import storage
 from mmparax.weights.reader import read_file
@@ -337,12 +337,12 @@ def test_an_optimizer_with_other_groups_is_refused_in_a_sentence(tmp_path):
     torch.save(content, tmp_path / 'other.pth')
     count = len(groups[0]['params'])
     storage.unlock_folder(tmp_path)
-    with pytest.raises(ParameterError, match=rf'optimizer has {count} tensors in {count} group.s., that of this run {count} in 1'):
+    with pytest.raises(InputError, match=rf'optimizer has {count} tensors in {count} group.s., that of this run {count} in 1'):
         train(tmp_path, resume=True, load_from=str(tmp_path / 'other.pth'))
     check_groups(runner.optim_wrapper, content['optimizer'] | dict(param_groups=groups))
     both = OptimWrapperDict(a=runner.optim_wrapper, b=runner.optim_wrapper)
     check_groups(both, both.state_dict())
-    with pytest.raises(ParameterError, match='cannot be resumed'):
+    with pytest.raises(InputError, match='cannot be resumed'):
         check_groups(both, dict(a=runner.optim_wrapper.state_dict(), b=content['optimizer']))
 
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers.runs import build, config, train
 from test_routing_tool import Net, set_gates
 
-from mmparax.errors import ParameterError
+from helpers.runs import build, config, train
+from mmparax.errors import InputError
 from mmparax.hooks import RoutingHook
 
 
@@ -43,7 +43,7 @@ def test_hook_records_training_images_once(counted, tmp_path):
     assert counted == [4, 4, 2] * 2
     plain, recomputed = scalars(tmp_path / 'plain'), scalars(tmp_path / 'cp')
     assert list(plain) == [2, 4, 5]
-    # Only stage 3 of this trunk has two blocks and so two experts.
+    # Only stage 3 of this base has two blocks and so two experts.
     groups = ('down', 'up', 'kernels.0', 'kernels.1', 'kernels.2')
     assert set(plain[2]) == {f'routing/stage3/{group}/{name}' for group in groups
                              for name in ('entropy', 'dependence', 'largest_usage', 'dead_experts')}
@@ -93,14 +93,14 @@ def test_hook_warns_once(caplog):
     ('adaroute', dict(compile=True), "RoutingHook .* remove 'compile' from the config"),
 ])
 def test_hook_refuses(method, cfg, message):
-    with pytest.raises(ParameterError, match=message):
+    with pytest.raises(InputError, match=message):
         RoutingHook().before_train(SimpleNamespace(cfg=cfg, model=Net(method)))
 
 
 @pytest.mark.parametrize('options, message', [(dict(interval=0), 'interval=0'),
                                               (dict(per_adapter='yes'), "per_adapter='yes'")])
 def test_hook_checks_its_arguments(options, message):
-    with pytest.raises(ParameterError, match=message):
+    with pytest.raises(InputError, match=message):
         RoutingHook(**options)
 
 

@@ -1,21 +1,21 @@
-"""Checkpoints without the frozen trunk: what they hold, that nothing is lost by it, and what is refused."""
+"""Checkpoints without the frozen base: what they hold, that nothing is lost by it, and what is refused."""
 import pickle
 import re
 
 import pytest
 import torch
-from helpers.cases import build as build_backbone
-from helpers.config_files import build as build_config
-from helpers.config_files import load
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import LogProcessor
 from mmengine.runner.checkpoint import load_checkpoint
-from helpers.runs import SHALLOW, build, config, same, saved
 
+from helpers.cases import build as build_backbone
+from helpers.config_files import build as build_config
+from helpers.config_files import load
+from helpers.runs import SHALLOW, build, config, same, saved
 from mmparax.backbones.adapted import BASE
 from mmparax.backbones.parameters import count_parameters
-from mmparax.checkpoint.contents import keep_trained, trim_histories
+from mmparax.checkpoint.contents import drop_frozen, trim_histories
 from mmparax.hooks import PEFTHook
 
 OURS, THEIRS = dict(type='mmparax.EMAHook', momentum=0.3), dict(type='EMAHook', momentum=0.3)
@@ -40,7 +40,7 @@ def run(folder, base, resume=False, save='trained', lines=None, **options):
     return runner
 
 
-def trunk(model):
+def base_of(model):
     return {f'backbone.{name}' for name, role in model.backbone._roles.items() if role == BASE}
 
 
@@ -48,7 +48,7 @@ def trunk(model):
 def test_what_is_in_it(method, bases, tmp_path):
     runner = run(tmp_path, bases / 'one.pth', adapter=method, iterations=3, hooks=[OURS])
     content, state = saved(tmp_path), runner.model.state_dict()
-    frozen = trunk(runner.model)
+    frozen = base_of(runner.model)
     assert set(content['state_dict']) == set(state) - frozen and set(state) > frozen
     buffers = [name for name in content['state_dict'] if 'running_' in name or 'num_batches' in name]
     assert len(buffers) == 6 and all(name.startswith('decode_head') for name in buffers)
@@ -73,7 +73,7 @@ def test_a_run_resumed_from_it_is_the_undisturbed_one(hook, bases, tmp_path):
     run(tmp_path / 'parts', iterations=3, **options)
     model = run(tmp_path / 'parts', resume=True, **options).model
     whole, parts = saved(tmp_path / 'whole'), saved(tmp_path / 'parts')
-    frozen = trunk(model)
+    frozen = base_of(model)
     assert frozen <= set(whole['state_dict']) and not frozen & set(parts['state_dict'])
     keys = ['state_dict'] + (['ema_state_dict'] if hook else [])
     for key in keys:
@@ -93,13 +93,13 @@ def test_resuming_changes_between_whole_and_small_files(bases, tmp_path):
 
 
 @pytest.mark.parametrize('adapter, random', [('adaroute', True), (None, False)], ids=['random base', 'full fine-tuning'])
-def test_a_trunk_that_exists_nowhere_else_stays(adapter, random, bases, tmp_path):
+def test_a_base_that_exists_nowhere_else_stays(adapter, random, bases, tmp_path):
     options = dict(allow_random_base=True) if random else dict(base_checkpoint=str(bases / 'one.pth'))
     runner, lines = build(config(tmp_path, adapter=adapter, iterations=3, **options)), []
     runner.logger.info = lambda text, *args: lines.append(text % args if args else str(text))
     runner.train()
     assert set(saved(tmp_path)['state_dict']) == set(runner.model.state_dict())
-    assert any('Checkpoints hold the frozen trunk, too' in line for line in lines) == random
+    assert any('Checkpoints hold the frozen base, too' in line for line in lines) == random
 
 
 def test_the_best_and_the_latest_are_small_and_outdated_ones_go(bases, tmp_path):
@@ -176,7 +176,7 @@ def test_evaluation_and_a_new_run_take_it_with_the_base_at_hand(short, bases, tm
             with pytest.raises((FileNotFoundError, ValueError), match=message):
                 getattr(build(config(tmp_path / act, base_checkpoint=str(bases / name)), load_from=path), act)()
     for options, message in ((dict(allow_random_base=True), r'trained on .*one.pth.*is random \(allow_random_base=True\)'),
-                             (dict(allow_random_base=False), 'holds no frozen trunk, and AdaptedSwin has no base_checkpoint')):
+                             (dict(allow_random_base=False), 'holds no frozen base, and AdaptedSwin has no base_checkpoint')):
         model = build(config(tmp_path / 'none', **options)).model
         before = {name: value.clone() for name, value in model.state_dict().items()}
         with pytest.raises((ValueError, RuntimeError), match=message):
@@ -184,10 +184,10 @@ def test_evaluation_and_a_new_run_take_it_with_the_base_at_hand(short, bases, tm
         assert not same(before, dict(model.state_dict()))
 
 
-def test_a_file_without_a_trunk_must_say_whose_it_is(short, bases, tmp_path):
+def test_a_file_without_a_base_must_say_whose_it_is(short, bases, tmp_path):
     torch.save(dict(state_dict=saved(short)['state_dict']), tmp_path / 'bare.pth')
     model = build(config(tmp_path / 'test', base_checkpoint=str(bases / 'one.pth'))).model
-    with pytest.raises(ValueError, match='holds no frozen trunk and does not say on which one it was trained'):
+    with pytest.raises(ValueError, match='holds no frozen base and does not say on which one it was trained'):
         load_checkpoint(model, str(tmp_path / 'bare.pth'))
 
 
@@ -204,10 +204,10 @@ def test_swin_b_with_upernet_is_adapters_and_head():
     model = build_config(load('semantic_segmentation/upernet_swin-b_adaroute_4xb4-160k_ade20k-512x512.py'))
     model.backbone.base_source = 'file'
     checkpoint = dict(state_dict=model.state_dict())
-    keep_trained(checkpoint, model)
+    drop_frozen(checkpoint, model)
     size = sum(value.nbytes for value in checkpoint['state_dict'].values())
     count = count_parameters(model)
-    assert size == pytest.approx(4 * (count.trained_in_backbone + count.head.parameters), rel=0.01)
+    assert size == pytest.approx(4 * (count.trainable_in_backbone + count.head.parameters), rel=0.01)
     assert size < 0.4 * sum(value.nbytes for value in model.state_dict().values())
 
 

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from helpers.cases import adapter_and_center, build, perturb
 from torch.utils.checkpoint import checkpoint
 
+from helpers.cases import adapter_and_center, build, perturb
 from mmparax.ops import experts
 from mmparax.ops.experts import summed_at_once
 from mmparax.ops.paths import use_path

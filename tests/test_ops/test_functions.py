@@ -1,10 +1,19 @@
 """The fast paths of AdaRoute's operations are the eager one, in value and in every gradient."""
 import pytest
 import torch
-from helpers.cases import adapter_and_center, perturb
-from helpers.operations import (ARGUMENTS, CLOSE, FUNCTIONS, assert_equal, leaf, mixing_arguments, norm_conv_arguments,
-                        out_conv_arguments, tensors)
 
+from helpers.cases import adapter_and_center, perturb
+from helpers.operations import (
+    ARGUMENTS,
+    CLOSE,
+    FUNCTIONS,
+    assert_equal,
+    leaf,
+    mixing_arguments,
+    norm_conv_arguments,
+    out_conv_arguments,
+    tensors,
+)
 from mmparax.errors import ParameterError
 from mmparax.ops import mixing
 from mmparax.ops.paths import use_path

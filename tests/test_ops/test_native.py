@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.operations import ARGUMENTS, FUNCTIONS, assert_equal, mixing_arguments, results, took
 
+from helpers.operations import ARGUMENTS, FUNCTIONS, assert_equal, mixing_arguments, results, took
 from mmparax.ops import mixing
 from mmparax.ops.native import build
 from mmparax.ops.native.functions import MAX_KERNELS

@@ -6,11 +6,11 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from helpers.cases import adapter_and_center, build, images, perturb
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from helpers.cases import adapter_and_center, build, images, perturb
 from mmparax.analysis.saved_memory import SavedBytes
 from mmparax.backbones.sites import adapter_modules
 from mmparax.ops.paths import use_path

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.analysed import SWIN
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
-from helpers.tasks import TASKS, config, trunk
 
+from helpers.analysed import SWIN
+from helpers.tasks import TASKS, backbone_config, config
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.errors import MissingFileError, ParameterError
+from mmparax.errors import InputError, MissingFileError
 from mmparax.report.analyses import find_analyses
 from mmparax.report.analysis_sections import command_for
 from mmparax.report.gather import FULL, gather
@@ -71,7 +71,7 @@ def write_log(folder, session, entries, log=LOG):
 
 def make_run(folder, scenes, method='AdaRoute', seed=0, miou=20., task='segmentation', entries=None, **changes):
     """A work dir as tools/train.py and tools/test.py leave it, without a checkpoint."""
-    backbone = {**SWIN, 'adapter': METHODS[method]} if task == 'segmentation' else trunk(task, 'swin')
+    backbone = {**SWIN, 'adapter': METHODS[method]} if task == 'segmentation' else backbone_config(task, 'swin')
     cfg = copy.deepcopy(model_config(task, str(scenes), json.dumps(backbone)))
     cfg.update(randomness=dict(seed=seed), work_dir=str(folder), train_cfg=dict(type='IterBasedTrainLoop', max_iters=40))
     cfg.merge_from_dict(changes)
@@ -191,10 +191,10 @@ def test_an_unfinished_run_says_so(tmp_path, scenes):
 
 BAD = {
     'missing': (lambda path: None, MissingFileError, "'.*here' does not exist. Give work dirs"),
-    'file': (lambda path: path.write_text(''), ParameterError, "'.*here' is a file, not a folder"),
-    'empty': (lambda path: path.mkdir(), ParameterError, "the folder '.*here' is empty"),
-    'other': (lambda path: (path / 'x').mkdir(parents=True), ParameterError, "'.*here' holds no run"),
-    'config alone': (lambda path: (path.mkdir(), (path / 'a.py').write_text('')), ParameterError, "'.*here' holds no run"),
+    'file': (lambda path: path.write_text(''), InputError, "'.*here' is a file, not a folder"),
+    'empty': (lambda path: path.mkdir(), InputError, "the folder '.*here' is empty"),
+    'other': (lambda path: (path / 'x').mkdir(parents=True), InputError, "'.*here' holds no run"),
+    'config alone': (lambda path: (path.mkdir(), (path / 'a.py').write_text('')), InputError, "'.*here' holds no run"),
 }
 
 
@@ -208,7 +208,7 @@ def test_a_folder_without_a_run_is_one_sentence(tmp_path, case):
 
 def test_a_folder_of_runs_names_them(tmp_path, scenes):
     make_run(tmp_path / 'a', scenes)
-    with pytest.raises(ParameterError, match=r'is no run, but runs are in it, 1 \(a\)'):
+    with pytest.raises(InputError, match=r'is no run, but runs are in it, 1 \(a\)'):
         gather([str(tmp_path)])
 
 
@@ -217,7 +217,7 @@ def test_a_folder_of_runs_names_them(tmp_path, scenes):
 
 @pytest.fixture(scope='module')
 def three(tmp_path_factory, scenes):
-    """Two seeds of AdaRoute, one run of the frozen trunk and one of full fine-tuning."""
+    """Two seeds of AdaRoute, one run of the frozen base and one of full fine-tuning."""
     root = tmp_path_factory.mktemp('three')
     return [make_run(root / 'a0', scenes, seed=0, miou=20.), make_run(root / 'f0', scenes, 'Frozen', miou=19.),
             make_run(root / 'a1', scenes, seed=1, miou=22., entries=steps(4, loss=5.)),
@@ -340,7 +340,7 @@ def whole(three, scenes, tmp_path_factory):
     for folder in folders[:2]:
         add_checkpoint(folder)
     benchmark = root / 'benchmark.json'
-    row = dict(method='<b>adaroute</b>', fast_trunk=True, ops='auto', dtype='fp32', images_per_second=2., error=None, rounds=3,
+    row = dict(method='<b>adaroute</b>', efficient_attention=True, ops='auto', dtype='fp32', images_per_second=2., error=None, rounds=3,
                ratio_to_full=0.8, published_ratio_to_full=None, peak_memory_bytes=2e9, memory_ratio_to_full=0.5,
                inference_images_per_second=None)
     benchmark.write_text(json.dumps(dict(environment=dict(device='CPU', threads=2, torch='2'), comparisons=[dict(
@@ -529,7 +529,7 @@ def test_why_there_are_no_predictions(tmp_path, scenes, three):
     (['.', '--images', '-1'], '--images=-1 is not allowed'),
     (['.', '--benchmark', 'none.json'], "--benchmark='none.json' does not exist"),
     (['.', '--analyse', '--analysis-images', '2'], '--analysis-images=2 is not allowed'),
-    (['.'], "ParameterError: the folder '.' is empty")], ids=lambda value: ' '.join(value) if isinstance(value, list) else '')
+    (['.'], "InputError: the folder '.' is empty")], ids=lambda value: ' '.join(value) if isinstance(value, list) else '')
 def test_wrong_arguments_are_one_sentence(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('MMPARAX_TRACEBACK', raising=False)

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.reproduce.counts import ParameterCounts
 from mmparax.reproduce.entries import TABLES, paper_cells, published_average, published_numbers, root, select
 from mmparax.reproduce.full import FullScale
@@ -72,7 +72,7 @@ def test_tiny_cells_stand_for_all_cells_that_have_a_counterpart():
     ('--table', dict(tables=[11]), '1, 2, 3'), ('--row', dict(tables=[1], rows=['DoRA']), 'LoRA'),
     ('--row', dict(tables=[4], rows=['k579']), 'Full-tuning'), ('--backbone', dict(backbones=['resnet']), 'swin-b')])
 def test_what_is_not_in_the_tables_is_named_with_what_is(option, values, known):
-    with pytest.raises(ParameterError, match=f'{option}=.*choose among those.*{known}'):
+    with pytest.raises(InputError, match=f'{option}=.*choose among those.*{known}'):
         select(paper_cells(), **values)
 
 
@@ -91,11 +91,11 @@ def test_tiny_sizes_come_nearest_to_adaroute(tiny, table, backbone):
         if row not in cells:
             assert backbone == 'convnext-mini' and row == 'LoRA'
             continue
-        adapter, trunk = tiny.adapter(cells[row]), tiny.recipe(cells[row]).model.backbone
+        adapter, backbone = tiny.adapter(cells[row]), tiny.recipe(cells[row]).model.backbone
         here = abs(tiny.parameters(cells[row]) - target)
         assert here < 0.05 * target
         for width in (adapter[option] - 1, adapter[option] + 1):
-            assert here <= abs(tiny.counts({**trunk, 'adapter': {**adapter, option: width}}) - target)
+            assert here <= abs(tiny.counts({**backbone, 'adapter': {**adapter, option: width}}) - target)
         if row == 'LoRand':
             assert adapter['branches'] == 2 and ('sites' in adapter) == (backbone == 'vit-mini')
 
@@ -125,7 +125,7 @@ def test_full_scale_keeps_the_recipes_batch(gpus, changed, tmp_path):
     scale = FullScale(ParameterCounts(tmp_path / 'counts.json'))
     cell = select(scale.cells, [1], ['AdaRoute'])[0]
     assert scale.options(cell, 2, gpus) == {'randomness.seed': 2, **changed}
-    with pytest.raises(ParameterError, match='--gpus=3 is not allowed'):
+    with pytest.raises(InputError, match='--gpus=3 is not allowed'):
         scale.options(cell, 0, 3)
     assert scale.best_by(cell) == 'mIoU' and scale.length(cell) == dict(iterations=160000, epochs=None)
     panoptic = select(scale.cells, [3])[0]

@@ -7,9 +7,9 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from helpers.reproduction import StandInLaunch, StandInScale, wish
 from tqdm import tqdm
 
+from helpers.reproduction import StandInLaunch, StandInScale, wish
 from mmparax.reproduce.entries import paper_cells
 from mmparax.reproduce.process import progress_of, run_script
 from mmparax.reproduce.report import Report
@@ -92,8 +92,8 @@ def test_one_failure_does_not_stop_the_rest_and_is_tried_again(runner):
     wish(runner, LORA, 'fail')
     outcomes = runner.run(runner.runs([LORA, MONA], [0]))
     assert [outcome.kind for outcome in outcomes] == [FAILED, DONE]
-    assert 'ParameterError: it was told to fail' in outcomes[0].text and 'train.txt' in outcomes[0].text
-    assert runner.state(LORA, 0).text == 'failed at iteration 3 of 4: ParameterError: it was told to fail'
+    assert 'InputError: it was told to fail' in outcomes[0].text and 'train.txt' in outcomes[0].text
+    assert runner.state(LORA, 0).text == 'failed at iteration 3 of 4: InputError: it was told to fail'
     assert not in_use(runner.folder(LORA, 0).path)
     wish(runner, LORA, '')
     assert run(runner) == [DONE, DONE] and runner.state(LORA, 0).result['starts'] == 2
@@ -257,7 +257,7 @@ def test_what_a_detector_does_not_find_counts_as_zero_and_what_has_no_value_as_n
 
 @pytest.mark.parametrize('output, reason', [
     ('log\nMissingFileError: no data\nreport of the launcher\n', 'MissingFileError: no data'), ('log\nKilled', 'Killed'),
-    ('ParameterError: wrong\nbrokenpipe.SomeError: late\n' + 'line\n' * 99, 'ParameterError: wrong'),
+    ('InputError: wrong\nbrokenpipe.SomeError: late\n' + 'line\n' * 99, 'InputError: wrong'),
     ('[rank0]: mmparax.errors.StorageError: full\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====',
      'mmparax.errors.StorageError: full'),
     ('KeyError: 1\nRuntimeError: 2\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError:', 'RuntimeError: 2'),

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.cases import build
-from helpers.config_files import CONFIGS
 from torch import nn
 
+from helpers.cases import build
+from helpers.config_files import CONFIGS
 from mmparax.backbones.parameters import OUTSIDE, count_by_stage, count_parameters
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.utils.meta_device import on_meta
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'count_params.py'
@@ -20,7 +20,7 @@ SWIN = str(next(EXAMPLES.glob('upernet_swin-mini_adaroute*')))
 VIT = str(next(EXAMPLES.glob('vit-mini_full*')))
 # Swin mini with AdaRoute, hidden_dim 16: experts, adapters and output norms added up by the paper's formulas.
 TRAINED = 133_236
-GROUPS = ('backbone_frozen', 'backbone_trained', 'adapters', 'centers', 'output_norms')
+GROUPS = ('backbone_frozen', 'backbone_trainable', 'adapters', 'centers', 'output_norms')
 
 
 @pytest.fixture
@@ -37,21 +37,21 @@ def call(monkeypatch, capsys):
 def test_one_config_by_part_and_by_stage(call):
     text = call(SWIN)
     for words in ('backbone, frozen', 'adapters', 'expert centers', 'output norms', 'head', 'of backbone', 'of model',
-                  'trained in backbone', 'Backbone by stage', 'stage 3 (4 blocks)', OUTSIDE):
+                  'trainable in backbone', 'Backbone by stage', 'stage 3 (4 blocks)', OUTSIDE):
         assert words in text
     assert f'{TRAINED:,}' in text and '8.11%' in text
 
 
 def test_json_adds_up(call):
     found = json.loads(call(SWIN, '--json'))
-    assert found['config'] == SWIN and found['trained_in_backbone'] == TRAINED
+    assert found['config'] == SWIN and found['trainable_in_backbone'] == TRAINED
     assert [stage['stage'] for stage in found['stages']] == [
         'stage 1 (2 blocks)', 'stage 2 (2 blocks)', 'stage 3 (4 blocks)', 'stage 4 (2 blocks)', OUTSIDE]
     for group in GROUPS:
         for number in ('tensors', 'parameters'):
             assert sum(stage[group][number] for stage in found['stages']) == found[group][number], group
-    assert found['share_of_backbone'] == found['trained_in_backbone'] / found['backbone']
-    assert found['share_of_model'] == found['trained'] / found['total']
+    assert found['share_of_backbone'] == found['trainable_in_backbone'] / found['backbone']
+    assert found['share_of_model'] == found['trainable'] / found['total']
     assert found['total'] == found['backbone'] + found['head']['parameters']
 
 
@@ -64,16 +64,16 @@ def test_several_configs_are_rows_of_one_table(call):
 
 def test_options_of_the_command_line_count(call):
     wider = json.loads(call(SWIN, '--json', '--cfg-options', 'model.backbone.adapter.hidden_dim=32'))
-    assert wider['trained_in_backbone'] > TRAINED
+    assert wider['trainable_in_backbone'] > TRAINED
 
 
 def test_no_base_file_is_needed(call):
     found = json.loads(call(SWIN, '--json', '--cfg-options', 'model.backbone.base_checkpoint=absent.pth'))
-    assert found['trained_in_backbone'] == TRAINED
+    assert found['trainable_in_backbone'] == TRAINED
 
 
 def test_a_model_of_others_is_refused(call):
-    with pytest.raises(SystemExit, match='ParameterError: EncoderDecoder holds no backbone of mmparax'):
+    with pytest.raises(SystemExit, match='InputError: EncoderDecoder holds no backbone of mmparax'):
         call(str(EXAMPLES / 'existing' / 'upernet_swin-t_1xb8-80k_ade20k-512x512.py'))
 
 
@@ -88,14 +88,14 @@ def test_stages_hold_their_blocks_and_centers(method, backbone):
     for part, centers in zip(stages, model.inner.expert_centers):
         assert part.centers.parameters == sum(parameter.numel() for parameter in centers.parameters()) > 0
     assert outside.adapters.parameters == outside.centers.parameters == 0
-    assert (outside.backbone_trained if method is None else outside.backbone_frozen).parameters > 0
+    assert (outside.backbone_trainable if method is None else outside.backbone_frozen).parameters > 0
     assert all(part.output_norms.parameters == 0 for part in stages)
 
 
 def test_two_backbones_have_stages_of_their_own():
     model = nn.ModuleDict(dict(one=build('frozen', 'swin'), other=build('mona', 'vit')))
     assert [label.split(':')[0] for label in count_by_stage(model)] == ['one'] * 5 + ['other'] * 2
-    with pytest.raises(ParameterError, match='Linear holds no backbone of mmparax'):
+    with pytest.raises(InputError, match='Linear holds no backbone of mmparax'):
         count_by_stage(nn.Linear(2, 2))
 
 

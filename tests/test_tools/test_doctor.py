@@ -72,7 +72,7 @@ PROBLEMS = {
     'toolbox error': ({'model.decode_head.in_channels': [24, 48]}, 'model', 'AssertionError'),
     'base of another arch': ({'model.backbone.arch.depths': [2, 2, 2, 2]}, 'base', 'unexpected'),
     'load_from a base': ({'load_from': str(ROOT / 'mmparax' / 'zoo' / 'swin_mini_glyphs.safetensors')}, 'load_from',
-                         'looks like the file of a pre-trained trunk'),
+                         'looks like the file of a pre-trained base'),
     'load_from nothing': ({'load_from': 'absent.pth'}, 'load_from', "'absent.pth' does not exist"),
 }
 
@@ -88,7 +88,7 @@ def test_problems_are_named(case, examine):
 WARNINGS = {
     'stock hook': ({'default_hooks.checkpoint.type': 'CheckpointHook'}, 'checkpoints', "type='mmparax.CheckpointHook'"),
     'no checks': ({'custom_hooks': []}, 'config', 'PEFTHook'),
-    'random trunk': ({'model.backbone.base_checkpoint': None, 'model.backbone.allow_random_base': True}, 'base', 'random'),
+    'random base': ({'model.backbone.base_checkpoint': None, 'model.backbone.allow_random_base': True}, 'base', 'random'),
 }
 
 
@@ -113,7 +113,7 @@ def test_an_unused_parameter_is_a_problem(examine, monkeypatch):
     assert not ready and 'decode_head.spare got no gradient' in findings['one step'][1]
 
 
-def test_full_fine_tuning_and_a_frozen_trunk_are_ready(folder, monkeypatch):
+def test_full_fine_tuning_and_a_frozen_base_are_ready(folder, monkeypatch):
     monkeypatch.chdir(folder)
     for adapter in (None, dict(type='mmparax.Frozen')):
         cfg = Config.fromfile(CONFIG)

@@ -1,10 +1,10 @@
 """The doctor examines every task, with and without its data (test_doctor.py has segmentation)."""
 import pytest
-from helpers.cases import FEW_BLOCKS, TINY_SWIN
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from helpers.tasks import config
 
+from helpers.cases import FEW_BLOCKS, TINY_SWIN
+from helpers.tasks import config
 from mmparax.checks.random_batch import random_batch
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.doctor import Doctor, verdict
@@ -46,7 +46,7 @@ def test_one_step_without_the_data(task, tmp_path):
     assert sentence.startswith('NOT READY: 1 problem(s): data.')
     status, text = findings['one step']
     assert status == 'ok' and 'on 2 random images (the data are not there): loss ' in text
-    assert 'a finite gradient for each of' in text and 'the frozen trunk unchanged' in text
+    assert 'a finite gradient for each of' in text and 'the frozen base unchanged' in text
 
 
 def test_random_labels_are_those_of_the_heads(tmp_path):

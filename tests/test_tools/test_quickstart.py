@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from helpers.processes import Fork, fork, run
 
+from helpers.processes import Fork, fork, run
 from mmparax.datasets.synthetic.writers import write_scenes
 
 ROOT = Path(__file__).parents[2]

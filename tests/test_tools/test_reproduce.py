@@ -12,12 +12,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.processes import run as run_process
 from rich.console import Console
 
+from helpers.processes import run as run_process
 from mmparax.datasets.synthetic import writers
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'reproduce.py'
 ALL = ['--table', *map(str, range(1, 11))]
@@ -127,7 +127,7 @@ def test_scenes_that_another_start_has_written_in_the_meantime_are_taken(tmp_pat
     assert write_scenes(second, 2, 1, progress=False) is False
     third = tmp_path / 'third'
     monkeypatch.setattr(writers, '_count_files', while_another(other, third))
-    with pytest.raises(ParameterError, match='holds other scenes'):
+    with pytest.raises(InputError, match='holds other scenes'):
         write_scenes(third, 2, 1, progress=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['first', 'other', 'second', 'third']
 
@@ -141,7 +141,7 @@ def test_scenes_that_another_start_has_written_in_the_meantime_are_taken(tmp_pat
     (['--table', '1', '--scale', 'tiny', '--gpus', '2'], 'one process'), ([], 'nothing to do'),
     (['--table', '1', '--launcher', 'pytorch', '--gpus', '64'], 'needs 64: use --scale tiny')])
 def test_wrong_arguments_are_one_sentence(reproduce, arguments, message):
-    with pytest.raises(ParameterError, match=message):
+    with pytest.raises(InputError, match=message):
         reproduce(*arguments)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.cases import FEW_BLOCKS, TINY_SWIN
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
-from helpers.tasks import TASKS, config
 
+from helpers.cases import FEW_BLOCKS, TINY_SWIN
+from helpers.tasks import TASKS, config
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.inference.metrics import paper_columns, results_table, write_predictions
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from helpers.processes import fork, free_port, run
 
+from helpers.processes import fork, free_port, run
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.weights.reader import read_weights
 
@@ -59,7 +59,7 @@ def trained(folder):
 
 def test_training_says_what_trains(trained):
     shares = {label: float(share) for label, share in re.findall(r'│ ([\w, ]+?) +│ +[\d,]* *│ +[\d,]+ │ +([\d.]+)% │', trained)}
-    assert 0 < shares['trained in backbone'] < 10
+    assert 0 < shares['trainable in backbone'] < 10
     assert shares['backbone, frozen'] > 90 and shares['adapters'] > 0 and shares['expert centers'] > 0
     assert 'Effective batch size 2 = 1 process(es) x 2 images x 1 accumulated step(s)' in trained
     assert 'the recipe is for 8, the learning rate was scaled' in trained
@@ -128,7 +128,7 @@ def test_wrong_input_is_one_sentence(case, folder, monkeypatch):
     assert len(code.splitlines()) == 1
 
 
-@pytest.mark.parametrize('script', ['train.py', 'test.py', 'quickstart.py', 'pretrain_small_base.py', 'doctor.py',
+@pytest.mark.parametrize('script', ['train.py', 'test.py', 'quickstart.py', 'pretrain_mini_backbone.py', 'doctor.py',
                                     'export_adapter.py', 'inspect_adapter.py', 'dataset_tools/make_scenes.py', 'setup_env.py'])
 def test_help(script, capsys):
     assert call_in_process(script, '--help') == 0

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from helpers.processes import fork, run
 
+from helpers.processes import fork, run
 from mmparax.config.files import load_config
-from mmparax.errors import ParameterError
+from mmparax.errors import InputError
 from mmparax.utils.launch import (
     MALLOC_SETTINGS,
     amp_with_value,
@@ -80,7 +80,7 @@ def test_bf16_needs_a_gpu_that_does_not_emulate_it(monkeypatch):
     monkeypatch.setattr('mmparax.utils.launch.get_device', lambda: 'cuda')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: including_emulation)
-    with pytest.raises(ParameterError, match='bf16 needs a GPU that has it .NVIDIA: Ampere or newer.; use --amp fp16'):
+    with pytest.raises(InputError, match='bf16 needs a GPU that has it .NVIDIA: Ampere or newer.; use --amp fp16'):
         use_amp(Config(dict(optim_wrapper=dict(type='OptimWrapper'))), 'bf16')
 
 

@@ -1,17 +1,17 @@
-"""The base is really the base: what is loaded, what is refused, and that a random trunk never runs unnoticed."""
+"""The base is really the base: what is loaded, what is refused, and that a random base never runs unnoticed."""
 import copy
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from helpers.base_files import microsoft
-from helpers.cases import TINY_SWIN, build, images
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones import SwinTransformer
 from safetensors.torch import save_file
 
+from helpers.base_files import microsoft
+from helpers.cases import TINY_SWIN, build, images
 from mmparax.backbones import AdaptedSwin
 from mmparax.weights.layouts import reorder_merging, swin_layout
 from mmparax.weights.reader import read_file
@@ -37,7 +37,7 @@ def assert_loaded(model, weights):
 @pytest.mark.parametrize('wrap', ['model', 'state_dict', None])
 @pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.', 'module.backbone.'])
 @pytest.mark.parametrize('layout', [microsoft, dict])
-def test_every_layout_gives_the_same_trunk(weights, tmp_path, wrap, prefix, layout):
+def test_every_layout_gives_the_same_base(weights, tmp_path, wrap, prefix, layout):
     content = {prefix + name: value for name, value in layout(weights).items()}
     torch.save({wrap: content} if wrap else content, tmp_path / 'base.pth')
     assert_loaded(make(tmp_path / 'base.pth'), weights)
@@ -160,7 +160,7 @@ def test_files_without_weights_are_refused(tmp_path, content):
 
 def test_a_missing_file_is_found_out_before_training(tmp_path):
     model = make(tmp_path / 'absent.pth')
-    with pytest.raises(RuntimeError, match="random trunk.*absent.pth.*allow_random_base=True"):
+    with pytest.raises(RuntimeError, match="random base.*absent.pth.*allow_random_base=True"):
         model(images())
     with pytest.raises(FileNotFoundError, match="base_checkpoint='.*absent.pth' does not exist"):
         model.init_weights()
@@ -176,7 +176,7 @@ def test_a_file_that_comes_later_is_loaded_by_init_weights(weights, tmp_path):
 
 
 @pytest.mark.parametrize('adapter', [None, FROZEN], ids=['full', 'frozen'])
-def test_a_random_trunk_does_not_run_unasked(adapter):
+def test_a_random_base_does_not_run_unasked(adapter):
     model = AdaptedSwin(adapter=adapter, **TINY_SWIN)
     for _ in range(2):
         with pytest.raises(RuntimeError, match='allow_random_base=True'):

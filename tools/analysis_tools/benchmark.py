@@ -19,7 +19,7 @@ from mmparax.benchmark.saved_memory import measure_saved, saved_table
 from mmparax.benchmark.timing import DTYPES, MEMORY, OUT_OF_MEMORY, Race, Workload, compiling, profile_step, threads, why
 from mmparax.benchmark.timing_report import Comparison, chart, cores, environment
 from mmparax.cli import tool
-from mmparax.errors import StorageError, TrainingError, bad_value, check_int
+from mmparax.errors import ParameterError, StorageError, TrainingError, check_int
 from mmparax.ops.paths import PATHS, chosen_path
 from mmparax.ops.recompute import recompute
 from mmparax.utils.launch import keep_freed_memory
@@ -32,10 +32,10 @@ TRUNKS = {'on': [True], 'off': [False], 'both': [True, False]}
 RECOMPUTE = {'auto': None, 'on': True, 'off': False}
 PRESETS = {
     'cpu': dict(backbone=['swin-b', 'convnext-b'], size='320x320', batch=1, dtype=['fp32'], device='cpu', rounds=4,
-                minutes=3.6, methods=METHODS, fast_trunk='both'),
+                minutes=3.6, methods=METHODS, efficient_attention='both'),
     'table11': dict(backbone=['swin-l'], size='1280x800', batch=4, dtype=['fp16'], device='cuda', rounds=20, warmup=5, steps=5,
                     methods=['full', 'lora', 'adaptformer', 'lorand', 'mona', 'adaroute-no-conv', 'adaroute', 'plain-adaroute',
-                             'plain-mona', 'frozen'], fast_trunk='both'),
+                             'plain-mona', 'frozen'], efficient_attention='both'),
 }
 
 
@@ -61,8 +61,8 @@ def parse_args(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     how = parser.add_argument_group('which paths')
     how.add_argument('--ops', nargs='+', default=[chosen_path()], choices=PATHS,
                      help="implementations of AdaRoute's operations, each a row (default: %(default)s, that of MMPARAX_OPS)")
-    how.add_argument('--fast-trunk', choices=list(TRUNKS), default='on',
-                     help='fast path of the frozen trunk; both: a row for each (default: %(default)s)')
+    how.add_argument('--efficient-attention', choices=list(TRUNKS), default='on',
+                     help='fast path of the frozen base; both: a row for each (default: %(default)s)')
     how.add_argument('--compile', action='store_true', help='torch.compile every model')
     how.add_argument('--with-cp', action='store_true', help='recompute activations in the backward pass')
     how.add_argument('--recompute', choices=list(RECOMPUTE), default='auto', help='adapters compute wide activations again '
@@ -86,7 +86,7 @@ def size_of(text: str) -> Tuple[int, int]:
     """(H, W) of ``'HxW'``."""
     parts = text.lower().split('x')
     if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise bad_value('--size', text, 'it must be height and width in pixels, such as 320x320')
+        raise ParameterError('--size', text, 'it must be height and width in pixels, such as 320x320')
     return int(parts[0]), int(parts[1])
 
 
@@ -94,16 +94,16 @@ def device_of(name: Optional[str]) -> torch.device:
     """The device of a name.
 
     Raises:
-        ParameterError: if there is none of that name.
+        InputError: if there is none of that name.
     """
     try:
         device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
     except RuntimeError:
         device = None
     if device is None or device.type not in ('cpu', 'cuda'):
-        raise bad_value('--device', name, 'it must be cpu, cuda or cuda:N')
+        raise ParameterError('--device', name, 'it must be cpu, cuda or cuda:N')
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        raise bad_value('--device', name, f'PyTorch finds {torch.cuda.device_count() or "no"} GPU here', 'Use --device cpu.')
+        raise ParameterError('--device', name, f'PyTorch finds {torch.cuda.device_count() or "no"} GPU here', 'Use --device cpu.')
     return device
 
 
@@ -125,7 +125,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     for name in ('batch', 'rounds', 'steps', 'warmup'):
         check_int(f'--{name}', getattr(args, name))
     if args.minutes is not None and args.minutes <= 0:
-        raise bad_value('--minutes', args.minutes, 'it must be a number above 0')
+        raise ParameterError('--minutes', args.minutes, 'it must be a number above 0')
     args.threads = cores() if args.threads is None else check_int('--threads', args.threads)
     args.device = device_of(args.device)
     check_writable(Path(args.out))
@@ -146,7 +146,7 @@ def rows_of(args: argparse.Namespace, backbone: str) -> Tuple[List[Contender], W
     """What runs on a backbone, and what it does."""
     size = args.size or default_size(backbone)
     rows = contenders(backbone, args.methods, size, args.batch, list(dict.fromkeys(args.dtype)),
-                      list(dict.fromkeys(args.ops)), TRUNKS[args.fast_trunk], args.with_cp)
+                      list(dict.fromkeys(args.ops)), TRUNKS[args.efficient_attention], args.with_cp)
     return rows, Workload(size, args.batch, args.device, args.rounds, args.warmup, args.steps,
                           args.minutes and 60 * args.minutes / len(args.backbone), args.compile)
 
@@ -203,7 +203,7 @@ def show_saved(args: argparse.Namespace) -> None:
     found = []
     for backbone in args.backbone:
         size = args.size or default_size(backbone)
-        rows = measure_saved(backbone, args.methods, size, args.batch, TRUNKS[args.fast_trunk], args.with_cp)
+        rows = measure_saved(backbone, args.methods, size, args.batch, TRUNKS[args.efficient_attention], args.with_cp)
         print(saved_table(backbone, size, args.batch, rows), flush=True)
         found.append(dict(backbone=backbone, size=list(size), batch=args.batch, with_cp=args.with_cp,
                           rows=[asdict(row) for row in rows]))

@@ -17,7 +17,7 @@ from mmparax.utils.meta_device import build_on_meta
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Count the parameters of a config\'s model: frozen trunk, adapters, expert centers, output norms, head; '
+        description='Count the parameters of a config\'s model: frozen base, adapters, expert centers, output norms, head; '
         'their shares, and the backbone stage by stage. Several configs are compared in one table. Nothing is loaded and '
         'hardly any memory used.')
     parser.add_argument('configs', nargs='+', metavar='config', help='config file')

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmparax.analysis.measuring import AGAIN, continuable
 from mmparax.cli import tool
-from mmparax.errors import MissingFileError, bad_value, check_int
+from mmparax.errors import MissingFileError, ParameterError, check_int
 from mmparax.report.analyses import find_analyses, make_analyses
 from mmparax.report.gather import gather
 from mmparax.report.page import make_report
@@ -43,7 +43,7 @@ def main() -> None:
     check_int('--images', args.images, 0)
     out = Path(args.out)
     if out.suffix not in ('.html', '.htm') or out.is_dir():
-        raise bad_value('--out', args.out, 'it must be a file whose name ends in .html')
+        raise ParameterError('--out', args.out, 'it must be a file whose name ends in .html')
     quiet_log()
     if args.analysis_images is not None:
         check_int('--analysis-images', args.analysis_images, 4)

@@ -1,4 +1,4 @@
-"""Write painted scenes with ground truth for every task: ``python tools/dataset_tools/make_scenes.py --out data/scenes``."""
+"""Write synthetic scenes with ground truth for every task: ``python tools/dataset_tools/make_scenes.py --out data/scenes``."""
 import argparse
 import json
 import sys
@@ -19,7 +19,7 @@ CROP_COLUMNS = 5  # two lines of crops a scene: it has at most 5 digits and 4 su
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Write painted scenes (digits on textured surfaces) for semantic, instance '
+    parser = argparse.ArgumentParser(description='Write synthetic scenes (digits on textured surfaces) for semantic, instance '
                                      'and panoptic segmentation, and crops of them for classification.')
     parser.add_argument('--out', default='data/scenes', help='folder to create (default: %(default)s)')
     parser.add_argument('--train', type=int, default=800, help='training scenes, at least 1 (default: %(default)s)')

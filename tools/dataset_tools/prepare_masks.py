@@ -10,7 +10,7 @@ from rich.text import Text
 from mmparax.cli import tool
 from mmparax.datasets.mask_config import RECIPES, config_text
 from mmparax.datasets.masks import IGNORED, MaskSet, check_target, examine, write
-from mmparax.errors import ParameterError, StorageError
+from mmparax.errors import InputError, StorageError
 
 
 def parse_args() -> argparse.Namespace:
@@ -68,7 +68,7 @@ def main() -> None:
     text = config_text(found, args.out, args.config or 'configs/my_data.py', args.model, args.iterations)
     config = Path(args.config) if args.config else None
     if config is not None and config.exists() and (not config.is_file() or config.read_text(encoding='utf-8') != text):
-        raise ParameterError(f'the config {args.config!r} exists already and is another one; nothing was written. Choose '
+        raise InputError(f'the config {args.config!r} exists already and is another one; nothing was written. Choose '
                              'another file or remove it.')
     write(found, args.out, args.link)
     console = Console(soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""Painted scenes: real handwritten digits (things) on textured surfaces (stuff), with exact ground truth."""
+"""Synthetic scenes: real handwritten digits (things) on textured surfaces (stuff), with exact ground truth."""
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from mmparax.datasets.synthetic.surfaces import contrasting_color, finish_photo, paint_layout, paint_surfaces
-from mmparax.errors import bad_value, check_choice, check_int
+from mmparax.errors import ParameterError, check_choice, check_int
 
 THING_CLASSES = tuple(f'digit {digit}' for digit in range(10))
 STUFF_CLASSES = ('wood', 'brick', 'grass', 'water', 'sand')
@@ -267,7 +267,7 @@ def _free_window(mask):
 def _checked_size(size):
     """``size`` as a tuple of two plain integers of at least ``MIN_SIDE``."""
     if not isinstance(size, (tuple, list)) or len(size) != 2:
-        raise bad_value('size', size, f'it must be (height, width), two integers of at least {MIN_SIDE}')
+        raise ParameterError('size', size, f'it must be (height, width), two integers of at least {MIN_SIDE}')
     for side in size:
         check_int('size', side, MIN_SIDE)
     return int(size[0]), int(size[1])

@@ -1,4 +1,4 @@
-"""Procedural surfaces of the painted scenes, and the noise, colours and effects that the glyphs share."""
+"""Procedural surfaces of the synthetic scenes, and the noise, colours and effects that the glyphs share."""
 import colorsys
 
 import cv2

@@ -1,4 +1,4 @@
-"""Writes painted scenes in the layouts that the toolboxes read: ADE20K, COCO instances, COCO panoptic, folders of crops.
+"""Writes synthetic scenes in the layouts that the toolboxes read: ADE20K, COCO instances, COCO panoptic, folders of crops.
 
 All are made from the same pixels and lie in one folder, side by side:
 
@@ -23,7 +23,7 @@ from pycocotools import mask as coco_masks
 from tqdm import tqdm
 
 from mmparax.datasets.synthetic.scenes import CLASSES, PALETTE, SPLITS, THING_CLASSES, Scene, SceneGenerator
-from mmparax.errors import ParameterError, check_int
+from mmparax.errors import InputError, check_int
 
 FOLDERS = dict(train='training', val='validation')
 # mmpretrain's CustomDataset numbers the classes by the sorted names of their folders: the names in that order.
@@ -51,7 +51,7 @@ def write_scenes(root: Union[str, Path], num_train: int, num_val: int, seed: int
         False if ``root`` held this very data set already, or another process has put it there by the end.
 
     Raises:
-        ParameterError: if an argument is out of range, or ``root`` holds something else.
+        InputError: if an argument is out of range, or ``root`` holds something else.
     """
     check_int('num_train', num_train, 1)
     check_int('num_val', num_val, 0)
@@ -108,7 +108,7 @@ def _write_split(root: Path, generator: SceneGenerator, count: int, bar: tqdm) -
             Image.fromarray(scene.image[y1:y2, x1:x2]).save(crops[label] / f'{name}_{number}.png')
         bar.update()
     for kind, classes, annotations in (('instances', THING_CLASSES, instances), ('panoptic', CLASSES, segments)):
-        info = dict(description=f'mmparax painted scenes, {folder}', version=str(_VERSION))
+        info = dict(description=f'mmparax synthetic scenes, {folder}', version=str(_VERSION))
         _write_json(root / 'annotations' / f'{kind}_{folder}.json',
                     dict(info=info, licenses=[], images=infos, annotations=annotations, categories=_categories(classes)))
 
@@ -162,7 +162,7 @@ def _count_files(root: Path) -> Dict[str, int]:
 
 
 def _holds(root: Path, meta: Dict[str, Any], force: bool) -> bool:
-    """Whether ``root`` holds the data set that ``meta`` describes; ParameterError if it must not be written to."""
+    """Whether ``root`` holds the data set that ``meta`` describes; InputError if it must not be written to."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
@@ -171,7 +171,7 @@ def _holds(root: Path, meta: Dict[str, Any], force: bool) -> bool:
         found = None
     if not isinstance(found, dict) or found.get('format') != _FORMAT:
         # Never deleted, not even when forced: it may be anything.
-        raise ParameterError(f'{root} holds something that is not a set of painted scenes: choose another folder.')
+        raise InputError(f'{root} holds something that is not a set of synthetic scenes: choose another folder.')
     wrong = [f'{name}={found.get(name)!r} instead of {value!r}' for name, value in meta.items() if found.get(name) != value]
     if found.get('version') != _VERSION:
         problem = (f'scenes of version {found.get("version")}, written before the COCO layouts and the crops were there '
@@ -186,7 +186,7 @@ def _holds(root: Path, meta: Dict[str, Any], force: bool) -> bool:
         problem = f'incomplete scenes (files are missing in {", ".join(incomplete[:3])})'
     if not force:
         counts, (height, width) = meta['counts'], meta['size']
-        raise ParameterError(
+        raise InputError(
             f'{root} holds {problem}: choose another folder, or replace them with `python tools/dataset_tools/make_scenes.py '
             f'--out {shlex.quote(str(root))} --train {counts["train"]} --val {counts["val"]} --seed {meta["seed"]} '
             f'--size {height} {width} --force`.')

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Pre-train a small backbone by classifying rendered letters and shapes: ``python tools/pretrain_small_base.py swin_mini``.
+"""Pre-train a small backbone by classifying rendered letters and shapes: ``python tools/pretrain_mini_backbone.py swin_mini``.
 
-The result is the frozen trunk of the quickstart. Its images share no class and no surface with the quickstart's scenes,
+The result is the frozen base of the quickstart. Its images share no class and no surface with the quickstart's scenes,
 as ImageNet's share none with a user's own. Written: OUT/NAME_glyphs.safetensors and the log of the run beside it.
 """
 import argparse
@@ -97,7 +97,7 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('name', choices=sorted(BACKBONES), help='backbone')
-    parser.add_argument('--out', default='work_dirs/small_bases', help='folder (default: %(default)s)')
+    parser.add_argument('--out', default='work_dirs/mini_backbones', help='folder (default: %(default)s)')
     parser.add_argument('--steps', type=int, default=2600, help='training steps (default: %(default)s)')
     parser.add_argument('--batch', type=int, default=64, help='images a step (default: %(default)s)')
     parser.add_argument('--lr', type=float, default=1.2e-3, help='peak learning rate of AdamW (default: %(default)s)')
@@ -118,8 +118,8 @@ def main() -> None:
         lines.append(text)
 
     model = Classifier(args.name).train()
-    trunk = sum(parameter.numel() for parameter in model.backbone.parameters())
-    log(f'{args.name}: {trunk:,} parameters, {len(GLYPH_CLASSES)} classes, chance {1 / len(GLYPH_CLASSES):.1%}')
+    count = sum(parameter.numel() for parameter in model.backbone.parameters())
+    log(f'{args.name}: {count:,} parameters, {len(GLYPH_CLASSES)} classes, chance {1 / len(GLYPH_CLASSES):.1%}')
     size = BACKBONES[args.name][1].get('img_size', SIZE)
     held_out = [GlyphGenerator(seed=VALIDATION_SEED, size=size).sample(index) for index in range(VALIDATION_IMAGES)]
     images = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _ in held_out])
@@ -143,7 +143,7 @@ def main() -> None:
     weights = {name: parameter.detach().contiguous() for name, parameter in model.backbone.named_parameters()
                if not name.startswith('norm')}
     path = out / f'{args.name}_glyphs.safetensors'
-    save_file(weights, str(path), metadata=dict(format='pt', made_by='tools/pretrain_small_base.py', recipe=lines[0]))
+    save_file(weights, str(path), metadata=dict(format='pt', made_by='tools/pretrain_mini_backbone.py', recipe=lines[0]))
     path.with_suffix('.log').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     print(f'Wrote {path} ({path.stat().st_size / 2**20:.1f} MiB) and its log.')
 
