@@ -61,14 +61,14 @@ class Measured:
     """What was found out about one contender; seconds are those of one step, a value for each round.
 
     Attributes:
-        trained: parameters that train.
+        trainable: trainable parameters.
         resident: bytes of parameters, buffers and optimizer state.
         peak: bytes, see ``MEMORY``.
         skipped: turns in which the gradient scaler left out an optimizer step.
         error: one sentence if it failed.
     """
     contender: Contender
-    trained: Optional[int] = None
+    trainable: Optional[int] = None
     resident: Optional[int] = None
     peak: Optional[int] = None
     skipped: int = 0

@@ -93,7 +93,7 @@ class Comparison:
             'dtype': lambda row: row['dtype'] if several else NONE,
             'fast\ntrunk': lambda row: {None: NONE, True: 'on', False: 'off'}[row['efficient_attention']],
             'ops': lambda row: row['ops'] or NONE,
-            'trained,\nM': lambda row: number(row['trained_parameters'], '.3f', 1e6),
+            'trainable,\nM': lambda row: number(row['trainable_parameters'], '.3f', 1e6),
             'img/s': lambda row: number(row['images_per_second'], '.3g'),
             'min to max': lambda row: NONE if row['images_per_second'] is None else
             f'{row["images_per_second_min"]:.3g} to {row["images_per_second_max"]:.3g}',
