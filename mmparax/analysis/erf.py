@@ -185,7 +185,7 @@ def _keyed(found: Dict[float, Any]) -> Dict[str, Any]:
     return {f'{threshold:g}': value for threshold, value in found.items()}
 
 
-def _size(setup: Setup, bases: Sequence[FeatureExtractor], stage: Optional[int], images: Images) -> int:
+def _size(setup: Setup, extractors: Sequence[FeatureExtractor], stage: Optional[int], images: Images) -> int:
     """The side of the crops: as asked, or the largest with whole cells, one of them in the middle if that can be."""
     if setup.size is not None:
         return check_int('--size', setup.size)
