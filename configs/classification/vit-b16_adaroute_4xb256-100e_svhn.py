@@ -4,9 +4,8 @@ _base_ = [
     '../_base_/datasets/svhn_224.py',
     '../_base_/schedules/classification_100e.py',
     '../_base_/default_runtime_cls.py',
-    '../_base_/adapters/adaroute.py',
 ]
 model = dict(
     data_preprocessor=dict(to_rgb=False),
-    backbone=dict(adapter=dict(**_base_.adapter, router_dim=24)),
+    backbone=dict(adapter=dict(type='mmparax.AdaRoute', router_dim=24)),
     head=dict(num_classes=10))

@@ -1,13 +1,12 @@
 # tools/dist_train.sh configs/classification/vit-b16_lora_4xb256-100e_food101.py 4
-# Not published as a file: the recipe of its AdaRoute cell is assumed.
+# Not published as a file: AdaRoute's recipe for this backbone is assumed.
 _base_ = [
     '../_base_/models/vit-b16.py',
     '../_base_/datasets/food101_224.py',
     '../_base_/schedules/classification_100e.py',
     '../_base_/default_runtime_cls.py',
-    '../_base_/adapters/lora.py',
 ]
 model = dict(
     data_preprocessor=dict(to_rgb=True),
-    backbone=dict(adapter=dict(**_base_.adapter, rank=106), drop_path_rate=0.05),
+    backbone=dict(adapter=dict(type='mmparax.LoRA', rank=106), drop_path_rate=0.05),
     head=dict(num_classes=101))

@@ -1,13 +1,12 @@
 # tools/dist_train.sh configs/classification/vit-b16_lorand_4xb256-100e_svhn.py 4
-# Not published as a file: the recipe of its AdaRoute cell is assumed.
+# Not published as a file: AdaRoute's recipe for this backbone is assumed.
 _base_ = [
     '../_base_/models/vit-b16.py',
     '../_base_/datasets/svhn_224.py',
     '../_base_/schedules/classification_100e.py',
     '../_base_/default_runtime_cls.py',
-    '../_base_/adapters/lorand.py',
 ]
 model = dict(
     data_preprocessor=dict(to_rgb=False),
-    backbone=dict(adapter=dict(**_base_.adapter, branches=4, rank=35, sites=('after_channel_mixer', ))),
+    backbone=dict(adapter=dict(type='mmparax.LoRand', branches=4, rank=35, sites=('after_channel_mixer', ))),
     head=dict(num_classes=10))

@@ -6,7 +6,6 @@ _base_ = [
     '../_base_/datasets/ade20k_512x512.py',
     '../_base_/schedules/ade20k_160k_accumulate8.py',
     '../_base_/default_runtime_seg.py',
-    '../_base_/adapters/adaroute.py',
 ]
-model = dict(backbone=dict(adapter=_base_.adapter, with_cp=True))
+model = dict(backbone=dict(adapter=dict(type='mmparax.AdaRoute'), with_cp=True))
 train_dataloader = dict(batch_size=2)

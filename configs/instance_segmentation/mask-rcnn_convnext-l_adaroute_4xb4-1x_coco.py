@@ -4,6 +4,5 @@ _base_ = [
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/coco_1x_best-bbox.py',
     '../_base_/default_runtime_det.py',
-    '../_base_/adapters/adaroute.py',
 ]
-model = dict(backbone=dict(adapter=_base_.adapter))
+model = dict(backbone=dict(adapter=dict(type='mmparax.AdaRoute')))

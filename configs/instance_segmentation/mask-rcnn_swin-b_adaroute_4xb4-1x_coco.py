@@ -1,10 +1,9 @@
 # tools/dist_train.sh configs/instance_segmentation/mask-rcnn_swin-b_adaroute_4xb4-1x_coco.py 4
-# Only this cell has adapters that start near the identity and no scale on the shortcut.
+# Only this table entry has adapters that start near the identity and no scale on the shortcut.
 _base_ = [
     '../_base_/models/mask-rcnn_swin-b.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/coco_1x_best-bbox.py',
     '../_base_/default_runtime_det.py',
-    '../_base_/adapters/adaroute.py',
 ]
-model = dict(backbone=dict(adapter=dict(**_base_.adapter, layer_scale_init=1e-5, shortcut_scale=False)))
+model = dict(backbone=dict(adapter=dict(type='mmparax.AdaRoute', layer_scale_init=1e-5, shortcut_scale=False)))

@@ -1,10 +1,9 @@
 # tools/dist_train.sh configs/instance_segmentation/mask-rcnn_swin-b_full_4xb4-1x_coco.py 4
-# Not published as a file: the recipe of its AdaRoute cell is assumed.
+# Not published as a file: AdaRoute's recipe for this backbone is assumed.
 _base_ = [
     '../_base_/models/mask-rcnn_swin-b.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/coco_1x_best-bbox.py',
     '../_base_/default_runtime_det.py',
-    '../_base_/adapters/full.py',
 ]
-model = dict(backbone=dict(adapter=_base_.adapter))
+model = dict(backbone=dict(adapter=None))

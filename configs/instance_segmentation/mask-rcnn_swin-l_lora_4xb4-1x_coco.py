@@ -1,10 +1,9 @@
 # tools/dist_train.sh configs/instance_segmentation/mask-rcnn_swin-l_lora_4xb4-1x_coco.py 4
-# Not published as a file: the recipe of its AdaRoute cell is assumed.
+# Not published as a file: AdaRoute's recipe for this backbone is assumed.
 _base_ = [
     '../_base_/models/mask-rcnn_swin-l.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/coco_1x_best-bbox.py',
     '../_base_/default_runtime_det.py',
-    '../_base_/adapters/lora.py',
 ]
-model = dict(backbone=dict(adapter=dict(**_base_.adapter, rank=112)))
+model = dict(backbone=dict(adapter=dict(type='mmparax.LoRA', rank=112)))

@@ -1,10 +1,9 @@
 # tools/dist_train.sh configs/panoptic_segmentation/panoptic-fpn_convnext-l_mona_4xb4-1x_coco.py 4
-# Not published as a file: the recipe of its AdaRoute cell is assumed.
+# Not published as a file: AdaRoute's recipe for this backbone is assumed.
 _base_ = [
     '../_base_/models/panoptic-fpn_convnext-l.py',
     '../_base_/datasets/coco_panoptic.py',
     '../_base_/schedules/coco_1x.py',
     '../_base_/default_runtime_det.py',
-    '../_base_/adapters/mona.py',
 ]
-model = dict(backbone=dict(adapter=dict(**_base_.adapter, hidden_dim=144)))
+model = dict(backbone=dict(adapter=dict(type='mmparax.Mona', hidden_dim=144)))

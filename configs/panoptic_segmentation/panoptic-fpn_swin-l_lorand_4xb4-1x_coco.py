@@ -1,10 +1,9 @@
 # tools/dist_train.sh configs/panoptic_segmentation/panoptic-fpn_swin-l_lorand_4xb4-1x_coco.py 4
-# Not published as a file: the recipe of its AdaRoute cell is assumed.
+# Not published as a file: AdaRoute's recipe for this backbone is assumed.
 _base_ = [
     '../_base_/models/panoptic-fpn_swin-l.py',
     '../_base_/datasets/coco_panoptic.py',
     '../_base_/schedules/coco_1x.py',
     '../_base_/default_runtime_det.py',
-    '../_base_/adapters/lorand.py',
 ]
-model = dict(backbone=dict(adapter=dict(**_base_.adapter, branches=2, rank=37)))
+model = dict(backbone=dict(adapter=dict(type='mmparax.LoRand', branches=2, rank=37)))

@@ -4,7 +4,6 @@ _base_ = [
     '../_base_/datasets/ade20k_512x512.py',
     '../_base_/schedules/ade20k_160k.py',
     '../_base_/default_runtime_seg.py',
-    '../_base_/adapters/adaroute.py',
 ]
-model = dict(backbone=dict(adapter=_base_.adapter))
+model = dict(backbone=dict(adapter=dict(type='mmparax.AdaRoute')))
 optim_wrapper = dict(optimizer=dict(lr=3e-4))

@@ -1,4 +1,4 @@
-# The painted scenes of tools/dataset_tools/make_scenes.py in COCO's panoptic layout: digits on textured surfaces.
+# The synthetic scenes of tools/dataset_tools/make_scenes.py in COCO's panoptic layout: digits on textured surfaces.
 data_root = 'data/scenes'
 metainfo = dict(
     classes=('digit 0', 'digit 1', 'digit 2', 'digit 3', 'digit 4', 'digit 5', 'digit 6', 'digit 7', 'digit 8', 'digit 9',

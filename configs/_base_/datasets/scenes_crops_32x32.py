@@ -1,4 +1,4 @@
-# Crops of the painted scenes of tools/dataset_tools/make_scenes.py: a folder for each class.
+# Crops of the synthetic scenes of tools/dataset_tools/make_scenes.py: a folder for each class.
 data_root = 'data/scenes'
 # In alphabetical order: classes are numbered by the sorted names of their folders.
 metainfo = dict(

@@ -1,26 +1,11 @@
-# Panoptic FPN with Swin-B: Mask R-CNN and a semantic head on the same pyramid.
-_base_ = './mask-rcnn_swin-b.py'
+# Panoptic FPN with Swin-B, ImageNet-22K weights at 224x224 (Microsoft's file).
+_base_ = './panoptic-fpn.py'
 model = dict(
-    type='PanopticFPN',
-    data_preprocessor=dict(mask_pad_value=0, pad_seg=True, seg_pad_value=255),
-    backbone=dict(drop_path_rate=0.3),
-    # start_level=0 also means that the loss is taken at 1/4 of the input size.
-    semantic_head=dict(
-        type='PanopticFPNHead',
-        num_things_classes=80,
-        num_stuff_classes=53,
-        in_channels=256,
-        inner_channels=128,
-        start_level=0,
-        end_level=4,
-        norm_cfg=dict(type='GN', num_groups=32, requires_grad=True),
-        conv_cfg=None,
-        loss_seg=dict(type='CrossEntropyLoss', ignore_index=255, loss_weight=0.5)),
-    panoptic_fusion_head=dict(type='HeuristicFusionHead', num_things_classes=80, num_stuff_classes=53),
-    test_cfg=dict(
-        rcnn=dict(
-            score_thr=0.6,
-            nms=dict(type='nms', iou_threshold=0.5, class_agnostic=True),
-            max_per_img=100,
-            mask_thr_binary=0.5),
-        panoptic=dict(mask_overlap=0.5, stuff_area_limit=4096)))
+    backbone=dict(
+        type='mmparax.AdaptedSwin',
+        arch='base',
+        out_indices=(0, 1, 2, 3),
+        drop_path_rate=0.3,
+        base_checkpoint='https://github.com/SwinTransformer/storage/releases/download/v1.0.0/'
+        'swin_base_patch4_window7_224_22k.pth'),
+    neck=dict(in_channels=[128, 256, 512, 1024]))

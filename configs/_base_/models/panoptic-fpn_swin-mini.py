@@ -1,34 +1,11 @@
-# Panoptic FPN with the small Swin that ships with mmparax, for the ten digits and five surfaces of the scenes. The smallest
-# surface that is kept has 256 pixels, the same part of an image as COCO's 4096, and digits count from a score of 0.3 instead
-# of 0.6: after a few minutes of training few are surer.
-_base_ = './mask-rcnn_convnext-mini.py'
+# Panoptic FPN with the mini Swin that ships with mmparax (pre-trained on rendered letters and shapes).
+_base_ = './panoptic-fpn-mini.py'
 model = dict(
-    type='PanopticFPN',
-    data_preprocessor=dict(mask_pad_value=0, pad_seg=True, seg_pad_value=255),
     backbone=dict(
-        _delete_=True,
         type='mmparax.AdaptedSwin',
         arch=dict(embed_dims=24, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]),
         window_size=4,
         out_indices=(0, 1, 2, 3),
         drop_path_rate=0.,
         base_checkpoint='mmparax://swin_mini_glyphs.safetensors'),
-    semantic_head=dict(
-        type='PanopticFPNHead',
-        num_things_classes=10,
-        num_stuff_classes=5,
-        in_channels=48,
-        inner_channels=32,
-        start_level=0,
-        end_level=4,
-        norm_cfg=dict(type='GN', num_groups=8, requires_grad=True),
-        conv_cfg=None,
-        loss_seg=dict(type='CrossEntropyLoss', ignore_index=255, loss_weight=0.5)),
-    panoptic_fusion_head=dict(type='HeuristicFusionHead', num_things_classes=10, num_stuff_classes=5),
-    test_cfg=dict(
-        rcnn=dict(
-            score_thr=0.3,
-            nms=dict(type='nms', iou_threshold=0.5, class_agnostic=True),
-            max_per_img=20,
-            mask_thr_binary=0.5),
-        panoptic=dict(mask_overlap=0.5, stuff_area_limit=256)))
+    neck=dict(in_channels=[24, 48, 96, 192]))

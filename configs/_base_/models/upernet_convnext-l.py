@@ -1,8 +1,11 @@
 # UperNet with ConvNeXt-L, ImageNet-22K weights at 224x224 (Meta's file).
-_base_ = './upernet_convnext-b.py'
+_base_ = './upernet.py'
 model = dict(
     backbone=dict(
+        type='mmparax.AdaptedConvNeXt',
         arch='large',
+        out_indices=(0, 1, 2, 3),
+        gap_before_final_norm=False,
         drop_path_rate=0.35,
         base_checkpoint='https://dl.fbaipublicfiles.com/convnext/convnext_large_22k_224.pth'),
     decode_head=dict(in_channels=[192, 384, 768, 1536]),

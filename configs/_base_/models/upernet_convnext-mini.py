@@ -1,11 +1,12 @@
-# UperNet with the small ConvNeXt that ships with mmparax, for the 15 classes of the scenes.
-_base_ = './upernet_swin-mini.py'
+# UperNet with the mini ConvNeXt that ships with mmparax (pre-trained on rendered letters and shapes).
+_base_ = './upernet-mini.py'
 model = dict(
     backbone=dict(
-        _delete_=True,
         type='mmparax.AdaptedConvNeXt',
         arch=dict(depths=[2, 2, 4, 2], channels=[24, 48, 96, 192]),
         out_indices=(0, 1, 2, 3),
         gap_before_final_norm=False,
         drop_path_rate=0.,
-        base_checkpoint='mmparax://convnext_mini_glyphs.safetensors'))
+        base_checkpoint='mmparax://convnext_mini_glyphs.safetensors'),
+    decode_head=dict(in_channels=[24, 48, 96, 192]),
+    auxiliary_head=dict(in_channels=96))

@@ -1,9 +1,8 @@
-# python tools/train.py configs/examples/upernet_swin-mini_full_1xb8-500_scenes-128x128.py
+# python tools/train.py configs/quickstart/upernet_swin-mini_full_1xb8-500_scenes-128x128.py
 _base_ = [
     '../_base_/models/upernet_swin-mini.py',
     '../_base_/datasets/scenes_seg_128x128.py',
     '../_base_/schedules/scenes_seg.py',
     '../_base_/default_runtime_seg.py',
-    '../_base_/adapters/full.py',
 ]
-model = dict(backbone=dict(adapter=_base_.adapter))
+model = dict(backbone=dict(adapter=None))

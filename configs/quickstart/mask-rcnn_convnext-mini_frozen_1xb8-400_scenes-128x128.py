@@ -1,9 +1,8 @@
-# python tools/train.py configs/examples/mask-rcnn_convnext-mini_frozen_1xb8-400_scenes-128x128.py
+# python tools/train.py configs/quickstart/mask-rcnn_convnext-mini_frozen_1xb8-400_scenes-128x128.py
 _base_ = [
     '../_base_/models/mask-rcnn_convnext-mini.py',
     '../_base_/datasets/scenes_coco_instance_128x128.py',
     '../_base_/schedules/scenes_det.py',
     '../_base_/default_runtime_det.py',
-    '../_base_/adapters/frozen.py',
 ]
-model = dict(backbone=dict(adapter=_base_.adapter))
+model = dict(backbone=dict(adapter=dict(type='mmparax.Frozen')))

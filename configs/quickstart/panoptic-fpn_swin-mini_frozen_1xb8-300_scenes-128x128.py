@@ -1,9 +1,8 @@
-# python tools/train.py configs/examples/panoptic-fpn_swin-mini_full_1xb8-300_scenes-128x128.py
+# python tools/train.py configs/quickstart/panoptic-fpn_swin-mini_frozen_1xb8-300_scenes-128x128.py
 _base_ = [
     '../_base_/models/panoptic-fpn_swin-mini.py',
     '../_base_/datasets/scenes_coco_panoptic_128x128.py',
     '../_base_/schedules/scenes_panoptic.py',
     '../_base_/default_runtime_det.py',
-    '../_base_/adapters/full.py',
 ]
-model = dict(backbone=dict(adapter=_base_.adapter))
+model = dict(backbone=dict(adapter=dict(type='mmparax.Frozen')))

@@ -1,2 +1,0 @@
-# Full fine-tuning: everything trains.
-adapter = None

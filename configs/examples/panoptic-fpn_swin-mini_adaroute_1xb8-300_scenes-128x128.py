@@ -1,9 +1,0 @@
-# python tools/train.py configs/examples/panoptic-fpn_swin-mini_adaroute_1xb8-300_scenes-128x128.py
-_base_ = [
-    '../_base_/models/panoptic-fpn_swin-mini.py',
-    '../_base_/datasets/scenes_coco_panoptic_128x128.py',
-    '../_base_/schedules/scenes_panoptic.py',
-    '../_base_/default_runtime_det.py',
-    '../_base_/adapters/adaroute.py',
-]
-model = dict(backbone=dict(adapter=dict(**_base_.adapter, hidden_dim=16)))

@@ -1,9 +1,0 @@
-# python tools/train.py configs/examples/upernet_swin-mini_adaroute_1xb8-500_scenes-128x128.py
-_base_ = [
-    '../_base_/models/upernet_swin-mini.py',
-    '../_base_/datasets/scenes_seg_128x128.py',
-    '../_base_/schedules/scenes_seg.py',
-    '../_base_/default_runtime_seg.py',
-    '../_base_/adapters/adaroute.py',
-]
-model = dict(backbone=dict(adapter=dict(**_base_.adapter, hidden_dim=16)))

@@ -1,9 +1,0 @@
-# python tools/train.py configs/examples/vit-mini_adaroute_1xb32-800_scenes-32x32.py
-_base_ = [
-    '../_base_/models/vit-mini.py',
-    '../_base_/datasets/scenes_crops_32x32.py',
-    '../_base_/schedules/scenes_cls.py',
-    '../_base_/default_runtime_cls.py',
-    '../_base_/adapters/adaroute.py',
-]
-model = dict(backbone=dict(adapter=dict(**_base_.adapter, hidden_dim=16)))

@@ -1,0 +1,8 @@
+# python tools/train.py configs/quickstart/mask-rcnn_convnext-mini_full_1xb8-400_scenes-128x128.py
+_base_ = [
+    '../_base_/models/mask-rcnn_convnext-mini.py',
+    '../_base_/datasets/scenes_coco_instance_128x128.py',
+    '../_base_/schedules/scenes_det.py',
+    '../_base_/default_runtime_det.py',
+]
+model = dict(backbone=dict(adapter=None))

@@ -1,0 +1,8 @@
+# python tools/train.py configs/quickstart/vit-mini_adaroute_1xb32-800_scenes-32x32.py
+_base_ = [
+    '../_base_/models/vit-mini.py',
+    '../_base_/datasets/scenes_crops_32x32.py',
+    '../_base_/schedules/scenes_cls.py',
+    '../_base_/default_runtime_cls.py',
+]
+model = dict(backbone=dict(adapter=dict(type='mmparax.AdaRoute', hidden_dim=16)))
