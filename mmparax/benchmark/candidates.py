@@ -3,21 +3,29 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmparax.adapters.base import build_method
+from mmparax import adapters
+from mmparax.adapters.base import Method, build_method
 from mmparax.backbones.adapted import AdaptedBackbone
 from mmparax.benchmark.plain_adapters import PlainAdaRoute, PlainMona
+from mmparax.config.shipped import read_config, resolve_config
 from mmparax.errors import ParameterError
-from mmparax.reproduce.entries import METHODS, Cell, paper_cells, root
-from mmparax.reproduce.tiny import TinyScale
 from mmparax.utils.signatures import keyword_names
 
 FULL = 'full'
 RANDOM_BASE = dict(base_checkpoint=None, allow_random_base=True)
 ALIASES = {'vit-b': 'vit-b16'}
+# Backbone -> the shipped configs that have it, with a place for the method.
+CONFIGS = {
+    **{backbone: f'semantic_segmentation/upernet_{backbone}_{{}}_4xb4-160k_ade20k-512x512.py'
+       for backbone in ('swin-b', 'swin-l', 'convnext-b', 'convnext-l')},
+    'vit-b16': 'classification/vit-b16_{}_4xb256-100e_cifar100.py',
+    'swin-mini': 'quickstart/upernet_swin-mini_{}_1xb8-500_scenes-128x128.py',
+    'convnext-mini': 'quickstart/mask-rcnn_convnext-mini_{}_1xb8-400_scenes-128x128.py',
+    'vit-mini': 'quickstart/vit-mini_{}_1xb32-800_scenes-32x32.py',
+}
 # Method -> the one whose size it has, and what is another.
 VARIANTS: Dict[str, Tuple[str, Dict[str, Any]]] = {
     'adaroute-no-conv': ('adaroute', dict(kernel_sizes=())),
@@ -57,23 +65,19 @@ class Contender:
         return ', '.join(filter(None, (self.method, attention, self.ops and f'{self.ops} ops', self.dtype)))
 
 
-@functools.lru_cache(None)
-def cells() -> Dict[Tuple[str, str], Tuple[Cell, Optional[TinyScale]]]:
-    """(backbone, method) -> the cell that has its size, from Tables 1 and 4, and the scale if it is a small one."""
-    tiny = TinyScale()
-    found = [(cell, None) for cell in paper_cells()] + [(cell, tiny) for cell in tiny.cells]
-    return {(cell.backbone, METHODS[cell.method]): (cell, scale) for cell, scale in found
-            if cell.table in (1, 4) and cell.method in METHODS}
+def method_classes() -> Dict[str, str]:
+    """Name of a method, which is that of its file in ``mmparax/adapters``, -> name of its class."""
+    classes = [value for value in vars(adapters).values() if isinstance(value, type) and issubclass(value, Method)]
+    return {cls.__module__.rpartition('.')[2]: cls.__name__ for cls in classes if cls is not Method}
 
 
 def method_names() -> List[str]:
-    """All that can be compared: what configs/_base_/adapters has, and the variants."""
-    shipped = sorted(path.stem for path in (root() / 'configs' / '_base_' / 'adapters').glob('*.py'))
-    return [FULL, *(name for name in shipped if name != FULL), *VARIANTS]
+    """All that can be compared: full fine-tuning, every method, and the variants."""
+    return [FULL, *sorted(method_classes()), *VARIANTS]
 
 
 def backbone_names() -> List[str]:
-    return list(dict.fromkeys(backbone for backbone, _ in cells()))
+    return list(CONFIGS)
 
 
 def check_names(option: str, values: Sequence[str], known: Sequence[str]) -> List[str]:
@@ -86,23 +90,18 @@ def check_names(option: str, values: Sequence[str], known: Sequence[str]) -> Lis
 
 def backbone_config(backbone: str) -> Dict[str, Any]:
     """The backbone of a shipped config, random and without adapter."""
-    cell, scale = cells()[backbone, FULL]
-    config = scale.recipe(cell) if scale else Config.fromfile(root() / 'configs' / cell.config)
-    backbone_cfg = config.model.backbone.to_dict()
-    return {**{name: value for name, value in backbone_cfg.items() if name != 'adapter'}, **RANDOM_BASE}
+    config = read_config(CONFIGS[backbone].format(FULL)).model.backbone.to_dict()
+    return {**{name: value for name, value in config.items() if name != 'adapter'}, **RANDOM_BASE}
 
 
 def adapter_config(backbone: str, method: str) -> Optional[Dict[str, Any]]:
     """The adapter of a method in the size that the shipped configs give it on a backbone; else with its defaults."""
     base, changes = VARIANTS.get(method, (method, {}))
-    if (backbone, base) in cells():
-        cell, scale = cells()[backbone, base]
-        if scale:
-            adapter = scale.adapter(cell)
-        else:
-            adapter = Config.fromfile(root() / 'configs' / cell.config).model.backbone.adapter
+    config = CONFIGS[backbone].format(base)
+    if resolve_config(config).is_file():
+        adapter = read_config(config).model.backbone.adapter
     else:
-        adapter = Config.fromfile(root() / 'configs' / '_base_' / 'adapters' / f'{base}.py').adapter
+        adapter = dict(type=f'mmparax.{method_classes()[base]}')
     return None if adapter is None else {**dict(adapter), **changes}
 
 

@@ -1,12 +1,11 @@
 """Reads config files."""
-import copy
 import os
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from mmengine.config import Config
 
-from mmparax.errors import InputError, MissingFileError, ParameterError
+from mmparax.errors import InputError, MissingFileError
 
 
 def load_config(path: str, options: Optional[Mapping[str, Any]] = None, work_dir: Optional[str] = None, launcher: str = 'none',
@@ -27,15 +26,10 @@ def load_config(path: str, options: Optional[Mapping[str, Any]] = None, work_dir
     os.environ.setdefault('LOCAL_RANK', given or str(local_rank))
     if not Path(path).is_file():
         raise MissingFileError(f'the config {path!r} does not exist; the shipped ones are below configs/.')
-    for name in options or {}:
-        if name.split('.')[0] == 'adapter':  # copied into the model when the file is read: changing it has no effect
-            raise ParameterError('--cfg-options', name, 'it would be ignored', f'Use model.backbone.{name}=...')
     try:
         cfg = Config.fromfile(path)
         if options is not None:
             cfg.merge_from_dict(options)
-            if 'adapter' in cfg and any(name.startswith('model.backbone.adapter') for name in options):
-                cfg.adapter = copy.deepcopy(cfg.model.backbone.get('adapter'))  # what the command line says is meant
     except (FileNotFoundError, KeyError, TypeError, SyntaxError) as error:
         raise InputError(f'the config {path!r} could not be read ({type(error).__name__}: {error}). Two base '
                              'configs that set the same name, or a dict that replaces None or another type, need '

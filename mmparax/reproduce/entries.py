@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from mmparax.errors import MissingFileError, ParameterError
+from mmparax.errors import ParameterError
 
-PACKAGE = Path(__file__).resolve().parents[1]
 METHODS = {'Full-tuning': 'full', 'VPT': 'vpt', 'LoRA': 'lora', 'AdaptFormer': 'adaptformer', 'LoRand': 'lorand',
            'Mona': 'mona', 'AdaRoute': 'adaroute'}  # the paper's name -> in the names of configs
 BACKBONES = {'swin-b': 'Swin-B', 'swin-l': 'Swin-L', 'convnext-b': 'ConvNeXt-B', 'convnext-l': 'ConvNeXt-L',
@@ -90,15 +89,6 @@ class Cell:
 
     def __str__(self) -> str:
         return f'Table {self.table}, {self.backbone}, {self.row}' + (f', {self.dataset}' if self.table == 4 else '')
-
-
-def root() -> Path:
-    """The folder that holds ``configs`` and ``tools``: the repository, or ``.mim`` of an installed package."""
-    for folder in (PACKAGE.parent, PACKAGE / '.mim'):
-        if (folder / 'tools' / 'train.py').is_file() and (folder / 'configs').is_dir():
-            return folder
-    raise MissingFileError(f'configs/ and tools/ are neither in {str(PACKAGE.parent)!r} nor in the installed package: install '
-                           'mmparax from its repository.')
 
 
 def published_numbers() -> Dict[str, Any]:

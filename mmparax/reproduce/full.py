@@ -5,9 +5,10 @@ from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config
 
+from mmparax.config.shipped import read_config, resolve_config
 from mmparax.errors import ParameterError
 from mmparax.reproduce.counts import ParameterCounts
-from mmparax.reproduce.entries import Cell, paper_cells, root
+from mmparax.reproduce.entries import Cell, paper_cells
 from mmparax.reproduce.settings import content, fingerprint
 
 
@@ -29,7 +30,7 @@ class FullScale:
 
     def config(self, cell: Cell) -> Config:
         if cell.config not in self._configs:
-            self._configs[cell.config] = Config.fromfile(root() / 'configs' / cell.config)
+            self._configs[cell.config] = read_config(cell.config)
         return self._configs[cell.config]
 
     def parameters(self, cell: Cell) -> int:
@@ -47,7 +48,7 @@ class FullScale:
 
     def config_file(self, cell: Cell, seed: int, folder: Path) -> Path:
         """The shipped config."""
-        return root() / 'configs' / cell.config
+        return resolve_config(cell.config)
 
     def write_config(self, cell: Cell, seed: int, folder: Path) -> None:
         """Nothing: the shipped config is run as it is."""

@@ -14,8 +14,9 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 import torch
 
 from mmparax import errors
+from mmparax.config.shipped import find_root
 from mmparax.errors import StorageError, UserError
-from mmparax.reproduce.entries import Cell, root
+from mmparax.reproduce.entries import Cell
 from mmparax.reproduce.full import FullScale
 from mmparax.reproduce.process import StepFailed, run_script
 from mmparax.reproduce.settings import as_arguments, code_version
@@ -37,7 +38,7 @@ class Launch:
 
     def command(self, script: str, name: str, arguments: Sequence[str], options: Sequence[str]) -> List[str]:
         """The words that start ``script`` ('train' or 'test') with its positional arguments and its options."""
-        tools = root() / 'tools'
+        tools = find_root() / 'tools'
         if self.launcher == 'none':
             return [sys.executable, str(tools / f'{script}.py'), *arguments, *options]
         if self.launcher == 'pytorch':

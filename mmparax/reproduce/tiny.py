@@ -7,8 +7,9 @@ from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config
 
+from mmparax.config.shipped import read_config, resolve_config
 from mmparax.reproduce.counts import ParameterCounts, nearest_width
-from mmparax.reproduce.entries import ABLATIONS, METHODS, TABLES, Cell, paper_cells, root
+from mmparax.reproduce.entries import ABLATIONS, METHODS, TABLES, Cell, paper_cells
 from mmparax.reproduce.settings import content, data_options, fingerprint, length_options
 from mmparax.weights.sources import locate
 
@@ -90,8 +91,7 @@ class TinyScale:
         """Model, data and schedule, without an adapter."""
         model = '_'.join(filter(None, (TABLES[cell.table].head, cell.backbone)))
         if model not in self._recipes:
-            base = root() / 'configs' / '_base_'
-            files = [str(base / f'{part}.py') for part in (f'models/{model}', *PARTS[cell.task])]
+            files = [str(resolve_config(f'_base_/{part}.py')) for part in (f'models/{model}', *PARTS[cell.task])]
             self._recipes[model] = Config.fromstring(f'_base_ = {files!r}\n', '.py')
         return self._recipes[model]
 
@@ -104,7 +104,7 @@ class TinyScale:
     def _sized(self, cell: Cell) -> Optional[Dict[str, Any]]:
         if cell.method == FROZEN:
             return dict(type='mmparax.Frozen')
-        full = Config.fromfile(root() / 'configs' / cell.papers[0].config).model.backbone.adapter
+        full = read_config(cell.papers[0].config).model.backbone.adapter
         adapter = None if full is None else full.to_dict()
         if cell.table > 4:
             adapter['hidden_dim'] = adapter.get('hidden_dim', PAPERS_WIDTH) * WIDTH // PAPERS_WIDTH

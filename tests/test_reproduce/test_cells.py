@@ -3,9 +3,10 @@ from collections import Counter
 
 import pytest
 
+from mmparax.config.shipped import resolve_config
 from mmparax.errors import InputError
 from mmparax.reproduce.counts import ParameterCounts
-from mmparax.reproduce.entries import TABLES, paper_cells, published_average, published_numbers, root, select
+from mmparax.reproduce.entries import TABLES, paper_cells, published_average, published_numbers, select
 from mmparax.reproduce.full import FullScale
 from mmparax.reproduce.settings import code, content, fingerprint
 from mmparax.reproduce.tiny import BLOCKS, TinyScale, tiny_cells
@@ -23,7 +24,7 @@ def test_every_cell_of_the_paper_is_there_with_a_config_and_its_published_number
     cells = paper_cells()
     assert Counter(cell.table for cell in cells) == CELLS
     for cell in cells:
-        assert (root() / 'configs' / cell.config).is_file(), cell.config
+        assert resolve_config(cell.config).is_file(), cell.config
         assert tuple(cell.published) == cell.metrics
         assert all(0 < value < 100 for value in cell.published.values())
         assert (cell.params_published is None) == (cell.table in (6, 8, 9, 10))

@@ -44,7 +44,7 @@ def parse_args(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
         description='Time the training step (forward, backward, optimizer) and the inference of a backbone with each method '
         'on random data, side by side in one run, and measure memory. "full" is the toolbox\'s own backbone in which '
         'everything trains; plain-adaroute and plain-mona are the two written plainly, for comparison. Sizes are those of '
-        'the shipped configs.')
+        'the shipped configs; a method without a config for the backbone has its defaults.')
     parser.add_argument('--preset', choices=list(PRESETS), help="settings that other options change. cpu: Swin-B and "
                         "ConvNeXt-B at 320x320, under 5 minutes on 2 cores; table11: the paper's Table 11, for a GPU")
     what = parser.add_argument_group('what')
