@@ -10,31 +10,9 @@ from torch import Tensor, nn
 
 from mmparax.backbones.adapted import BASE, adapted_backbones
 from mmparax.checkpoint.compatibility import check_head, check_method, no_head, split_names
-from mmparax.checkpoint.fingerprint import check_fingerprint, fingerprint, plain
+from mmparax.checkpoint.fingerprint import check_fingerprint, fingerprint
 from mmparax.errors import InputError, TrainingError
 from mmparax.weights.adapter_file import description
-
-
-def check_adapter_option(cfg: Mapping[str, Any]) -> None:
-    """Check that the top-level ``adapter`` of a config is the one that its model has.
-
-    Leaf configs copy ``adapter`` into the model when the file is read; a later change of ``adapter`` has no effect. More
-    options in the model than in ``adapter`` are fine.
-
-    Raises:
-        InputError: if they differ.
-    """
-    if 'adapter' not in cfg or 'backbone' not in (cfg.get('model') or {}):
-        return
-    wanted, built = plain(cfg['adapter']), plain(cfg['model']['backbone'].get('adapter'))
-    if isinstance(wanted, dict) and isinstance(built, dict):
-        other = [name for name, value in wanted.items() if name not in built or built[name] != value]
-    else:
-        other = [] if wanted == built else ['type']
-    if other:
-        raise InputError(f'the config has adapter={wanted!r}, but model.backbone.adapter={built!r}, which is what would '
-                             f'train: they differ in {", ".join(other)}. Change model.backbone.adapter, or choose the method '
-                             'by its file in configs/_base_/adapters.')
 
 
 def check_resumable(checkpoint: Mapping[str, Any], source: str) -> None:

@@ -65,7 +65,6 @@ class PEFTHook(Hook):
     # ---- before training ----
 
     def before_run(self, runner: Runner) -> None:
-        run_checks.check_adapter_option(runner.cfg)
         if runner.cfg.get('activation_checkpointing'):
             raise ParameterError('activation_checkpointing', runner.cfg.activation_checkpointing, "mmengine's recomputation loses "
                             'the gradients of adapters behind a frozen stem', 'Use model.backbone.with_cp=True.')

@@ -113,15 +113,6 @@ def test_a_stock_checkpoint_hook_is_named(run):
     assert "type='mmparax.CheckpointHook' in default_hooks.checkpoint" in text
 
 
-def test_the_adapter_of_the_config_is_the_one_that_trains(run):
-    run(cfg=dict(adapter=dict(type='mmparax.AdaRoute')), adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), folder='more')
-    for adapter, model in ((dict(type='mmparax.AdaRoute', hidden_dim=8), dict(type='mmparax.AdaRoute', hidden_dim=4)),
-                           (dict(type='mmparax.Frozen'), dict(type='mmparax.AdaRoute', hidden_dim=4)),
-                           (None, dict(type='mmparax.Frozen')), (dict(type='mmparax.Frozen'), None)):
-        with pytest.raises(ValueError, match='the config has adapter=.*which is what would train.*_base_/adapters'):
-            run_checks.check_adapter_option(ConfigDict(adapter=adapter, model=dict(backbone=dict(adapter=model))))
-
-
 def test_an_unused_parameter_is_named(run):
     def add(runner):
         runner.model.decode_head.spare = nn.Parameter(torch.ones(3))

@@ -13,7 +13,7 @@ from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.doctor import Doctor, verdict
 
 ROOT = Path(__file__).parents[2]
-CONFIG = next((ROOT / 'configs' / 'examples').glob('upernet_swin-mini_adaroute*'))
+CONFIG = next((ROOT / 'configs' / 'quickstart').glob('upernet_swin-mini_adaroute*'))
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +117,7 @@ def test_full_fine_tuning_and_a_frozen_base_are_ready(folder, monkeypatch):
     monkeypatch.chdir(folder)
     for adapter in (None, dict(type='mmparax.Frozen')):
         cfg = Config.fromfile(CONFIG)
-        cfg.model.backbone.adapter = cfg.adapter = adapter
+        cfg.model.backbone.adapter = adapter
         findings = Doctor(cfg).examine()
         ready, sentence = verdict(findings)
         assert ready, findings

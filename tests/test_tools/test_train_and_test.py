@@ -22,7 +22,7 @@ from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.weights.reader import read_weights
 
 ROOT = Path(__file__).parents[2]
-CONFIG = str(ROOT / 'configs' / 'examples' / 'upernet_swin-mini_adaroute_1xb8-500_scenes-128x128.py')
+CONFIG = str(ROOT / 'configs' / 'quickstart' / 'upernet_swin-mini_adaroute_1xb8-500_scenes-128x128.py')
 
 
 def call(script, *arguments, **options):
@@ -101,8 +101,6 @@ ERRORS = {
     'no resume file': (('train.py', CONFIG, '--resume', 'absent.pth'), "checkpoint 'absent.pth' does not exist"),
     'no base config': (('train.py', 'stray.py'), "'stray.py' could not be read"),
     'no scale': (('train.py', CONFIG, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'), 'auto_scale_lr=dict'),
-    'option without effect': (('train.py', CONFIG, '--cfg-options', 'adapter.hidden_dim=3'),
-                              'model.backbone.adapter.hidden_dim'),
     'bad adapter option': (('train.py', CONFIG, '--cfg-options', 'model.backbone.adapter.hidden_dim=0'), 'hidden_dim=0'),
     'no base': (('train.py', CONFIG, '--cfg-options', 'model.backbone.base_checkpoint=absent.pth'),
                 "base_checkpoint='absent.pth' does not exist"),
