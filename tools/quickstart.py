@@ -28,7 +28,7 @@ from mmparax.reproduce.settings import as_arguments, content, data_options, fing
 from mmparax.weights.sources import locate
 
 TOOLS = Path(__file__).resolve().parent
-EXAMPLES = TOOLS.parent / 'configs' / 'examples'
+FOLDER = TOOLS.parent / 'configs' / 'quickstart'
 CONFIGS = dict(
     segmentation='upernet_swin-mini_{}_1xb8-500_scenes-128x128.py',
     detection='mask-rcnn_convnext-mini_{}_1xb8-400_scenes-128x128.py',
@@ -59,7 +59,7 @@ def call(script: str, log: Path, total: int, label: str, *arguments: str) -> str
 
 def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     """Train and evaluate one method with one seed; a finished run is not repeated."""
-    config = str(EXAMPLES / CONFIGS[args.task].format(method))
+    config = str(FOLDER / CONFIGS[args.task].format(method))
     cfg = Config.fromfile(config)
     iterations = args.iterations or cfg.train_cfg.max_iters
     work_dir = Path(args.work_dir) / args.task / f'{method}_seed{seed}'

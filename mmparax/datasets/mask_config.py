@@ -10,7 +10,7 @@ from mmparax.errors import check_choice, check_int
 # What generated configs are made of: name -> (base config, usual number of iterations, validations).
 RECIPES = {
     'swin-b': ('semantic_segmentation/upernet_swin-b_adaroute_4xb4-160k_ade20k-512x512.py', 8000, 10),
-    'swin-mini': ('examples/upernet_swin-mini_adaroute_1xb8-500_scenes-128x128.py', 500, 2),
+    'swin-mini': ('quickstart/upernet_swin-mini_adaroute_1xb8-500_scenes-128x128.py', 500, 2),
 }
 LINE = 127  # longest line
 

@@ -27,7 +27,7 @@ class ParameterCounts:
 
     def __init__(self, cache: Optional[Path] = None):
         self.cache = (cache or CACHE).expanduser()
-        self.source = fingerprint(package_source('adapters', 'backbones', 'analysis/parameters.py', 'analysis/meta.py'),
+        self.source = fingerprint(package_source('adapters', 'backbones', 'utils/meta_device.py'),
                                   mmpretrain.__version__.encode())
         self.counts: Dict[str, int] = {}
         try:

@@ -43,7 +43,7 @@ def code(source: str) -> str:
 
 def code_version() -> str:
     """A digest of the code that a training's numbers depend on, besides its config, data and base."""
-    return fingerprint(package_source('adapters', 'backbones', 'ops', 'datasets', 'optim.py', 'hooks/data_order.py'))
+    return fingerprint(package_source('adapters', 'backbones', 'ops', 'datasets', 'optim.py'))
 
 
 def content(value: Any) -> bytes:

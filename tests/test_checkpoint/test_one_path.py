@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 def config(folder, base, work_dir):
     """UperNet's example with another base, so that its base is a file of this test; two iterations."""
-    cfg = Config.fromfile(next(CONFIGS.glob('examples/upernet_swin-mini_adaroute*')))
+    cfg = Config.fromfile(next(CONFIGS.glob('quickstart/upernet_swin-mini_adaroute*')))
     cfg.model.backbone = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4),
                               base_checkpoint=str(base), **{**TRUNK, 'out_indices': (0, 1, 2, 3)})
     cfg.model.decode_head.in_channels = [8, 16, 32, 64]

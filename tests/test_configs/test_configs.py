@@ -1,15 +1,18 @@
 """Every shipped config builds and runs are checked; the recipes are in test_recipes.py."""
+import ast
+import re
+
 import pytest
+from mmengine.config import Config
 from mmengine.registry import METRICS, TRANSFORMS, DefaultScope, init_default_scope
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from helpers.config_files import CONFIGS, LEAVES, build, load, optimizer_of
-from mmparax.analysis.meta import on_meta
-from mmparax.analysis.parameters import count_parameters
-from mmparax.datasets.scene_files import CROP_CLASSES
-from mmparax.datasets.scenes import CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES
-from mmparax.hooks.checks import check_adapter_option
-from mmparax.hooks.structure import check_class_counts, check_features
+from mmparax.backbones.parameters import count_parameters
+from mmparax.checks.model import check_class_counts, check_features
+from mmparax.datasets.synthetic.scenes import CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES
+from mmparax.datasets.synthetic.writers import CROP_CLASSES
+from mmparax.utils.meta_device import on_meta
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +21,25 @@ def scope_of_its_own():
     DefaultScope._instance_dict.clear()
 
 
-EXAMPLES = [path for path in LEAVES if path.parts[0] == 'examples']
+EXAMPLES = [path for path in LEAVES if path.parts[0] in ('examples', 'quickstart')]
+MODEL_FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob('_base_/models/*.py'))
+
+
+def bases_of(path):
+    """The shipped configs that a config names in ``_base_``, by their paths below ``configs``."""
+    found = []
+    for line in ast.parse((CONFIGS / path).read_text()).body:
+        if isinstance(line, ast.Assign) and line.targets[0].id == '_base_':
+            names = ast.literal_eval(line.value)
+            found += [names] if isinstance(names, str) else names
+    files = [CONFIGS / name[len('mmparax::'):] if name.startswith('mmparax::') else (CONFIGS / path).parent / name
+             for name in found if name.startswith('mmparax::') or '::' not in name]
+    return [file.resolve().relative_to(CONFIGS) for file in files]
+
+
+def method_of(cfg):
+    """The type of a config's method, None for full fine-tuning."""
+    return cfg.model.backbone.adapter and cfg.model.backbone.adapter.type
 
 
 @pytest.mark.parametrize('path', EXAMPLES, ids=str)
@@ -27,7 +48,7 @@ def test_examples_build(path):
     cfg = load(path)
     model = build(cfg)
     count = count_parameters(model)
-    assert count.head.parameters > 0 and count.trained > 0
+    assert count.head.parameters > 0 and count.trainable > 0
     check_features(model)
     check_class_counts(model, cfg.train_dataloader.dataset.get('metainfo') or {}, 'train_dataloader.dataset')
     in_optimizer = {id(parameter) for group in optimizer_of(cfg, model).param_groups for parameter in group['params']}
@@ -47,7 +68,6 @@ def test_pipelines_and_evaluators_build(path):
 def test_every_run_is_checked_and_resumable(path):
     cfg = load(path)
     assert cfg.default_hooks.checkpoint.type == 'mmparax.CheckpointHook' and dict(type='mmparax.PEFTHook') in cfg.custom_hooks
-    check_adapter_option(cfg)
 
 
 @pytest.mark.parametrize('path', LEAVES, ids=str)
@@ -55,6 +75,55 @@ def test_leaves_are_short_and_start_with_their_command(path):
     lines = (CONFIGS / path).read_text().splitlines()
     assert len(lines) <= 15
     assert f'configs/{path}' in lines[0] and lines[0].startswith('# ')
+
+
+@pytest.mark.parametrize('path', MODEL_FILES, ids=str)
+def test_a_model_file_inherits_from_frameworks_alone_and_names_no_adapter(path):
+    """A framework has no backbone: so no backbone's file inherits from another one's."""
+    assert 'adapter' not in load(path).model.get('backbone', {})
+    for base in bases_of(path):
+        assert base.parent == path.parent and 'backbone' not in load(base).model
+
+
+@pytest.mark.parametrize('path', [path for path in MODEL_FILES if path.stem.endswith(('swin-mini', 'convnext-mini', 'vit-mini'))],
+                         ids=str)
+def test_every_mini_model_builds(path):
+    """Those without a config here, too: tools/reproduce.py takes them."""
+    cfg = load(path)
+    init_default_scope({'EncoderDecoder': 'mmseg', 'ImageClassifier': 'mmpretrain'}.get(cfg.model.type, 'mmdet'))
+    check_features(build(cfg))
+
+
+@pytest.mark.parametrize('path', LEAVES, ids=str)
+def test_a_leaf_names_its_method_in_one_place(path):
+    """In ``model.backbone.adapter``, which the leaf sets itself, or a leaf of the same method that it inherits from."""
+    cfg = load(path)
+    assert 'adapter' not in cfg and 'adapter' in cfg.model.backbone
+    leaves = [base for base in bases_of(path) if base in LEAVES]
+    assert all(method_of(load(leaf)) == method_of(cfg) for leaf in leaves)
+    named_here = re.findall(r'adapter=(?:None|dict\(type=)', (CONFIGS / path).read_text())
+    assert len(named_here) == (0 if leaves else 1)
+
+
+@pytest.mark.parametrize('framework', ['faster-rcnn', 'retinanet'])
+def test_frameworks_of_detection_build_as_their_page_shows(framework, tmp_path):
+    page = (CONFIGS / 'object_detection' / 'README.md').read_text()
+    block = re.search(r'```python\n(.*?)```', page, re.S).group(1).replace('../_base_', str(CONFIGS / '_base_'))
+    if framework == 'faster-rcnn':
+        block = block.replace('models/retinanet', 'models/faster-rcnn')
+        for name, value in re.findall(r'`(out_indices|in_channels)=(.*?)`', page):
+            block = re.sub(rf'{name}=[(\[].*?[)\]]', f'{name}={value}', block)
+    (tmp_path / 'own.py').write_text(block)
+    cfg = Config.fromfile(tmp_path / 'own.py')
+    init_default_scope(cfg.default_scope)
+    model = build(cfg)
+    check_features(model)
+    assert (model.bbox_head if framework == 'retinanet' else model.roi_head.bbox_head).num_classes == 80
+    assert cfg.test_evaluator.metric == ['bbox'] and not model.with_mask
+    for transform in cfg.train_dataloader.dataset.pipeline:
+        TRANSFORMS.build(transform)
+    # That of the paper's dense tasks; RetinaNet has no norm on the output of the first stage.
+    assert count_parameters(model).trainable_in_backbone == 5_242_992 - (2 * 128 if framework == 'retinanet' else 0)
 
 
 def test_the_8_gb_example_is_the_same_recipe_in_smaller_portions():

@@ -6,7 +6,7 @@ from mmengine.hub import get_config
 from mmengine.infer import BaseInferencer
 
 from helpers.config_files import CONFIGS, LEAVES, load, metadata
-from mmparax.reproduce.cells import paper_cells
+from mmparax.reproduce.entries import paper_cells
 
 ROOT = CONFIGS.parent
 README = (ROOT / 'README.md').read_text()
@@ -52,9 +52,9 @@ ROWS = readme_rows()
 def test_readme_and_metafile_have_the_config(path):
     row, entry = ROWS[str(path)], metadata()[str(path)]
     meta, cells = entry['Metadata'], CELLS.get(str(path), [])
-    assert row['parameters, built'] == f"{meta['Trained Parameters in Backbone'] / 1e6:.3f}"
+    assert row['parameters, built'] == f"{meta['Trainable Parameters in Backbone'] / 1e6:.3f}"
     params = next((cell.params_published for cell in cells if cell.params_published), None)
-    assert meta.get('Published Trained Parameters in Backbone (M)') == params
+    assert meta.get('Published Trainable Parameters in Backbone (M)') == params
     assert row.get('parameters, published', '–') == ('–' if params is None else str(params))
     assert row.get('measured here', 'not run') == 'not run'
     for cell in cells:

@@ -9,10 +9,10 @@ from mmengine.registry import DATASETS, METRICS, init_default_scope
 from PIL import Image
 
 from helpers.config_files import CONFIGS, build
-from mmparax.analysis.data import check_datasets
-from mmparax.datasets.own_config import config_text
-from mmparax.datasets.own_masks import MaskSet
-from mmparax.hooks.structure import check_class_counts, check_features
+from mmparax.checks.data import check_datasets
+from mmparax.checks.model import check_class_counts, check_features
+from mmparax.datasets.mask_config import config_text
+from mmparax.datasets.masks import MaskSet
 
 PAGE = (CONFIGS.parent / 'docs' / 'own_data.md').read_text()
 BLOCKS = {re.search(r'configs/(\w+).py', block).group(1): block for block in re.findall(r'```python\n(# .*?)```', PAGE, re.S)}

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from helpers.config_files import LEAVES, build, build_backbone, load, of_metadata, optimizer_of
-from mmparax.analysis.parameters import count_parameters
-from mmparax.hooks.structure import check_features
+from mmparax.backbones.parameters import count_parameters
+from mmparax.checks.model import check_features
 
 BACKBONES = ('swin-b', 'swin-l', 'convnext-b', 'convnext-l')
 METHODS = ('adaroute', 'frozen', 'full')
@@ -27,7 +27,7 @@ BASELINES = {
 }
 DATA = {'cifar100': ('CIFAR100', 100), 'svhn': ('mmparax.SVHN', 10), 'food101': ('Food101', 101)}
 
-# Published trained parameters of the backbone in millions, and the exact ones where the method text has them.
+# Published trainable parameters of the backbone in millions, and the exact ones where the method text has them.
 PUBLISHED = {
     ('swin-b', 'adaroute'): 5.2, ('swin-l', 'adaroute'): 7.3, ('convnext-b', 'adaroute'): 6.5, ('convnext-l', 'adaroute'): 9.2,
     ('vit-b16', 'adaroute'): 3.9, ('swin-b', 'full'): 86.8, ('swin-l', 'full'): 195.0, ('convnext-b', 'full'): 87.6,
@@ -90,8 +90,8 @@ def check_head(cfg, model):
 
 def check_count(cfg, model, backbone, method, exact=None):
     count = count_parameters(model)
-    found = count.trained_in_backbone
-    assert found == of_metadata(cfg)['Trained Parameters in Backbone']
+    found = count.trainable_in_backbone
+    assert found == of_metadata(cfg)['Trainable Parameters in Backbone']
     if method == 'frozen':
         assert found == 2 * sum(WIDTHS.get(backbone, []))  # the output norms; ViT has none
         return
@@ -221,8 +221,8 @@ def check_coco(cfg, model, head, backbone):
 @pytest.mark.parametrize('backbone, count', [('convnext-b', 6_630_912), ('convnext-l', 9_403_200)])
 def test_released_variants_have_the_wider_router(backbone, count):
     released, ours = dense('upernet', backbone, 'adaroute', '_released'), dense('upernet', backbone, 'adaroute')
-    assert count_parameters(build(released)).trained_in_backbone == count
-    assert of_metadata(released)['Trained Parameters in Backbone'] == count
+    assert count_parameters(build(released)).trainable_in_backbone == count
+    assert of_metadata(released)['Trainable Parameters in Backbone'] == count
     assert released.model.backbone.pop('adapter') == dict(type='mmparax.AdaRoute', router_dim=24)
     assert released.model.backbone == {name: value for name, value in ours.model.backbone.items() if name != 'adapter'}
     for name in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'train_dataloader', 'test_dataloader'):
@@ -236,7 +236,7 @@ def test_classification_recipe(method, data):
     check_head(cfg, model)
     check_count(cfg, model, 'vit-b16', method)
     if method == 'adaroute':
-        assert round(count_parameters(model).trained_in_backbone / 1e6, 3) == 3.869
+        assert round(count_parameters(model).trainable_in_backbone / 1e6, 3) == 3.869
         assert all(list(block.adapters) == ['after_token_mixer', 'after_channel_mixer'] for block in model.backbone.layers)
     kind, classes = DATA[data]
     assert cfg.model.backbone.base_checkpoint.endswith('/' + BASES['vit-b16'])
@@ -328,9 +328,9 @@ def test_ablation(variant):
     cfg = load(f'ablations/{DEFAULT}{variant}.py')
     assert cfg.model.backbone.adapter == dict(type='mmparax.AdaRoute', layer_scale_init=1e-5, **options)
     assert without_adapter(cfg) == without_adapter(dense('mask-rcnn', 'swin-b', 'adaroute'))
-    found = count_parameters(build_backbone(cfg)).trained_in_backbone
+    found = count_parameters(build_backbone(cfg)).trainable_in_backbone
     assert exact == (found if isinstance(exact, int) else round(found / 1e6, 3))
-    assert found == of_metadata(cfg)['Trained Parameters in Backbone']
+    assert found == of_metadata(cfg)['Trainable Parameters in Backbone']
     if published is not None:
         assert (round(found / 1e6, 1) != published) == (variant in ABLATIONS_NOT_AS_PUBLISHED)
 
@@ -341,5 +341,5 @@ def test_no_cell_is_missing_or_left_over():
     expected |= {f'classification/vit-b16_{method}_4xb256-100e_{data}'
                  for method, data in CLASSIFICATION + CLASSIFICATION_BASELINES}
     expected |= {f'ablations/{DEFAULT}{variant}' for variant in ABLATIONS}
-    found = {str(path)[:-len('.py')] for path in LEAVES if path.parts[0] != 'examples'}
+    found = {str(path)[:-len('.py')] for path in LEAVES if path.parts[0] not in ('examples', 'quickstart')}
     assert found == expected | {name for name in found if fnmatch.fnmatch(name, '*convnext-?_adaroute_*_released')}

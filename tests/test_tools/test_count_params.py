@@ -15,9 +15,9 @@ from mmparax.errors import InputError
 from mmparax.utils.meta_device import on_meta
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'count_params.py'
-EXAMPLES = CONFIGS / 'examples'
-SWIN = str(next(EXAMPLES.glob('upernet_swin-mini_adaroute*')))
-VIT = str(next(EXAMPLES.glob('vit-mini_full*')))
+QUICKSTART = CONFIGS / 'quickstart'
+SWIN = str(next(QUICKSTART.glob('upernet_swin-mini_adaroute*')))
+VIT = str(next(QUICKSTART.glob('vit-mini_full*')))
 # Swin mini with AdaRoute, hidden_dim 16: experts, adapters and output norms added up by the paper's formulas.
 TRAINED = 133_236
 GROUPS = ('backbone_frozen', 'backbone_trainable', 'adapters', 'centers', 'output_norms')
@@ -74,7 +74,7 @@ def test_no_base_file_is_needed(call):
 
 def test_a_model_of_others_is_refused(call):
     with pytest.raises(SystemExit, match='InputError: EncoderDecoder holds no backbone of mmparax'):
-        call(str(EXAMPLES / 'existing' / 'upernet_swin-t_1xb8-80k_ade20k-512x512.py'))
+        call(str(CONFIGS / 'examples' / 'existing' / 'upernet_swin-t_1xb8-80k_ade20k-512x512.py'))
 
 
 @pytest.mark.parametrize('backbone', ['swin', 'convnext', 'vit', 'mit'])

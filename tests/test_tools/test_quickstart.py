@@ -71,7 +71,7 @@ def test_wheel_holds_configs_tools_and_the_small_base(tmp_path):
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', str(tmp_path),
                     str(ROOT)], check=True)
     names = zipfile.ZipFile(next(tmp_path.glob('mmparax-*.whl'))).namelist()
-    for name in ('mmparax/.mim/configs/_base_/adapters/adaroute.py', 'mmparax/.mim/tools/train.py',
+    for name in ('mmparax/.mim/configs/_base_/models/upernet_swin-b.py', 'mmparax/.mim/tools/train.py',
                  'mmparax/.mim/demo/image_demo.py', 'mmparax/backbones/swin.py', 'mmparax/.mim/model-index.yml',
                  'mmparax/.mim/configs/metafile.yml', 'mmparax/reproduce/published.json',
                  *(f'mmparax/zoo/{base}_glyphs.{kind}' for base in ('swin_mini', 'convnext_mini', 'vit_mini')

@@ -1,4 +1,4 @@
-# RetinaNet for COCO; a backbone's file adds the backbone and the widths of its outputs.
+# RetinaNet for COCO; a backbone's file adds the backbone, which gives its last three stages, and the widths of its outputs.
 model = dict(
     type='RetinaNet',
     data_preprocessor=dict(
@@ -7,7 +7,7 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_size_divisor=32),
-    neck=dict(type='FPN', out_channels=256, start_level=1, add_extra_convs='on_input', num_outs=5),
+    neck=dict(type='FPN', out_channels=256, add_extra_convs='on_input', num_outs=5),
     bbox_head=dict(
         type='RetinaHead',
         num_classes=80,
