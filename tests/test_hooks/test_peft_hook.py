@@ -3,7 +3,6 @@ import re
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
