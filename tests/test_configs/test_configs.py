@@ -27,13 +27,12 @@ MODEL_FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob('_base_/
 
 def bases_of(path):
     """The shipped configs that a config names in ``_base_``, by their paths below ``configs``."""
-    found = []
-    for line in ast.parse((CONFIGS / path).read_text()).body:
-        if isinstance(line, ast.Assign) and line.targets[0].id == '_base_':
-            names = ast.literal_eval(line.value)
-            found += [names] if isinstance(names, str) else names
+    lines = ast.parse((CONFIGS / path).read_text()).body
+    values = [ast.literal_eval(line.value) for line in lines
+              if isinstance(line, ast.Assign) and getattr(line.targets[0], 'id', None) == '_base_']
+    names = [name for value in values for name in ([value] if isinstance(value, str) else value)]
     files = [CONFIGS / name[len('mmparax::'):] if name.startswith('mmparax::') else (CONFIGS / path).parent / name
-             for name in found if name.startswith('mmparax::') or '::' not in name]
+             for name in names if name.startswith('mmparax::') or '::' not in name]
     return [file.resolve().relative_to(CONFIGS) for file in files]
 
 

@@ -281,7 +281,7 @@ def test_baseline_trains_what_the_paper_counts(backbone, method):
 
 def without_adapter(cfg):
     cfg = cfg.to_dict()
-    del cfg['adapter'], cfg['model']['backbone']['adapter']
+    del cfg['model']['backbone']['adapter']
     return cfg
 
 
