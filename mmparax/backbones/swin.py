@@ -8,7 +8,7 @@ from mmpretrain.models.utils.attention import WindowMSA
 from torch import Tensor, nn
 
 from mmparax.adapters.base import PROMPT_SITE, BlockInfo
-from mmparax.backbones import fast_swin
+from mmparax.backbones import swin_attention
 from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
 from mmparax.backbones.block import AdaptedBlock, AdapterHost, swap_class
 from mmparax.registry import MODELS
@@ -117,7 +117,7 @@ class AdaptedSwin(AdaptedBackbone, SwinTransformer):
     def speed_up(self) -> None:
         for block in self.modules():
             if isinstance(block, AdaptedSwinBlock):
-                fast_swin.speed_up(block)
+                swin_attention.speed_up(block)
 
     def output_norms(self) -> List[str]:
         return [f'norm{i}' for i in self.out_indices]

@@ -92,11 +92,11 @@ def test_tiny_sizes_come_nearest_to_adaroute(tiny, table, backbone):
         if row not in cells:
             assert backbone == 'convnext-mini' and row == 'LoRA'
             continue
-        adapter, backbone = tiny.adapter(cells[row]), tiny.recipe(cells[row]).model.backbone
+        adapter, config = tiny.adapter(cells[row]), tiny.recipe(cells[row]).model.backbone
         here = abs(tiny.parameters(cells[row]) - target)
         assert here < 0.05 * target
         for width in (adapter[option] - 1, adapter[option] + 1):
-            assert here <= abs(tiny.counts({**backbone, 'adapter': {**adapter, option: width}}) - target)
+            assert here <= abs(tiny.counts({**config, 'adapter': {**adapter, option: width}}) - target)
         if row == 'LoRand':
             assert adapter['branches'] == 2 and ('sites' in adapter) == (backbone == 'vit-mini')
 
