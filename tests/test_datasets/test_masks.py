@@ -16,7 +16,7 @@ from PIL import Image
 
 from helpers.config_files import CONFIGS, build
 from mmparax.checks.model import check_class_counts
-from mmparax.datasets import own_masks
+from mmparax.datasets import masks as own_masks
 
 TOOL = CONFIGS.parent / 'tools' / 'dataset_tools' / 'prepare_masks.py'
 EXAMPLE = next((CONFIGS / 'examples').glob('own-data_*'))
