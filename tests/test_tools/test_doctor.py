@@ -67,7 +67,6 @@ def test_without_data_and_base_the_rest_is_still_examined(tmp_path, monkeypatch,
 
 
 PROBLEMS = {
-    'adapter': ({'adapter.hidden_dim': 64}, 'config', 'which is what would train'),
     'option': ({'model.backbone.adapter.hidden_dim': 0}, 'model', 'hidden_dim=0 is not allowed'),
     'toolbox error': ({'model.decode_head.in_channels': [24, 48]}, 'model', 'AssertionError'),
     'base of another arch': ({'model.backbone.arch.depths': [2, 2, 2, 2]}, 'base', 'unexpected'),
