@@ -358,8 +358,8 @@ SMALL = ('--backbone', 'swin-mini', '--size', '32x32', '--rounds', '2')
 
 def test_the_tool_prints_a_table_and_writes_json_and_chart(call, tmp_path):
     text = call(*SMALL, '--methods', 'full', 'frozen', 'adaroute', 'bitfit')
-    for words in ('swin-mini, 32x32, batch 1, fp32, cpu: measured here', 'adaroute', 'full', 'frozen', 'trainable', '0.133', 'ratio',
-                  'inference'):
+    for words in ('swin-mini, 32x32, batch 1, fp32, cpu: measured here', 'adaroute', 'full', 'frozen', 'trainable', '0.133',
+                  'ratio', 'inference'):
         assert words in text
     found = json.loads((tmp_path / 'benchmark.json').read_text())
     rows = {row['method']: row for row in found['comparisons'][0]['rows']}
