@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmparax.cli import add_config_options, quiet_config, tool
-from mmparax.inference.predictions import draw, load_model, predict, read_image, table_of
+from mmparax.inference.predictions import draw_prediction, load_model, predict, read_image, tabulate_prediction
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,8 +34,8 @@ def main() -> None:
     image = read_image(args.image)
     model = load_model(cfg, args.checkpoint, args.device)
     sample = predict(model, cfg, args.image, image)
-    draw(model, cfg, image, sample, args.out_file, args.score_thr)
-    headings, rows = table_of(sample, model.dataset_meta['classes'], args.score_thr)
+    draw_prediction(model, cfg, image, sample, args.out_file, args.score_thr)
+    headings, rows = tabulate_prediction(sample, model.dataset_meta['classes'], args.score_thr)
     table = Table(title=f'{args.image}, {image.shape[1]}x{image.shape[0]}')
     for number, heading in enumerate(headings):
         table.add_column(heading, justify='right' if number else 'left')

@@ -8,7 +8,7 @@ from helpers.cases import BACKBONES
 from helpers.runs import same, saved
 from helpers.tasks import TASKS, backbone_config, config
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.inference.metrics import paper_columns
+from mmparax.inference.metrics import select_paper_metrics
 from mmparax.utils.locks import unlock_folder
 
 # Each task on another family, so that each family trains with a real head.
@@ -55,7 +55,7 @@ def test_trains_evaluates_and_resumes(task, backbone, scenes, tmp_path):
     losses, metrics = run(task, backbone, scenes, tmp_path / 'whole', ITERATIONS)
     assert len(losses) == ITERATIONS and np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
-    columns = paper_columns(metrics)
+    columns = select_paper_metrics(metrics)
     assert list(columns) == COLUMNS[task]
     assert all(value is not None and 0 <= value <= 100 for value in columns.values())
     # The same in two parts, with the activations recomputed.

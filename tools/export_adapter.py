@@ -7,7 +7,7 @@ from typing import Any, Dict, Mapping, Optional
 
 from mmparax.checkpoint.adapter_io import DTYPES, save_adapter
 from mmparax.cli import add_config_options, quiet_config, tool
-from mmparax.deploy.standalone import check_new
+from mmparax.deploy.standalone import check_output_file
 from mmparax.errors import ParameterError
 from mmparax.inference.predictions import build_and_load
 from mmparax.weights.adapter_file import SUFFIX, description
@@ -63,7 +63,7 @@ def own_metric(checkpoint: Mapping[str, Any], path: str) -> Optional[Dict[str, f
 def main() -> None:
     args = parse_args()
     cfg = quiet_config(args)
-    check_new(args.out, (SUFFIX, ), args.force)
+    check_output_file(args.out, (SUFFIX, ), args.force)
     metric = given_metric(args.metric)
     model, content = build_and_load(cfg, args.checkpoint)
     about = save_adapter(model, args.out, include_head=not args.no_head, dtype=args.dtype, cfg=cfg,

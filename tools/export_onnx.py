@@ -9,7 +9,7 @@ from mmparax.cli import add_config_options, quiet_config, tool
 from mmparax.config.query import model_config
 from mmparax.deploy.merging import merge_adapter
 from mmparax.deploy.onnx_file import LEVELS, LOGITS, RUNTIME, SCORES, check_packages, compare_onnx, export_onnx
-from mmparax.deploy.standalone import check_new
+from mmparax.deploy.standalone import check_output_file
 from mmparax.errors import InputError
 from mmparax.inference.predictions import load_model
 from mmparax.utils.toolboxes import is_installed
@@ -40,7 +40,7 @@ def main() -> None:
     args = parse_args()
     cfg = quiet_config(args)
     check_packages()
-    check_new(args.out, ('.onnx', ), args.force)
+    check_output_file(args.out, ('.onnx', ), args.force)
     model = load_model(cfg, args.checkpoint)
     if args.merge:
         merge_adapter(model)

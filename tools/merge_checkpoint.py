@@ -5,7 +5,14 @@ from pathlib import Path
 
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.cli import add_config_options, quiet_config, tool
-from mmparax.deploy.standalone import SUFFIXES, check_new, standalone, upstream_checkpoint, upstream_config, write_checkpoint
+from mmparax.deploy.standalone import (
+    SUFFIXES,
+    check_output_file,
+    make_standalone_checkpoint,
+    make_upstream_checkpoint,
+    make_upstream_config,
+    write_checkpoint,
+)
 from mmparax.inference.predictions import build_and_load
 
 
@@ -28,16 +35,16 @@ def main() -> None:
     args = parse_args()
     cfg = quiet_config(args)
     # mmengine, which alone loads --upstream's file, reads no safetensors.
-    check_new(args.out, ('.pth', ) if args.upstream else SUFFIXES, args.force)
+    check_output_file(args.out, ('.pth', ) if args.upstream else SUFFIXES, args.force)
     model, content = build_and_load(cfg, args.checkpoint)
     meta = content.get('meta') or {}
     lines = ['Use it with the same config and model.backbone.base_checkpoint=None.']
     if args.upstream:
-        merged, difference = upstream_checkpoint(model, meta)
-        lines = [f'{name}={upstream_config(backbone)}' for name, backbone in adapted_backbones(model)]
+        merged, difference = make_upstream_checkpoint(model, meta)
+        lines = [f'{name}={make_upstream_config(backbone)}' for name, backbone in adapted_backbones(model)]
         lines += [f'The outputs of this backbone and of the adapted one differ by at most {difference:.3g} (a random image).']
     else:
-        merged = standalone(model, meta)
+        merged = make_standalone_checkpoint(model, meta)
     write_checkpoint(args.out, merged, args.force)
     print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.1f} MB, {len(merged["state_dict"])} tensors', *lines, sep='\n')
 

@@ -21,7 +21,7 @@ from mmparax.cli import tool
 from mmparax.datasets.synthetic.scenes import STUFF_CLASSES, THING_CLASSES
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import check_int
-from mmparax.inference.metrics import paper_columns
+from mmparax.inference.metrics import select_paper_metrics
 from mmparax.inference.scene_pictures import draw_scene_predictions
 from mmparax.reproduce.process import run_script
 from mmparax.reproduce.settings import as_arguments, content, data_options, fingerprint, length_options, package_source
@@ -85,7 +85,7 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     draw_scene_predictions(cfg, checkpoint, args.data, picture, f'{METHODS[method]} on synthetic scenes it has not seen')
     table = re.search(r'( +Parameters *\n.*?┘)', log, re.S)
     rows = re.findall(r'\| +([\w ]+?) +\| +([\d.]+|nan) *\| +[\d.nan]+ *\|', tested) if args.task == 'segmentation' else []
-    result = dict(settings=settings, metrics=paper_columns(metrics),
+    result = dict(settings=settings, metrics=select_paper_metrics(metrics),
                   classes={name: None if value == 'nan' else float(value) for name, value in rows},
                   seconds_training=round(trained, 1), seconds=round(time.time() - start, 1), table=table.group(1))
     summary.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')

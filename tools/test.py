@@ -6,7 +6,7 @@ from mmparax.checks.data import check_datasets
 from mmparax.cli import add_common_arguments, build_runner, config_kept, draw_predictions, load_config_of, tool
 from mmparax.config.files import check_checkpoint
 from mmparax.errors import InputError
-from mmparax.inference.metrics import results_table, write_predictions
+from mmparax.inference.metrics import format_results_table, write_predictions
 from mmparax.utils.launch import evaluate_without_amp, is_first_process, prepare_processes
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     evaluate_without_amp(cfg)
     prepare_processes(cfg)
     with config_kept(cfg, always=True):
-        table = results_table(build_runner(cfg).test())
+        table = format_results_table(build_runner(cfg).test())
     if table and is_first_process(cfg.launcher):
         print(table, flush=True)
 

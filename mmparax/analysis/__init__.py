@@ -1,1 +1,1 @@
-"""What one wants to know of a model: parameters and, later, speed and features."""
+"""What a trained model's features and gates say: effective receptive field, similarity of blocks (CKA), routing."""

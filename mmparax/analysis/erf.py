@@ -12,9 +12,11 @@ from matplotlib.ticker import PercentFormatter
 from rich.table import Table
 from torch import Tensor, nn
 
-from mmparax.analysis.features import FeatureExtractor, checked_device, give_maps, load_extractor, read_config
-from mmparax.analysis.images import Images
-from mmparax.analysis.measuring import LARGEST, SUMS, Setup, batches_of, summed, write_arrays, write_figure, write_json
+from mmparax.analysis.device import resolve_device
+from mmparax.analysis.images import ImageCrops
+from mmparax.analysis.measuring import LARGEST, SUMS, Setup, split_batches, sum_batches, write_arrays, write_figure, write_json
+from mmparax.analysis.models import FeatureExtractor, load_extractor, set_map_output
+from mmparax.config.files import load_config
 from mmparax.errors import InputError, ParameterError, check_int
 from mmparax.utils.tables import as_text
 
@@ -25,13 +27,13 @@ DECADES = 4  # of the colour scale at most
 PROBE = 448  # a multiple of every usual stride
 
 
-def erf(model: nn.Module, images: Iterable[Tensor], stage: Optional[int] = None, rectify: bool = True) -> np.ndarray:
-    """The effective receptive field of the middle of a feature map, averaged over images.
+def compute_erf(model: nn.Module, images: Iterable[Tensor], stage: Optional[int] = None, rectify: bool = True) -> np.ndarray:
+    """Compute the effective receptive field of the middle of a feature map, averaged over images.
 
     For an image x and the map y of the stage it is ``sum over colours of |d s / d x|`` with
-    ``s = sum over channels of max(y[channel, middle], 0)``; a map with an even number of cells has two in the middle of each
-    axis, and s is their sum. The ReLU is that of RepLKNet's script (Ding et al., CVPR 2022):
-    without it s is a constant wherever the map comes out of a LayerNorm with equal weights, and the gradient rounding noise.
+    ``s = sum over channels of max(y[channel, middle], 0)``. A map with an even number of cells has two in the middle of each
+    axis, and s is their sum. The ReLU is that of RepLKNet's script (Ding et al., CVPR 2022). Without it, s is a constant
+    where the map comes out of a LayerNorm with equal weights, and the gradient is rounding noise.
 
     Args:
         model: in evaluation mode; a model with a ``backbone``, or a module that gives a map or several of them.
@@ -43,38 +45,39 @@ def erf(model: nn.Module, images: Iterable[Tensor], stage: Optional[int] = None,
         np.ndarray: (S, S), float64, not normalised.
 
     Raises:
-        InputError: if there is no such stage, no map, or no gradient.
+        InputError: if there are no images, there is no such stage, or it gives no map or no gradient.
     """
     backbone = getattr(model, 'backbone', model)
     total, count = None, 0
     for batch in images:
-        found = erf_sum(backbone, batch, stage, rectify)
-        total, count = found if total is None else total + found, count + len(batch)
+        part = sum_erf(backbone, batch, stage, rectify)
+        total, count = part if total is None else total + part, count + len(batch)
     if total is None:
         raise ParameterError('images', [], 'there must be at least one batch')
     return total / count
 
 
-def erf_sum(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None, rectify: bool = True) -> np.ndarray:
-    """The sum of the maps of :func:`erf` over the images of one batch."""
+def sum_erf(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None, rectify: bool = True) -> np.ndarray:
+    """Sum the maps of :func:`compute_erf` over the images of one batch."""
     batch = batch.detach().clone().requires_grad_()
     with torch.enable_grad():
-        feature = stage_output(backbone, batch, stage)
+        feature = get_stage_output(backbone, batch, stage)
         height, width = feature.shape[-2:]
         middle = feature[..., (height - 1) // 2:height // 2 + 1, (width - 1) // 2:width // 2 + 1]
         middle = (middle.relu() if rectify else middle).sum()
     if not middle.requires_grad:
-        raise InputError(f'{type(backbone).__name__} gives no gradient of this stage by the image: it computes it without '
-                             'a graph.')
+        raise InputError(f'{type(backbone).__name__} gives no gradient of this stage by the image: it computes the stage '
+                         'without a graph.')
     gradient, = torch.autograd.grad(middle, batch)
     return gradient.abs().double().sum((0, 1)).cpu().numpy()
 
 
-def stage_output(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None) -> Tensor:
-    """The map (B, C, H, W) of one of the stages that a backbone gives.
+def get_stage_output(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None) -> Tensor:
+    """Run a backbone and return the map (B, C, H, W) of one of its stages.
 
     Raises:
-        InputError: listing the stages, if it is not among them, or if it is no map.
+        ParameterError: if the backbone does not give this stage; it lists those that it gives.
+        InputError: if the output is no map.
     """
     outputs = backbone(batch)
     outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
@@ -83,7 +86,7 @@ def stage_output(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None
     known = len(indices) == len(outputs) and min(indices) >= 0
     stages = [index + 1 for index in indices] if known else list(range(1, len(outputs) + 1))
     if stage is not None and stage not in stages:
-        raise ParameterError('--stage', stage, f'{type(backbone).__name__} gives the stages {", ".join(map(str, stages))}')
+        raise ParameterError('stage', stage, f'{type(backbone).__name__} gives the stages {", ".join(map(str, stages))}')
     output = outputs[-1 if stage is None else stages.index(stage)]
     if not isinstance(output, Tensor) or output.ndim != 4:
         given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -91,21 +94,24 @@ def stage_output(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None
     return output
 
 
-def contained(field: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """(sides in pixels, share of the whole that is inside) of all squares around the middle of a map (S, S).
+def compute_square_shares(field: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Compute the share of a map (S, S) that each centred square holds.
 
-    The sides are odd for an odd S and even for an even one, so that every square has the middle of the map as its own.
+    The sides of the squares are odd for an odd S and even for an even one, so that each has the middle of the map as its own.
+
+    Returns:
+        tuple: the sides in pixels, and the share of the whole inside each.
 
     Raises:
         InputError: if the map is not square, not finite, negative somewhere, or zero everywhere.
     """
     field = np.asarray(field, np.float64)
     if field.ndim != 2 or field.shape[0] != field.shape[1]:
-        raise ParameterError('map', field.shape, 'it must be square')
+        raise ParameterError('field', field.shape, 'it must be square')
     total = field.sum()
     if not np.isfinite(total) or field.min() < 0 or total == 0:
         raise InputError('the effective receptive field is zero everywhere, negative or not finite: the stage does not '
-                             'depend on the images, or the weights are broken.')
+                         'depend on the images, or the weights are broken.')
     size = len(field)
     sides = np.arange(2 - size % 2, size + 1, 2)
     starts = (size - sides) // 2
@@ -113,33 +119,33 @@ def contained(field: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     return sides, np.array(shares)
 
 
-def square_sides(field: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> Dict[float, int]:
-    """Threshold -> side in pixels of the smallest square around the middle that holds this share of a map (S, S)."""
+def find_square_sides(field: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> Dict[float, int]:
+    """Find the side in pixels of the smallest centred square that holds each share (threshold) of a map (S, S)."""
     for threshold in thresholds:
         if not 0 < threshold <= 1:
             raise ParameterError('thresholds', threshold, 'each is above 0 and at most 1')
-    sides, shares = contained(field)
+    sides, shares = compute_square_shares(field)
     return {threshold: int(sides[np.argmax(shares >= threshold)]) for threshold in thresholds}
 
 
-def area_ratios(field: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> Dict[float, float]:
-    """How much of the image it takes to hold a share of the contributions (Ding et al., CVPR 2022, Table 10).
+def compute_area_ratios(field: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> Dict[float, float]:
+    """Compute how much of the image it takes to hold a share of the contributions (Ding et al., CVPR 2022, Table 10).
 
     Args:
-        field: map of :func:`erf`, (S, S).
+        field: map of :func:`compute_erf`, (S, S).
         thresholds: shares between 0 and 1.
 
     Returns:
-        dict: threshold -> area of the smallest square around the middle that holds that share / area of the image.
+        dict: threshold -> area of the smallest centred square that holds that share / area of the image.
     """
-    return {threshold: side**2 / field.size for threshold, side in square_sides(field, thresholds).items()}
+    return {threshold: side**2 / field.size for threshold, side in find_square_sides(field, thresholds).items()}
 
 
 def measure_erf(setup: Setup, stage: Optional[int] = None) -> Dict[str, Any]:
     """Measure the effective receptive field of several models on the same images and write the results.
 
     Files in ``setup.out``: ``erf.json`` (what is returned), ``erf.npz`` (the averaged maps), ``erf.png``, and ``sums/``, from
-    which the same call goes on after an interruption.
+    which the same call continues after an interruption.
 
     Args:
         setup: the models and the images.
@@ -151,20 +157,20 @@ def measure_erf(setup: Setup, stage: Optional[int] = None) -> Dict[str, Any]:
     Raises:
         UserError: what is wrong with models, images or sizes.
     """
-    check_int('--batch-size', setup.batch_size)
-    device = checked_device(setup.device)
-    images = Images(read_config(setup.models[0], setup.cfg_options), setup.num_images, setup.seed, setup.images)
+    check_int('batch_size', setup.batch_size)
+    device = resolve_device(setup.device)
+    images = ImageCrops(load_config(setup.models[0].config, setup.cfg_options), setup.num_images, setup.seed, setup.image_dir)
     extractors = [load_extractor(source, setup.cfg_options, setup.seed) for source in setup.models]
     for extractor in extractors:
-        give_maps(extractor.backbone)
-    size = _size(setup, extractors, stage, images)
-    batches = batches_of(len(images), setup.batch_size)
+        set_map_output(extractor.backbone)
+    size = _choose_size(setup, extractors, stage, images)
+    batches = split_batches(len(images), setup.batch_size)
     fields = []
     for extractor in extractors:
         extractor.to(device)
-        total = summed(
+        total = sum_batches(
             setup.out / SUMS, ['erf', extractor.key, images.key, size, stage], batches,
-            lambda numbers: erf_sum(extractor.backbone, extractor.prepare(images.crops(numbers, size), images.bgr), stage),
+            lambda numbers: sum_erf(extractor.backbone, extractor.prepare(images.crops(numbers, size), images.bgr), stage),
             extractor.source.name, setup.progress)
         extractor.to('cpu')
         fields.append(total / len(images))
@@ -172,38 +178,38 @@ def measure_erf(setup: Setup, stage: Optional[int] = None) -> Dict[str, Any]:
         kind='erf', size=size, stage=stage, images=len(images), images_from=images.origin, seed=setup.seed,
         thresholds=list(THRESHOLDS), maps='erf.npz', picture='erf.png',
         models=[dict(name=extractor.source.name, config=extractor.source.config, checkpoint=extractor.source.checkpoint,
-                     weights=extractor.weights, map=f'map_{number}', sides=_keyed(square_sides(field)),
-                     area_ratios=_keyed(area_ratios(field)))
+                     weights=extractor.weights, map=f'map_{number}', sides=_to_json_keys(find_square_sides(field)),
+                     area_ratios=_to_json_keys(compute_area_ratios(field)))
                 for number, (extractor, field) in enumerate(zip(extractors, fields))])
     write_arrays(setup.out / 'erf.npz', {f'map_{number}': field for number, field in enumerate(fields)})
-    write_figure(setup.out / 'erf.png', erf_figure(result, fields))
+    write_figure(setup.out / 'erf.png', draw_erf_figure(result, fields))
     write_json(setup.out / 'erf.json', result)
     return result
 
 
-def _keyed(found: Dict[float, Any]) -> Dict[str, Any]:
-    return {f'{threshold:g}': value for threshold, value in found.items()}
+def _to_json_keys(values: Dict[float, Any]) -> Dict[str, Any]:
+    return {f'{threshold:g}': value for threshold, value in values.items()}
 
 
-def _size(setup: Setup, extractors: Sequence[FeatureExtractor], stage: Optional[int], images: Images) -> int:
-    """The side of the crops: as asked, or the largest with whole cells, one of them in the middle if that can be."""
+def _choose_size(setup: Setup, extractors: Sequence[FeatureExtractor], stage: Optional[int], images: ImageCrops) -> int:
+    """Choose the side of the crops: as asked, or the largest with whole cells, one of them in the middle if possible."""
     if setup.size is not None:
-        return check_int('--size', setup.size)
+        return check_int('size', setup.size)
     strides = []
     for extractor in extractors:
         with torch.no_grad():
-            cells = stage_output(extractor.backbone, torch.zeros(1, 3, PROBE, PROBE), stage).shape[-1]
+            cells = get_stage_output(extractor.backbone, torch.zeros(1, 3, PROBE, PROBE), stage).shape[-1]
         strides.append(PROBE // cells)
     largest = min(images.smallest_side(setup.progress), LARGEST)
     whole = [size for size in range(largest, 0, -1) if all(size % stride == 0 for stride in strides)]
     if not whole:
         raise InputError(f'the images have {largest} pixels along their smallest side, less than the stride of '
-                             f'{max(strides)}: choose a --stage of a smaller one, or larger images.')
+                         f'{max(strides)}. Choose an earlier stage or larger images.')
     return next((size for size in whole if all(size // stride % 2 for stride in strides)), whole[0])
 
 
-def erf_table(result: Dict[str, Any]) -> str:
-    """The area ratios of :func:`measure_erf` as a text table."""
+def format_erf_table(result: Dict[str, Any]) -> str:
+    """Format the area ratios of :func:`measure_erf` as a text table."""
     table = Table()
     table.add_column('model', overflow='fold')
     for threshold in result['thresholds']:
@@ -215,8 +221,8 @@ def erf_table(result: Dict[str, Any]) -> str:
             f'pixels ({result["images"]} images):\n{as_text(table, 110)}')
 
 
-def erf_figure(result: Dict[str, Any], fields: Sequence[np.ndarray]) -> Figure:
-    """The maps of several models side by side on one colour scale, and how fast they fill squares.
+def draw_erf_figure(result: Dict[str, Any], fields: Sequence[np.ndarray]) -> Figure:
+    """Draw the maps of several models side by side on one colour scale, and below them how fast centred squares fill.
 
     Args:
         result: of :func:`measure_erf`.
@@ -243,7 +249,7 @@ def erf_figure(result: Dict[str, Any], fields: Sequence[np.ndarray]) -> Figure:
         for color, (threshold, side) in zip(COLORS, model['sides'].items()):
             axis.add_patch(Rectangle((-side / 2, -side / 2), side, side, fill=False, edgecolor=color, linewidth=1.3,
                                      path_effects=OUTLINE, label=f'{float(threshold):.0%}'))
-        axis.set_title(_broken(model['name']), fontsize=10)
+        axis.set_title(_wrap(model['name']), fontsize=10)
         axis.tick_params(labelsize=8)
     for axis in axes[-1]:
         axis.set_xlabel('pixels from the middle', fontsize=9)
@@ -263,8 +269,8 @@ def erf_figure(result: Dict[str, Any], fields: Sequence[np.ndarray]) -> Figure:
 
 def _draw_curves(part: Any, result: Dict[str, Any], fields: Sequence[np.ndarray]) -> None:
     axis = part.subplots()
-    for model, field, style in zip(result['models'], fields, _styles(len(fields))):
-        sides, shares = contained(field)
+    for model, field, style in zip(result['models'], fields, _choose_styles(len(fields))):
+        sides, shares = compute_square_shares(field)
         axis.plot(sides, shares, style, label=model['name'], linewidth=1.6)
     for threshold in result['thresholds']:
         axis.axhline(threshold, color='0.75', linewidth=0.8, zorder=0)
@@ -277,17 +283,17 @@ def _draw_curves(part: Any, result: Dict[str, Any], fields: Sequence[np.ndarray]
     axis.legend(fontsize=8)
 
 
-def _styles(count: int) -> List[str]:
-    """Lines that stay apart when ten colours do not suffice."""
+def _choose_styles(count: int) -> List[str]:
+    """Choose line styles: more than one when ten colours do not suffice."""
     return [('-', '--', ':', '-.')[number // 10 % 4] for number in range(count)]
 
 
-def _broken(name: str, width: int = 30) -> str:
-    """A long name in lines."""
+def _wrap(name: str, width: int = 30) -> str:
+    """Break a long name into lines."""
     return '\n'.join(name[start:start + width] for start in range(0, len(name), width))
 
 
-def read_maps(folder: Path, result: Dict[str, Any]) -> List[np.ndarray]:
-    """The averaged maps that :func:`measure_erf` wrote beside its JSON."""
+def read_erf_maps(folder: Path, result: Dict[str, Any]) -> List[np.ndarray]:
+    """Read the averaged maps that :func:`measure_erf` wrote beside its JSON file."""
     with np.load(Path(folder) / result['maps']) as content:
         return [content[model['map']] for model in result['models']]

@@ -1,4 +1,4 @@
-"""What the measurements on features share: options, sums over batches that go on after an interruption, result files."""
+"""What the analyses share: their setup, sums over batches that survive an interruption, and result files."""
 import argparse
 import hashlib
 import io
@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from mmparax.analysis.features import Source, sources_of
+from mmparax.analysis.models import ModelSource, parse_sources
 from mmparax.cli import add_config_options
 from mmparax.utils.logs import quiet_log
 from mmparax.utils.storage import write
@@ -24,28 +24,28 @@ from mmparax.utils.storage import write
 SAVE_SECONDS = 5.
 SUMS = 'sums'  # folder of the partial sums
 LARGEST = 512  # of the crops, if no size is asked for
-AGAIN = 'Make room or choose another --out, then call the same command again.'
+AGAIN = 'Make room or choose another place, then start the same again.'
 
 
 @dataclass
 class Setup:
-    """What to look at.
+    """What an analysis measures.
 
     Attributes:
-        models: the models; the images are those of the first one's config.
+        models: the models; the images come from the first one's config.
         out: folder of the results.
-        images: a folder of images to take instead.
-        num_images: how many.
+        image_dir: a folder of images to take instead.
+        num_images: how many images.
         batch_size: images at a time.
         size: side of the square crops in pixels; None for what fits the images and the models.
-        seed: which images are drawn, and what is random in a model without checkpoint.
+        seed: of the draw of images, and of what is random in a model without a checkpoint.
         device: where the models run.
         cfg_options: changes of every config.
         progress: whether to show bars.
     """
-    models: Sequence[Source]
+    models: Sequence[ModelSource]
     out: Path
-    images: Optional[str] = None
+    image_dir: Optional[str] = None
     num_images: int = 64
     batch_size: int = 8
     size: Optional[int] = None
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser, num_images: int, batch_size: 
 
 def setup_of(args: argparse.Namespace) -> Setup:
     """The setup that the arguments of :func:`add_arguments` ask for."""
-    return Setup(sources_of(args.models, args.names), Path(args.out), args.images, args.num_images, args.batch_size, args.size,
+    return Setup(parse_sources(args.models, args.names), Path(args.out), args.images, args.num_images, args.batch_size, args.size,
                  args.seed, args.device, args.cfg_options)
 
 
@@ -100,58 +100,59 @@ def compare(args: argparse.Namespace, measure: Callable[[Setup], Dict[str, Any]]
     print(f'Picture: {(Path(args.out) / result["picture"]).resolve()}')
 
 
-def batches_of(count: int, size: int) -> List[List[int]]:
-    """The numbers 0 to ``count`` - 1 in lists of ``size``; the last may be shorter."""
+def split_batches(count: int, size: int) -> List[List[int]]:
+    """Split the numbers 0 to ``count`` - 1 into lists of ``size``; the last may be shorter."""
     return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
 
-def summed(folder: Path, key: Sequence[Any], batches: Sequence[Sequence[int]], term: Callable[[Sequence[int]], np.ndarray],
-           title: str, progress: bool = True, every: float = SAVE_SECONDS) -> np.ndarray:
-    """Add up a term of each batch; what was added before an interruption is taken from a file and not computed again.
+def sum_batches(folder: Path, key: Sequence[Any], batches: Sequence[Sequence[int]],
+                compute: Callable[[Sequence[int]], np.ndarray], title: str, progress: bool = True,
+                every: float = SAVE_SECONDS) -> np.ndarray:
+    """Add up an array of each batch; a sum that was interrupted is read from a file and continued.
 
     Args:
-        folder: where the file is; its name is a digest of ``key``.
+        folder: of the file, whose name is a digest of ``key``.
         key: all that the sum depends on, as plain data.
         batches: numbers of the images of each batch.
-        term: float64 array of a batch.
+        compute: gives the float64 array of a batch.
         title: of the progress bar.
         progress: whether to show it.
-        every: seconds after which the sum so far is written.
+        every: seconds between two writes of the sum so far.
 
     Returns:
-        np.ndarray: the sum, the same bits whether it was interrupted or not.
+        np.ndarray: the sum, bit for bit the same whether it was interrupted or not.
     """
     path = folder / f'{hashlib.sha256(json.dumps([*key, batches], default=str).encode()).hexdigest()[:32]}.npz'
-    state = _read(path)  # one name: an interruption comes before or after its assignment, never between two
+    state = _read_sum(path)  # one name: an interruption comes before or after its assignment, never between two
     saved, last = state[0], time.monotonic()
     with tqdm(total=sum(map(len, batches)), initial=sum(map(len, batches[:saved])), desc=title, unit='image',
               disable=not progress) as bar:
         try:
             while state[0] < len(batches):
-                value = term(batches[state[0]])
+                value = compute(batches[state[0]])
                 state = (state[0] + 1, value if state[0] == 0 else state[1] + value)
                 bar.update(len(batches[state[0] - 1]))
                 if time.monotonic() - last >= every:
-                    _save(path, state)
+                    _write_sum(path, state)
                     saved, last = state[0], time.monotonic()
         finally:
             if state[0] > saved:
-                _save(path, state)
+                _write_sum(path, state)
     return state[1]
 
 
-def _read(path: Path) -> tuple:
-    """(number of batches, their sum)."""
+def _read_sum(path: Path) -> tuple:
+    """Return the number of batches that were summed, and their sum."""
     if path.is_file():
         try:
             with np.load(path) as content:
                 return int(content['batches']), content['sum']
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-            print(f'{path} cannot be read and is computed anew.', file=sys.stderr)
+            print(f'{path} cannot be read: its sum is computed anew.', file=sys.stderr)
     return 0, np.zeros(0)
 
 
-def _save(path: Path, state: tuple) -> None:
+def _write_sum(path: Path, state: tuple) -> None:
     write_arrays(path, dict(batches=np.array(state[0]), sum=state[1]))
 
 

@@ -1,1 +1,1 @@
-"""Running what was trained: merged weights, several tasks on one base, stand-alone checkpoints, ONNX."""
+"""Deployment: merged weights, several tasks on one base, stand-alone checkpoints, ONNX."""

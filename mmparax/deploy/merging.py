@@ -1,4 +1,4 @@
-"""Makes adapters a part of the frozen weights where that is exact, and undoes it."""
+"""Merges adapters into the frozen weights where that is exact, and undoes it."""
 from typing import List
 
 from mmengine.logging import print_log
@@ -11,15 +11,15 @@ from mmparax.utils.modules import unwrap_model
 
 
 def merge_adapter(model: nn.Module) -> int:
-    """Add the adapters of ``model`` to the frozen weights beside them, so that inference costs what the plain backbone does.
+    """Add the adapters of ``model`` to the frozen weights beside them: inference then costs as much as the plain backbone.
 
-    Exact, up to rounding, for what is linear and the same for every input: LoRA. Any other adapter is refused. A method
-    that adds no modules (``Frozen``, ``BitFit``, ``NormTuning``, full fine-tuning) has nothing to merge: nothing happens,
-    and the log says so.
+    The result is exact up to rounding for adapters that are linear and the same for every input: LoRA. Any other adapter is
+    refused. A method that adds no modules (``Frozen``, ``BitFit``, ``NormTuning``, full fine-tuning) has nothing to merge:
+    nothing happens, and the log says so.
 
-    A copy of the rows that change is kept for :func:`unmerge_adapter`: for LoRA on q and v of every attention that is about
-    a sixth of the base's memory. While merged, a model only runs and is only copied: training it, its state dict,
-    loading into it and its fingerprint are refused. Merging it again changes nothing.
+    A copy of the rows that change is kept for :func:`unmerge_adapter`: for LoRA on q and v of every attention about a sixth
+    of the base's memory. A merged model can run and be copied. Training it, its state dict, loading into it and its
+    fingerprint are errors. Merging it again changes nothing.
 
     Args:
         model: an adapted backbone or a whole model around one, with its base loaded.
@@ -28,15 +28,15 @@ def merge_adapter(model: nn.Module) -> int:
         Number of linear maps that hold merged adapters.
 
     Raises:
-        InputError: if the adapters are not linear maps beside frozen ones, ``model`` has no backbone of mmparax, or its
-            base is that of other models, too; nothing is changed then.
+        InputError: if the adapters are not linear maps beside frozen ones, ``model`` has no backbone of mmparax, or other
+            models share its base; nothing is changed then.
         RandomBaseError: if the base has not been loaded.
     """
     model = unwrap_model(model)
-    backbones = _backbones(model, 'merge')
+    backbones = _find_backbones(model, 'merge')
     for backbone in backbones:
         check_mergeable(backbone)
-    linears = _linears(model)
+    linears = _find_linears(model)
     if not linears:
         print_log(f'{type(model).__name__} has no adapters beside its weights: nothing to merge.', logger='current')
         return 0
@@ -44,14 +44,14 @@ def merge_adapter(model: nn.Module) -> int:
         for linear in linears:
             if not linear.kept:
                 linear.merge()
-    except BaseException:  # out of memory, say: all or nothing
+    except BaseException:  # such as out of memory: all or nothing
         for linear in linears:
             linear.unmerge()
         for backbone in backbones:
             backbone.merged = False
         raise
     for backbone in backbones:
-        backbone.merged = bool(_linears(backbone))
+        backbone.merged = bool(_find_linears(backbone))
     return len(linears)
 
 
@@ -68,7 +68,7 @@ def unmerge_adapter(model: nn.Module) -> int:
         InputError: if ``model`` has no backbone of mmparax.
     """
     model = unwrap_model(model)
-    backbones, linears = _backbones(model, 'unmerge'), [linear for linear in _linears(model) if linear.kept]
+    backbones, linears = _find_backbones(model, 'unmerge'), [linear for linear in _find_linears(model) if linear.kept]
     for linear in linears:
         linear.unmerge()
     for backbone in backbones:
@@ -85,16 +85,16 @@ def check_mergeable(backbone: AdaptedBackbone) -> None:
                              'linear, input-independent adapters such as LoRA can; deploy this one as it is '
                              '(docs/deployment.md).')
     if backbone.shared and any(True for _ in adapter_modules(backbone)):
-        raise InputError(f'the base of this {type(backbone).__name__} is that of other models of an AdapterBank, too, '
-                             'which would change: load the adapter into a model of its own to merge it.')
+        raise InputError(f'this {type(backbone).__name__} shares its base with other models of an AdapterBank, which would '
+                         'change: load the adapter into a model of its own to merge it.')
 
 
-def _backbones(model: nn.Module, what: str) -> List[AdaptedBackbone]:
+def _find_backbones(model: nn.Module, what: str) -> List[AdaptedBackbone]:
     backbones = [backbone for _, backbone in adapted_backbones(model)]
     if not backbones:
         raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so there is no adapter to {what}.')
     return backbones
 
 
-def _linears(root: nn.Module) -> List[AdaptedLinear]:
+def _find_linears(root: nn.Module) -> List[AdaptedLinear]:
     return [module for module in root.modules() if isinstance(module, AdaptedLinear)]

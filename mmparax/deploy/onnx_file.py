@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import adapted_backbones
-from mmparax.deploy.standalone import check_new
+from mmparax.deploy.standalone import check_output_file
 from mmparax.errors import InputError, check_int
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.storage import write
@@ -20,8 +20,8 @@ RUNTIME = 'onnxruntime'
 LEVELS, LOGITS, SCORES = 'level', 'logits', 'scores'
 
 
-class Deployable(nn.Module):
-    """What of a model is one fixed graph: normalised images (B, 3, H, W) in, tensors out.
+class ExportedModel(nn.Module):
+    """The part of a model that is one fixed graph: normalised images (B, 3, H, W) in, tensors out.
 
     Attributes:
         output: ``'logits'``: a segmentor's (B, classes, h, w), at the resolution of its head. ``'scores'``: a classifier's
@@ -42,7 +42,7 @@ class Deployable(nn.Module):
         return self.model.extract_feat(images) if hasattr(self.model, 'extract_feat') else self.model(images)
 
 
-def export_onnx(model: nn.Module, path: Union[str, Path], shape: Tuple[int, int], batch: int = 1,
+def export_onnx(model: nn.Module, out: Union[str, Path], size: Tuple[int, int], batch_size: int = 1,
                 overwrite: bool = False, notes: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
     """Write backbone and head of ``model`` to an ONNX file.
 
@@ -51,44 +51,44 @@ def export_onnx(model: nn.Module, path: Union[str, Path], shape: Tuple[int, int]
 
     Args:
         model: a complete model, or a backbone; it is in evaluation mode afterwards.
-        path: ends in ``.onnx``.
-        shape: height and width of the images, after the test pipeline and padding.
-        batch: number of images.
-        overwrite: replace a file that is there.
-        notes: what else the file shall say of itself, such as how its input is normalised.
+        out: file to write; ends in ``.onnx``.
+        size: height and width of the images, after the test pipeline and padding.
+        batch_size: number of images.
+        overwrite: replace an existing file.
+        notes: further entries of the description, such as how the input is normalised.
 
     Returns:
         The description, which is in the file's metadata, too, as JSON under the key ``mmparax``: ``version``, ``kind`` (of
-        the outputs, see :class:`Deployable`), ``input`` and ``outputs`` (names and shapes), ``adapters``, ``classes`` and
+        the outputs, see :class:`ExportedModel`), ``input`` and ``outputs`` (names and shapes), ``adapters``, ``classes`` and
         the notes.
 
     Raises:
         InputError: for a wrong argument, or if onnx or onnxscript is missing.
         StorageError: if the file cannot be written.
     """
-    check_new(path, ('.onnx', ), overwrite)
-    batch, shape = check_int('batch', batch), tuple(check_int('shape', side) for side in shape)
+    check_output_file(out, ('.onnx', ), overwrite)
+    batch_size, size = check_int('batch_size', batch_size), tuple(check_int('size', side) for side in size)
     check_packages()
     model = unwrap_model(model)
-    deployable = Deployable(model).eval()
-    images = torch.zeros(batch, 3, *shape).to(next(model.parameters()))
+    exported = ExportedModel(model).eval()
+    images = torch.zeros(batch_size, 3, *size).to(next(model.parameters()))
     with torch.no_grad():
-        outputs = flat(deployable(images))
-    names = [deployable.output] if len(outputs) == 1 and deployable.output != LEVELS else [
-        f'{deployable.output}{number}' for number in range(len(outputs))]
+        outputs = flatten_outputs(exported(images))
+    names = [exported.output] if len(outputs) == 1 and exported.output != LEVELS else [
+        f'{exported.output}{number}' for number in range(len(outputs))]
     about = plain_json(dict(
-        version=__version__, kind=deployable.output, input=dict(name='images', shape=[batch, 3, *shape]),
+        version=__version__, kind=exported.output, input=dict(name='images', shape=[batch_size, 3, *size]),
         outputs=[dict(name=name, shape=list(output.shape)) for name, output in zip(names, outputs)],
         adapters={name: backbone.method and backbone.method.config for name, backbone in adapted_backbones(model)},
         classes=(getattr(model, 'dataset_meta', None) or {}).get('classes'), **(notes or {})))
     with torch.no_grad():
         # onnxruntime simplifies the graph when it loads it; the exporter's own pass takes longer than all the rest.
-        program = torch.onnx.export(deployable, (images, ), dynamo=True, verbose=False, optimize=False,
+        program = torch.onnx.export(exported, (images, ), dynamo=True, verbose=False, optimize=False,
                                     input_names=['images'], output_names=names)
     file = program.model_proto
     entry = file.metadata_props.add()
     entry.key, entry.value = 'mmparax', json.dumps(about)
-    write(path, file.SerializeToString(), remedy='Make room, or choose another place.')
+    write(out, file.SerializeToString(), remedy='Make room, or choose another place.')
     return about
 
 
@@ -97,12 +97,12 @@ def check_packages() -> None:
     missing = [name for name in PACKAGES if not is_installed(name)]
     if missing:
         raise InputError(f'writing ONNX files needs {" and ".join(missing)}, not installed here: run `pip install '
-                             f'{" ".join(PACKAGES)} {RUNTIME}`, or install mmparax[onnx].')
+                         f'{" ".join(PACKAGES)} {RUNTIME}`, or install mmparax[onnx].')
 
 
-def flat(outputs: Any) -> List[Tensor]:
-    """The tensors of a tensor or of a nested sequence, in order."""
-    return [outputs] if isinstance(outputs, Tensor) else [tensor for output in outputs for tensor in flat(output)]
+def flatten_outputs(outputs: Any) -> List[Tensor]:
+    """List the tensors of a tensor or of a nested sequence, in order."""
+    return [outputs] if isinstance(outputs, Tensor) else [tensor for output in outputs for tensor in flatten_outputs(output)]
 
 
 @torch.no_grad()
@@ -110,7 +110,7 @@ def compare_onnx(model: nn.Module, path: Union[str, Path], seed: int = 0) -> flo
     """Run an ONNX file in onnxruntime and return the largest difference to ``model``, relative to the largest output.
 
     Args:
-        model: what was exported, in the precision of the file.
+        model: the exported model, in the precision of the file.
         path: the file.
         seed: of the random images.
     """
@@ -119,5 +119,5 @@ def compare_onnx(model: nn.Module, path: Union[str, Path], seed: int = 0) -> flo
     source, = session.get_inputs()
     images = torch.randn(source.shape, generator=torch.Generator().manual_seed(seed)).to(next(model.parameters()))
     found = session.run(None, {source.name: images.cpu().numpy()})
-    expected = flat(Deployable(unwrap_model(model)).eval()(images))
+    expected = flatten_outputs(ExportedModel(unwrap_model(model)).eval()(images))
     return max(float((torch.from_numpy(a) - b.cpu()).abs().max() / b.abs().max()) for a, b in zip(found, expected))

@@ -1,4 +1,4 @@
-"""Checkpoints that need no base file, and some that need no mmparax."""
+"""Checkpoints that need no base checkpoint, and some that need no mmparax."""
 import io
 from pathlib import Path
 from typing import Any, Dict, Mapping, Tuple, Union
@@ -20,31 +20,31 @@ SIDE = 224  # of the image on which outputs are compared, for backbones that hav
 TOLERANCE = 1e-3  # of the largest output
 
 
-def standalone(model: nn.Module, meta: Mapping[str, Any]) -> Dict[str, Any]:
-    """A checkpoint with everything: base, adapters and head.
+def make_standalone_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Dict[str, Any]:
+    """Make a checkpoint with everything: base, adapters and head.
 
     Args:
         model: a complete model.
-        meta: metadata of the checkpoint that it was loaded from; what they say of mmparax is replaced.
+        meta: metadata of the checkpoint that it was loaded from; the entry ``mmparax`` is replaced.
     """
     return dict(state_dict=dict(model.state_dict()), meta={**meta, 'mmparax': describe(model)})
 
 
-def upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Tuple[Dict[str, Any], float]:
-    """A checkpoint for the toolbox's own backbone: adapters merged, keys those that it has without mmparax.
+def make_upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Tuple[Dict[str, Any], float]:
+    """Make a checkpoint for the toolbox's own backbone: adapters merged, with the keys of a model without mmparax.
 
-    Its function is compared on one random image: upstream's class with these weights and the adapted backbone as it was.
+    Upstream's backbone with these weights is compared with the adapted backbone on one random image.
 
     Args:
         model: a complete model whose adapters can be merged, or that has none (``BitFit``, ``NormTuning``, ``Frozen``, full
-            fine-tuning); it is as before afterwards.
-        meta: metadata of the checkpoint that it was loaded from; kept but for ``cfg`` and ``mmparax``, which would mislead.
+            fine-tuning); it does not change.
+        meta: metadata of the checkpoint that it was loaded from; ``cfg`` and ``mmparax``, which would mislead, are left out.
 
     Returns:
-        The checkpoint, and the largest difference of two outputs.
+        tuple: the checkpoint, and the largest difference of two outputs.
 
     Raises:
-        InputError: if the adapters cannot be merged, or the model is in half precision.
+        InputError: if the adapters cannot be merged, the model is in half precision, or the outputs differ.
     """
     backbones = adapted_backbones(model)
     for _, backbone in backbones:
@@ -57,26 +57,26 @@ def upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Tuple[Dict
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        expected = [_outputs(backbone) for _, backbone in backbones]
+        expected = [_run_random_image(backbone) for _, backbone in backbones]
         merge_adapter(model)
-        # Not by state_dict(), which a merged model refuses, because with its adapters it would be another model.
+        # A merged model refuses state_dict(): loaded with its adapters, that would be another model.
         state: Dict[str, Tensor] = {**dict(model.named_parameters(remove_duplicate=False)),
                                     **dict(model.named_buffers(remove_duplicate=False))}
         state = {name: state[name].detach().clone() for name in names}
     finally:
         unmerge_adapter(model)
         for module, training in modes.items():
-            module.training = training  # each its own: some may have been set apart, such as norms that do not adapt
+            module.training = training  # each its own: some may have a mode of their own, such as norms in evaluation mode
     worst = 0.
-    for (prefix, backbone), before in zip(backbones, expected):
+    for (prefix, backbone), outputs in zip(backbones, expected):
         start = f'{prefix}.' if prefix else ''
-        worst = max(worst, _difference(backbone, {name[len(start):]: value for name, value in state.items()
-                                                  if name.startswith(start)}, before))
+        worst = max(worst, _compare_upstream(backbone, {name[len(start):]: value for name, value in state.items()
+                                                  if name.startswith(start)}, outputs))
     return dict(state_dict=state, meta={key: value for key, value in meta.items() if key not in ('cfg', 'mmparax')}), worst
 
 
-def upstream_config(backbone: AdaptedBackbone) -> Dict[str, Any]:
-    """Config of the toolbox's own backbone with the same options; those that are its defaults are left out."""
+def make_upstream_config(backbone: AdaptedBackbone) -> Dict[str, Any]:
+    """Make the config of the toolbox's own backbone with the same options; its defaults are left out."""
     cls = backbone.upstream
     defaults = keyword_defaults(cls.__init__)
     options = {name: value for name, value in backbone.upstream_options.items()
@@ -84,47 +84,47 @@ def upstream_config(backbone: AdaptedBackbone) -> Dict[str, Any]:
     return dict(type=f'{cls.__module__.split(".")[0]}.{cls.__name__}', **plain(options))
 
 
-def write_checkpoint(path: Union[str, Path], content: Mapping[str, Any], overwrite: bool = False) -> None:
-    """Write a checkpoint whole or not at all.
+def write_checkpoint(out: Union[str, Path], content: Mapping[str, Any], overwrite: bool = False) -> None:
+    """Write a checkpoint, whole or not at all.
 
     Args:
-        path: ends in ``.pth`` or ``.safetensors``.
+        out: file to write; ends in ``.pth`` or ``.safetensors``.
         content: ``dict(state_dict=..., meta=...)``.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
 
     Raises:
-        InputError: for another suffix, or if the file exists.
+        ParameterError: for another suffix, or if the file exists.
         StorageError: if it cannot be written.
     """
-    check_new(path, SUFFIXES, overwrite)
-    if Path(path).suffix == '.safetensors':
+    check_output_file(out, SUFFIXES, overwrite)
+    if Path(out).suffix == '.safetensors':
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in content['state_dict'].items()}
         data = save(tensors, as_text(content['meta']))
     else:
         buffer = io.BytesIO()
         torch.save(dict(content), buffer)
         data = buffer.getvalue()
-    write(path, data, remedy='Make room, or choose another place.')
+    write(out, data, remedy='Make room, or choose another place.')
 
 
-def check_new(path: Union[str, Path], suffixes: Tuple[str, ...], overwrite: bool) -> None:
-    """Raise InputError if a file to write has another suffix, or is there and shall not be replaced."""
-    if Path(path).suffix not in suffixes:
-        raise ParameterError('OUT', str(path), f'it must end in {" or ".join(suffixes)}')
-    if Path(path).exists() and not overwrite:
-        raise ParameterError('OUT', str(path), 'the file exists', 'Choose another name, or replace it by --force.')
+def check_output_file(out: Union[str, Path], suffixes: Tuple[str, ...], overwrite: bool) -> None:
+    """Raise ParameterError if a file to write has another suffix, or exists and must not be replaced."""
+    if Path(out).suffix not in suffixes:
+        raise ParameterError('out', str(out), f'it must end in {" or ".join(suffixes)}')
+    if Path(out).exists() and not overwrite:
+        raise ParameterError('out', str(out), 'the file exists', 'Choose another name, or replace it with overwrite=True.')
 
 
 def _check_precision(backbone: AdaptedBackbone) -> None:
     found = sorted({str(value.dtype) for value in backbone.parameters()} - {'torch.float32', 'torch.float64'})
     if found:
         raise InputError(f'{type(backbone).__name__} is in {" and ".join(found)}, and outputs are compared in torch.float32 '
-                             'or torch.float64: load it without converting it, and convert what comes out.')
+                         'or torch.float64: load it without converting it, and convert the checkpoint.')
 
 
 @torch.no_grad()
-def _outputs(backbone: nn.Module) -> Tuple[Tensor, ...]:
-    """Of one random image, always the same."""
+def _run_random_image(backbone: nn.Module) -> Tuple[Tensor, ...]:
+    """Run a backbone on one random image, always the same."""
     size = getattr(backbone, 'img_size', SIDE)
     size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     like = next(backbone.parameters())
@@ -132,15 +132,18 @@ def _outputs(backbone: nn.Module) -> Tuple[Tensor, ...]:
     return backbone(image)
 
 
-def _difference(backbone: AdaptedBackbone, state: Mapping[str, Tensor], before: Tuple[Tensor, ...]) -> float:
-    """Largest difference between the outputs of upstream's class with ``state`` and those that the backbone gave."""
+def _compare_upstream(backbone: AdaptedBackbone, state: Mapping[str, Tensor], expected: Tuple[Tensor, ...]) -> float:
+    """Run upstream's backbone with ``state``; return the largest difference to the outputs of the adapted backbone.
+
+    Raises:
+        InputError: if it is too large.
+    """
     upstream = backbone.upstream(**backbone.upstream_options).to(next(backbone.parameters()))
     upstream.load_state_dict(state)
     upstream.eval()
-    pairs = list(zip(before, _outputs(upstream)))
+    pairs = list(zip(expected, _run_random_image(upstream)))
     worst = max(float((a - b).abs().max()) for a, b in pairs)
     if worst > TOLERANCE * max(float(a.abs().max()) for a, _ in pairs):
         raise InputError(f'{type(upstream).__name__} with the merged weights gives other outputs than '
-                             f'{type(backbone).__name__} (by up to {worst:.3g}): nothing was written. Use the checkpoint with '
-                             'mmparax, without --upstream.')
+                         f'{type(backbone).__name__} (by up to {worst:.3g}). Use a checkpoint that keeps the adapters.')
     return worst

@@ -1,1 +1,1 @@
-"""Predictions, their metrics and pictures."""
+"""Predictions of trained models, their metrics and pictures."""

@@ -1,4 +1,4 @@
-"""Metrics of an evaluation in the columns of the paper's tables, and the files of its predictions."""
+"""Metrics of an evaluation in the columns of the paper's tables, and files with the predictions."""
 import math
 import os
 from typing import Any, Dict, Mapping, Optional
@@ -19,15 +19,15 @@ COLUMNS = {
 }
 
 
-def paper_columns(metrics: Mapping[str, Any]) -> Dict[str, Optional[float]]:
-    """Pick the metrics that the paper's tables have.
+def select_paper_metrics(metrics: Mapping[str, Any]) -> Dict[str, Optional[float]]:
+    """Select the metrics that the paper's tables have, in percent.
 
     Args:
         metrics: what mmengine returns: mIoU, PQ, SQ, RQ and top-1 in percent, AP between 0 and 1.
 
     Returns:
-        Column -> percent, in the order of the tables; None for what could not be measured: AP is -1 where there is nothing
-        to find, mIoU nan where no class occurs. Of two evaluators with one metric, the second's column names it in full.
+        Column -> percent, in the order of the tables. None for what could not be measured: AP is -1 where there is nothing
+        to find, mIoU is nan where no class occurs. If two evaluators give one metric, the second's column has its full name.
     """
     columns: Dict[str, Optional[float]] = {}
     for short, (column, factor) in COLUMNS.items():
@@ -38,9 +38,9 @@ def paper_columns(metrics: Mapping[str, Any]) -> Dict[str, Optional[float]]:
     return columns
 
 
-def results_table(metrics: Mapping[str, Any]) -> str:
-    """A text table of :func:`paper_columns` with one decimal, or an empty text if there are none."""
-    columns = paper_columns(metrics)
+def format_results_table(metrics: Mapping[str, Any]) -> str:
+    """Format :func:`select_paper_metrics` as a text table with one decimal; an empty text if there are none."""
+    columns = select_paper_metrics(metrics)
     if not columns:
         return ''
     table = Table()
@@ -52,27 +52,27 @@ def results_table(metrics: Mapping[str, Any]) -> str:
 
 
 def write_predictions(cfg: Config, folder: str) -> None:
-    """Let the evaluators of a config write the predictions of the test set to a folder.
+    """Let the evaluators of a config write the predictions of the test set into a folder.
 
-    mmsegmentation's write label maps, mmdetection's JSON files in COCO's format (panoptic maps beside them); where no
-    evaluator can, mmengine writes ``predictions.pkl``, a list with a dict for each image.
+    mmsegmentation's evaluators write label maps, mmdetection's JSON files in COCO's format (with panoptic maps beside them).
+    If no evaluator can, mmengine writes ``predictions.pkl``, a list with a dict for each image.
 
     Args:
-        cfg: changed in place: ``test_evaluator``.
-        folder: where to; it is made if it does not exist.
+        cfg: the config; its ``test_evaluator`` is changed in place.
+        folder: where to write; it is made if it does not exist.
     """
     os.makedirs(folder, exist_ok=True)
-    taken = 0
+    num_writers = 0
     metrics = [metric for _, metric in metrics_of(cfg, 'test_evaluator')]
     for metric in metrics:
         cls = registered(METRICS, metric, cfg)
         options = [] if cls is None else keyword_names(cls.__init__)
         if 'output_dir' in options:
-            metric['output_dir'] = folder if not taken else os.path.join(folder, str(taken))
+            metric['output_dir'] = folder if not num_writers else os.path.join(folder, str(num_writers))
         elif 'outfile_prefix' in options:
-            metric['outfile_prefix'] = os.path.join(folder, f'results_{taken}' if taken else 'results')
+            metric['outfile_prefix'] = os.path.join(folder, f'results_{num_writers}' if num_writers else 'results')
         else:
             continue
-        taken += 1
-    if not taken:
+        num_writers += 1
+    if not num_writers:
         cfg.test_evaluator = [*metrics, ConfigDict(type='DumpResults', out_file_path=os.path.join(folder, 'predictions.pkl'))]

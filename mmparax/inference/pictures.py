@@ -1,4 +1,4 @@
-"""Pictures of predictions beside the truth, for every task."""
+"""Pictures of predictions beside the ground truth, for every task."""
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
@@ -63,13 +63,13 @@ def draw_objects(image: np.ndarray, masks: np.ndarray, boxes: np.ndarray, colors
     return np.asarray(canvas)
 
 
-def prediction_sheet(path: Path, rows: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str],
+def draw_prediction_sheet(path: Path, rows: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str],
                      palette: Palette, title: str) -> None:
-    """Write a sheet with input, ground truth and prediction side by side, two scenes a line, and a legend.
+    """Draw a sheet with input, ground truth and prediction side by side, two scenes a line, and a legend.
 
     Args:
         path: PNG file to write.
-        rows: for each scene three pictures (H, W, 3) uint8: the image, the truth and the prediction.
+        rows: for each scene three pictures (H, W, 3) uint8: the image, the ground truth and the prediction.
         classes: names of the classes.
         palette: RGB of each class.
         title: heading.
@@ -94,9 +94,9 @@ def prediction_sheet(path: Path, rows: Sequence[Tuple[np.ndarray, np.ndarray, np
     figure.savefig(path, dpi=100)
 
 
-def label_sheet(path: Path, images: Sequence[np.ndarray], truths: Sequence[str], predictions: Sequence[str],
+def draw_label_sheet(path: Path, images: Sequence[np.ndarray], truths: Sequence[str], predictions: Sequence[str],
                 scores: Optional[Sequence[float]], title: str, columns: int = 8) -> None:
-    """Write a sheet of images, each with its predicted class: green if right, else red with the true one.
+    """Draw a sheet of images, each with its predicted class: green if right, else red with the true one.
 
     Args:
         path: PNG file to write.

@@ -1,4 +1,4 @@
-"""What a model of any task says about one image: as a table, and as a picture that is large enough to read."""
+"""The prediction of a model of any task for one image: as a table, and as a picture that is large enough to read."""
 from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
@@ -27,7 +27,7 @@ def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
     """Build the model of a config and load a checkpoint into it, completely.
 
     Args:
-        cfg: the config; the default scope must be its own.
+        cfg: the config, whose scope must be the default scope.
         checkpoint: path or URL.
         device: where the model goes.
 
@@ -38,7 +38,7 @@ def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
         InputError: if the checkpoint does not fit.
     """
     model, content = build_and_load(cfg, checkpoint)
-    meta = dict((content.get('meta') or {}).get('dataset_meta') or _metainfo(cfg))
+    meta = dict((content.get('meta') or {}).get('dataset_meta') or _find_metainfo(cfg))
     classes = meta.get('classes') or [f'class {number}' for number in range(1000)]
     palette = meta.get('palette')
     if not palette:
@@ -48,7 +48,10 @@ def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
 
 
 def build_and_load(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, Any]]:
-    """Build the model of a config on the CPU, load a checkpoint into it completely; return it and the checkpoint's content.
+    """Build the model of a config on the CPU and load a checkpoint into it, completely.
+
+    Returns:
+        tuple: the model and the content of the checkpoint.
 
     Raises:
         InputError: if the checkpoint does not fit.
@@ -60,7 +63,7 @@ def build_and_load(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, A
     return model, content
 
 
-def _metainfo(cfg: Config) -> Dict[str, Any]:
+def _find_metainfo(cfg: Config) -> Dict[str, Any]:
     for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
         for dataset in datasets_of(cfg.get(loader)):
             return metainfo_of(cfg, dataset)
@@ -85,8 +88,8 @@ def read_image(path: str) -> np.ndarray:
     return image
 
 
-def test_pipeline(cfg: Config) -> List[Any]:
-    """The transforms that prepare an image for testing, without those that need annotations.
+def get_test_pipeline(cfg: Config) -> List[Any]:
+    """Return the transforms that prepare an image for testing, without those that load annotations.
 
     Raises:
         InputError: if the config has no test pipeline.
@@ -100,12 +103,12 @@ def test_pipeline(cfg: Config) -> List[Any]:
 
 
 def loads_files(pipeline: Sequence[Any]) -> bool:
-    """Whether a pipeline reads files, in BGR order; data sets that hold their images as arrays, as CIFAR does, hold RGB."""
+    """Whether a pipeline reads files, in BGR order. Data sets that hold their images as arrays, as CIFAR does, hold RGB."""
     return any('LoadImage' in str(transform['type']) for transform in pipeline)
 
 
-def given_image(path: str, image: np.ndarray) -> Dict[str, Any]:
-    """What a pipeline starts from that does not read ``image``, (H, W, 3) uint8 RGB, itself."""
+def make_pipeline_input(path: str, image: np.ndarray) -> Dict[str, Any]:
+    """Make the input of a pipeline that does not read ``image``, (H, W, 3) uint8 RGB, itself."""
     return dict(img_path=path, img_id=0, img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
 
 
@@ -125,27 +128,30 @@ def predict(model: nn.Module, cfg: Config, path: str, image: np.ndarray) -> Any:
     Raises:
         InputError: if the config has no test pipeline.
     """
-    pipeline = test_pipeline(cfg)
-    results = dict(img_path=path, img_id=0) if loads_files(pipeline) else given_image(path, image)
+    pipeline = get_test_pipeline(cfg)
+    results = dict(img_path=path, img_id=0) if loads_files(pipeline) else make_pipeline_input(path, image)
     return model.test_step(pseudo_collate([Compose(pipeline)(results)]))[0].cpu()
 
 
-def table_of(sample: Any, classes: Sequence[str], score_thr: float) -> Tuple[List[str], List[Tuple[str, ...]]]:
-    """(headings, rows) of what a prediction says.
+def tabulate_prediction(sample: Any, classes: Sequence[str], score_thr: float) -> Tuple[List[str], List[Tuple[str, ...]]]:
+    """List a prediction as a table.
 
     Args:
         sample: from :func:`predict`.
-        classes: their names.
+        classes: names of the classes.
         score_thr: leave out objects with a lower score.
+
+    Returns:
+        tuple: headings and rows.
     """
     if 'pred_panoptic_seg' in sample:
-        segments = _shares(sample.pred_panoptic_seg.sem_seg)
+        segments = _measure_shares(sample.pred_panoptic_seg.sem_seg)
         return ['segment', 'of the pixels'], [
             (classes[segment % INSTANCE_OFFSET] if segment % INSTANCE_OFFSET < len(classes) else '(none)', f'{share:.1%}')
             for segment, share in segments]
     if 'pred_sem_seg' in sample:
         return ['class', 'of the pixels'], [(classes[label], f'{share:.1%}')
-                                            for label, share in _shares(sample.pred_sem_seg.data)]
+                                            for label, share in _measure_shares(sample.pred_sem_seg.data)]
     if 'pred_instances' in sample:
         found = sample.pred_instances[sample.pred_instances.scores >= score_thr]
         return ['object', 'score', 'box (left, top, right, bottom)'], [
@@ -155,17 +161,17 @@ def table_of(sample: Any, classes: Sequence[str], score_thr: float) -> Tuple[Lis
     return ['class', 'score'], [(classes[label], f'{score:.3f}') for label, score in zip(labels.tolist(), scores.tolist())]
 
 
-def _shares(labels: Tensor) -> List[Tuple[int, float]]:
-    """(value, share of the pixels) of the values of a map, the largest share first."""
+def _measure_shares(labels: Tensor) -> List[Tuple[int, float]]:
+    """List (value, share of the pixels) of the values of a map, the largest share first."""
     values, counts = labels.unique(return_counts=True)
     shares = (counts / labels.numel()).tolist()
     return sorted(zip(values.tolist(), shares), key=lambda entry: -entry[1])
 
 
-def draw(model: nn.Module, cfg: Config, image: np.ndarray, sample: Any, path: str, score_thr: float) -> None:
-    """Write a picture of a prediction, by the visualizer of the config.
+def draw_prediction(model: nn.Module, cfg: Config, image: np.ndarray, sample: Any, path: str, score_thr: float) -> None:
+    """Write a picture of a prediction with the visualizer of the config.
 
-    Small images are enlarged before anything is drawn on them: boxes and letters have a fixed size in pixels.
+    Small images are enlarged first, because boxes and letters have a fixed size in pixels.
 
     Args:
         model: from :func:`load_model`.
@@ -185,7 +191,7 @@ def draw(model: nn.Module, cfg: Config, image: np.ndarray, sample: Any, path: st
     if 'pred_score' in sample and hasattr(visualizer, 'visualize_cls'):
         visualizer.visualize_cls(image, sample, draw_gt=False, out_file=path)
         return
-    large = enlarged(sample, factor, score_thr)
+    large = enlarge_prediction(sample, factor, score_thr)
     if not large.all_keys():
         imwrite(image[..., ::-1], path)
         return
@@ -193,8 +199,8 @@ def draw(model: nn.Module, cfg: Config, image: np.ndarray, sample: Any, path: st
     visualizer.add_datasample('prediction', image, large, draw_gt=False, out_file=path, **threshold)
 
 
-def enlarged(sample: Any, factor: int, score_thr: float) -> Any:
-    """A data sample of the same kind with the predictions ``factor`` times as large, and no more than can be drawn."""
+def enlarge_prediction(sample: Any, factor: int, score_thr: float) -> Any:
+    """Copy the predictions of a data sample ``factor`` times as large; what the visualizer cannot draw is left out."""
 
     def grow(maps: Tensor) -> Tensor:
         return maps.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
@@ -204,7 +210,7 @@ def enlarged(sample: Any, factor: int, score_thr: float) -> Any:
         large.pred_sem_seg = PixelData(data=grow(sample.pred_sem_seg.data))
     if 'pred_panoptic_seg' in sample:
         labels = sample.pred_panoptic_seg.sem_seg
-        if len(labels.unique()) > 1:  # else there may be nothing but "none"
+        if len(labels.unique()) > 1:  # one value may be "none", which cannot be drawn
             large.pred_panoptic_seg = PixelData(sem_seg=grow(labels))
     elif 'pred_instances' in sample:
         found = sample.pred_instances[sample.pred_instances.scores >= score_thr]

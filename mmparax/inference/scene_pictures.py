@@ -1,4 +1,4 @@
-"""What a trained model says about synthetic scenes, drawn beside the truth."""
+"""Predictions of a trained model for synthetic scenes, drawn beside the ground truth."""
 import json
 from pathlib import Path
 from typing import Iterator, Sequence, Tuple
@@ -12,10 +12,10 @@ from torchvision.ops import nms
 from mmparax.checks.model import is_dense
 from mmparax.datasets.synthetic.scenes import CLASSES, PALETTE, THING_CLASSES, Scene, SceneGenerator
 from mmparax.datasets.synthetic.writers import FOLDERS
-from mmparax.inference.pictures import colorize, draw_objects, label_sheet, outline, prediction_sheet
+from mmparax.inference.pictures import colorize, draw_label_sheet, draw_objects, draw_prediction_sheet, outline
 from mmparax.inference.predictions import INSTANCE_OFFSET, load_model, predict, read_image
 
-SCORE_THR = 0.15  # after a few minutes of training few objects are surer
+SCORE_THR = 0.15  # after a few minutes of training few objects score higher
 SCENES, CROPS = 6, 24
 
 
@@ -29,7 +29,7 @@ def draw_scene_predictions(cfg: Config, checkpoint: str, data: str, path: Path, 
         path: PNG file to write.
         title: heading.
     """
-    # A name of its own: another task of this process may have set another scope.
+    # Each picture has its own scope: another task of this process may have set another one.
     DefaultScope.get_instance(f'scenes-{path}', scope_name=cfg.default_scope)
     model = load_model(cfg, checkpoint)
     if not is_dense(model):
@@ -38,14 +38,14 @@ def draw_scene_predictions(cfg: Config, checkpoint: str, data: str, path: Path, 
         meta = json.loads((Path(data) / 'classes.json').read_text(encoding='utf-8'))
         generator = SceneGenerator('val', meta['seed'], tuple(meta['size']))
         count = min(SCENES, meta['counts']['val'])
-        rows = [tuple(_pictures(model, cfg, Path(data), generator, number)) for number in range(count)]
+        rows = [tuple(_draw_row(model, cfg, Path(data), generator, number)) for number in range(count)]
         empty = hasattr(model, 'panoptic_fusion_head')  # some pixels may belong to no segment
-        prediction_sheet(path, rows, [*CLASSES, 'no segment'] if empty else CLASSES,
+        draw_prediction_sheet(path, rows, [*CLASSES, 'no segment'] if empty else CLASSES,
                          [*PALETTE, (0, 0, 0)] if empty else PALETTE, title)
 
 
-def _pictures(model: nn.Module, cfg: Config, data: Path, generator: SceneGenerator, number: int) -> Iterator[np.ndarray]:
-    """Input, truth and prediction of a validation scene."""
+def _draw_row(model: nn.Module, cfg: Config, data: Path, generator: SceneGenerator, number: int) -> Iterator[np.ndarray]:
+    """Draw input, ground truth and prediction of a validation scene."""
     scene = generator.scene(number)
     file = str(data / 'images' / FOLDERS['val'] / f'scene_{number:05d}.jpg')
     image = read_image(file)
@@ -56,41 +56,41 @@ def _pictures(model: nn.Module, cfg: Config, data: Path, generator: SceneGenerat
         yield outline(colorize(scene.semantic(), PALETTE), scene.panoptic()[0])
         yield outline(colorize(segments % INSTANCE_OFFSET, PALETTE), segments)
     elif 'pred_instances' in sample:
-        yield _true_objects(image, scene)
+        yield _draw_true_objects(image, scene)
         found = sample.pred_instances[sample.pred_instances.scores >= SCORE_THR]
-        found = found[nms(found.bboxes, found.scores, 0.5)]  # the best reading of each digit, not all of them
+        found = found[nms(found.bboxes, found.scores, 0.5)]  # of several readings of a digit the one with the best score
         labels = found.labels.tolist()
         yield draw_objects(image, found.masks.numpy().astype(bool), found.bboxes.numpy(), [PALETTE[label] for label in labels],
-                           [f'{_digit(label)}: {score:.2f}' for label, score in zip(labels, found.scores.tolist())])
+                           [f'{_name_digit(label)}: {score:.2f}' for label, score in zip(labels, found.scores.tolist())])
     else:
         yield colorize(scene.semantic(), PALETTE)
         yield colorize(sample.pred_sem_seg.data[0].numpy(), PALETTE)
 
 
-def _true_objects(image: np.ndarray, scene: Scene) -> np.ndarray:
+def _draw_true_objects(image: np.ndarray, scene: Scene) -> np.ndarray:
     labels = [instance.label for instance in scene.instances]
     return draw_objects(image, np.array([instance.mask for instance in scene.instances]),
                         np.array([instance.bbox for instance in scene.instances]), [PALETTE[label] for label in labels],
-                        [_digit(label) for label in labels])
+                        [_name_digit(label) for label in labels])
 
 
-def _digit(label: int) -> str:
+def _name_digit(label: int) -> str:
     return THING_CLASSES[label].split()[-1]
 
 
 def _draw_crops(model: nn.Module, cfg: Config, data: Path, path: Path, title: str) -> None:
-    files = _some_of_each_class(data / 'crops' / FOLDERS['val'])
+    files = _pick_files(data / 'crops' / FOLDERS['val'])
     images = [read_image(str(file)) for file in files]
     samples = [predict(model, cfg, str(file), image) for file, image in zip(files, images)]
     classes: Sequence[str] = model.dataset_meta['classes']
     best: Sequence[Tuple[float, int]] = [(score.item(), int(label)) for score, label in
                                          (sample.pred_score.max(0) for sample in samples)]
-    label_sheet(path, images, [file.parent.name for file in files], [classes[label] for _, label in best],
+    draw_label_sheet(path, images, [file.parent.name for file in files], [classes[label] for _, label in best],
                 [score for score, _ in best], title)
 
 
-def _some_of_each_class(folder: Path) -> Sequence[Path]:
-    """The first files of each class in turn, as many as fit on the sheet."""
+def _pick_files(folder: Path) -> Sequence[Path]:
+    """Pick the first files of each class in turn, as many as fit on the sheet."""
     by_class = [sorted(child.iterdir()) for child in sorted(folder.iterdir()) if child.is_dir()]
     turns = [files[turn] for turn in range(CROPS) for files in by_class if turn < len(files)]
     return turns[:CROPS]

@@ -1,1 +1,1 @@
-"""One HTML file about one or several runs: what was trained, how, with what result, and what the analyses say."""
+"""One HTML page about one or several runs: methods, results, curves, predictions and analyses."""

@@ -1,4 +1,4 @@
-"""What the template lays out: sections of sentences, tables, figures, galleries and commands."""
+"""The parts of the page that the template lays out; the template knows each by its ``kind``."""
 from dataclasses import dataclass, field
 from typing import Any, List, Optional, Sequence, Union
 
@@ -8,11 +8,11 @@ NONE = '–'
 
 
 @dataclass
-class Cell:
+class TableField:
     """A field of a table.
 
     Attributes:
-        text: what is in it.
+        text: its content.
         best: whether it is the best of its column.
         number: of the group of runs whose colour and line style stand before the text.
     """
@@ -22,7 +22,7 @@ class Cell:
 
 
 @dataclass
-class Table:
+class ReportTable:
     """A table; the first field of each row is its name.
 
     Attributes:
@@ -33,32 +33,32 @@ class Table:
     """
     caption: str
     header: Sequence[str]
-    rows: Sequence[Sequence[Union[Cell, str]]]
+    rows: Sequence[Sequence[Union[TableField, str]]]
     prose: bool = False
     kind: str = 'table'
 
 
 @dataclass
-class Key:
-    """An entry of a figure's key: a line style of a group of runs, or a colour of a kind of parameters."""
+class LegendKey:
+    """An entry of a chart's legend: the line style of a group of runs, or the colour of a kind of parameters."""
     label: str
     number: int
     kind: str = 'series'
 
 
 @dataclass
-class Figure:
-    """A drawing with its caption and, if it has colours, their key."""
+class Chart:
+    """A drawing with its caption and, if it has colours, their legend."""
     content: Markup
     caption: str
-    keys: Sequence[Key] = ()
+    keys: Sequence[LegendKey] = ()
 
 
 @dataclass
-class Figures:
-    """Figures side by side where there is room."""
-    figures: Sequence[Figure]
-    kind: str = 'figures'
+class ChartRow:
+    """Charts side by side where there is room."""
+    charts: Sequence[Chart]
+    kind: str = 'charts'
 
 
 @dataclass
@@ -70,6 +70,7 @@ class Picture:
         alt: what it shows.
         caption: below it.
         crisp: whether its pixels stay squares when it is enlarged.
+        number: of the group of runs whose colour and line style stand before the caption.
     """
     uri: str
     alt: str
@@ -79,7 +80,7 @@ class Picture:
 
 
 @dataclass
-class Pictures:
+class PictureRow:
     """Pictures side by side, as many as there is room for."""
     caption: str
     pictures: Sequence[Picture]
@@ -87,12 +88,12 @@ class Pictures:
 
 
 @dataclass
-class Grid:
-    """Rows of pictures or words, the columns of which belong together.
+class PictureGrid:
+    """Rows of pictures or texts, the columns of which belong together.
 
     Attributes:
         caption: what it shows.
-        header: of the columns, the one of the names included.
+        header: of the columns, that of the names included.
         rows: a name, then pictures or texts.
     """
     caption: str
@@ -102,7 +103,7 @@ class Grid:
 
 
 @dataclass
-class Legend:
+class ColorLegend:
     """Names and colours, as '#rrggbb'."""
     caption: str
     entries: Sequence[Any]
@@ -110,28 +111,28 @@ class Legend:
 
 
 @dataclass
-class Text:
+class Paragraph:
     """A paragraph."""
     text: str
     kind: str = 'text'
 
 
 @dataclass
-class Heading:
-    """Of a part of a section."""
+class Subheading:
+    """The heading of a part of a section."""
     text: str
     kind: str = 'heading'
 
 
 @dataclass
-class Notes:
+class NoteList:
     """A list of sentences."""
     notes: Sequence[str]
     kind: str = 'notes'
 
 
 @dataclass
-class Missing:
+class MissingPart:
     """A sentence on what is not there, and the command that makes it."""
     text: str
     command: str = ''
@@ -139,13 +140,13 @@ class Missing:
 
 
 @dataclass
-class Section:
+class ReportSection:
     """A part of the page with a heading."""
     name: str
     title: str
     blocks: List[Any] = field(default_factory=list)
 
 
-def series_keys(groups: Sequence[Any]) -> List[Key]:
-    """The key of some groups of runs."""
-    return [Key(group.label, group.number) for group in groups]
+def make_series_keys(groups: Sequence[Any]) -> List[LegendKey]:
+    """Make the legend of some groups of runs."""
+    return [LegendKey(group.label, group.number) for group in groups]

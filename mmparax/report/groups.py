@@ -1,4 +1,4 @@
-"""Groups runs that differ in nothing but the seed, names the groups, and says in which settings they differ."""
+"""Groups runs that differ only in the seed, names the groups, and finds the settings in which they differ."""
 import json
 import re
 import statistics
@@ -9,33 +9,34 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from mmengine.runner import Runner
 
 from mmparax.config.query import datasets_of
-from mmparax.report.gather import Run
+from mmparax.report.runs import TrainingRun
 from mmparax.utils.signatures import keyword_names
 
-# Where files are and how a run was started says nothing about what was trained.
+# Places of files and the way in which a run was started: they do not change what is trained.
 PLACES = ('work_dir', 'resume', 'launcher', 'experiment_name', 'load_from', 'log_level', 'cfg')
-OF_EVALUATION = ('output_dir', 'outfile_prefix', 'out_file_path')
+EVALUATION_OUTPUTS = ('output_dir', 'outfile_prefix', 'out_file_path')
 SEED = 'randomness.seed'
 LONGEST = 160  # characters of a value
 FOLDERS = re.compile(r"(?<![\w.…/:])/(?:[^\s'\"/:;,()]+/)+")  # of absolute paths
 
 
 @dataclass
-class Group:
+class RunGroup:
     """Runs of one config with several seeds, or a single run.
 
     Attributes:
-        label: method, and what else is needed to tell the groups apart.
+        label: method, and what else tells the groups apart.
         runs: in the order of their seeds.
-        number: tells its colour and line style, everywhere.
+        number: gives its colour and line style, everywhere.
+        settings: dotted name -> value, see :func:`list_settings`.
     """
     label: str
-    runs: List[Run]
+    runs: List[TrainingRun]
     number: int
     settings: Dict[str, Any] = field(default_factory=dict)
 
     @property
-    def first(self) -> Run:
+    def first(self) -> TrainingRun:
         return self.runs[0]
 
     @property
@@ -50,62 +51,62 @@ class Group:
         return [run.seconds_per_iteration for run in self.runs if run.seconds_per_iteration is not None]
 
     @property
-    def comparable(self) -> str:
-        """Groups with the same text were evaluated on the same data in the same way."""
+    def evaluation_key(self) -> str:
+        """The same text for groups that were evaluated on the same data in the same way."""
         cfg = self.first.cfg
         parts = [*datasets_of(cfg.get('test_dataloader') or cfg.get('val_dataloader')), cfg.get('test_evaluator')]
         sources = sorted({run.source for run in self.runs})
-        return json.dumps([_without(parts, (*OF_EVALUATION, 'pipeline', 'metainfo')), sources], sort_keys=True, default=str)
+        return json.dumps([_drop(parts, (*EVALUATION_OUTPUTS, 'pipeline', 'metainfo')), sources], sort_keys=True, default=str)
 
 
-def _without(config: Any, names: Sequence[str]) -> Any:
+def _drop(config: Any, names: Sequence[str]) -> Any:
+    """Copy a nested config without the entries of some names."""
     if isinstance(config, dict):
-        return {name: _without(value, names) for name, value in config.items() if name not in names}
+        return {name: _drop(value, names) for name, value in config.items() if name not in names}
     if isinstance(config, (list, tuple)):
-        return [_without(value, names) for value in config]
+        return [_drop(value, names) for value in config]
     return config
 
 
-def settings_of(run: Run) -> Dict[str, Any]:
-    """Dotted name -> value of the settings of a run's config that say what was trained."""
+def list_settings(run: TrainingRun) -> Dict[str, Any]:
+    """List the settings of a run's config that change what is trained: dotted name -> value."""
     cfg = run.cfg.to_dict()
-    # Other names of a config's top level are only variables, which what is here has been made with.
+    # Other names at the top level of a config are only variables.
     names = [name for name in (*keyword_names(Runner.__init__), 'data_preprocessor') if name not in PLACES]
     settings = {name: cfg[name] for name in names if name in cfg}
-    return dict(_flat(_without(settings, OF_EVALUATION)))
+    return dict(_flatten(_drop(settings, EVALUATION_OUTPUTS)))
 
 
-def _flat(config: Any, path: str = '') -> Iterator[Tuple[str, Any]]:
-    """(dotted name, value) of a nested config; a list of plain values is one value."""
+def _flatten(config: Any, path: str = '') -> Iterator[Tuple[str, Any]]:
+    """Yield (dotted name, value) of a nested config; a list of plain values is one value."""
     if isinstance(config, dict) and config:
         for name, value in config.items():
-            yield from _flat(value, f'{path}.{name}' if path else str(name))
+            yield from _flatten(value, f'{path}.{name}' if path else str(name))
     elif isinstance(config, (list, tuple)) and any(isinstance(value, dict) for value in config):
         for number, value in enumerate(config):
-            yield from _flat(value, f'{path}.{number}')
+            yield from _flatten(value, f'{path}.{number}')
     else:
         yield path, list(config) if isinstance(config, tuple) else config
 
 
-def group(runs: Sequence[Run]) -> List[Group]:
-    """Group runs whose configs differ only in the seed; in the order in which they were given."""
-    groups: Dict[str, Group] = {}
+def group_runs(runs: Sequence[TrainingRun]) -> List[RunGroup]:
+    """Group runs whose configs differ only in the seed, in the order of the runs."""
+    by_settings: Dict[str, RunGroup] = {}
     for run in runs:
-        settings = settings_of(run)
+        settings = list_settings(run)
         key = json.dumps({name: value for name, value in settings.items() if name != SEED}, sort_keys=True, default=str)
-        found = groups.setdefault(key, Group('', [], len(groups), settings))
-        found.runs.append(run)
-    found = list(groups.values())
-    for entry in found:
-        entry.runs.sort(key=lambda run: (run.seed is None, run.seed))
-    for entry, label in zip(found, _labels(found)):
-        entry.label = label
-    return found
+        by_settings.setdefault(key, RunGroup('', [], len(by_settings), settings)).runs.append(run)
+    groups = list(by_settings.values())
+    for group in groups:
+        group.runs.sort(key=lambda run: (run.seed is None, run.seed))
+    for group, label in zip(groups, _make_labels(groups)):
+        group.label = label
+    return groups
 
 
-def _labels(groups: Sequence[Group]) -> List[str]:
-    """The method of each group; where that is not enough, with backbone, config, and folder."""
-    more: List[Callable[[Group], str]] = [lambda group: group.first.backbone, lambda group: _config_name(group.first),
+def _make_labels(groups: Sequence[RunGroup]) -> List[str]:
+    """Label each group by its method; if that is not enough, also by backbone, config, and folder."""
+    more: List[Callable[[RunGroup], str]] = [lambda group: group.first.backbone, lambda group: _find_config_name(group.first),
                                           lambda group: group.first.name]
     labels = [group.first.method for group in groups]
     for part in more:
@@ -115,39 +116,39 @@ def _labels(groups: Sequence[Group]) -> List[str]:
     return labels
 
 
-def _config_name(run: Run) -> str:
+def _find_config_name(run: TrainingRun) -> str:
     return next((path.stem for path in sorted(run.folder.glob('*.py'))), run.folder.name)
 
 
-def run_label(group: Group, run: Run) -> str:
-    """The name of one run of a group."""
+def label_run(group: RunGroup, run: TrainingRun) -> str:
+    """Label one run of a group."""
     return group.label if len(group.runs) == 1 else f'{group.label}, seed {run.seed}'
 
 
-def differences(groups: Sequence[Group]) -> Dict[str, List[str]]:
-    """Setting -> its value in each group, of those settings that are not the same in all."""
+def find_differences(groups: Sequence[RunGroup]) -> Dict[str, List[str]]:
+    """Find the settings that are not the same in all groups: setting -> its value in each group."""
     names = dict.fromkeys(name for group in groups for name in group.settings if name != SEED)
     differing = {}
     for name in names:
-        values = [shown(group.settings[name]) if name in group.settings else 'not set' for group in groups]
+        values = [_format_setting(group.settings[name]) if name in group.settings else 'not set' for group in groups]
         if len({repr(group.settings.get(name, ...)) for group in groups}) > 1:
             differing[name] = values
     return differing
 
 
-def shown(value: Any) -> str:
-    """A setting's value as text; of the path of a file only its name, for the place is that of one machine."""
+def _format_setting(value: Any) -> str:
+    """Format the value of a setting; a path without the folders of this machine."""
     if isinstance(value, str):
-        return without_place(value)
+        return shorten_path(value)
     if isinstance(value, (list, tuple)):
-        text = '[' + ', '.join(map(shown, value)) + ']'
+        text = '[' + ', '.join(map(_format_setting, value)) + ']'
     else:
         text = repr(value)
     return text if len(text) <= LONGEST else f'{text[:LONGEST]}…'
 
 
-def without_place(text: str) -> str:
-    """An absolute path without the folders that are of this machine: relative to the present one, or its name alone."""
+def shorten_path(text: str) -> str:
+    """Shorten an absolute path, without the folders of this machine: relative to the present folder, or its name alone."""
     path = PurePath(text)
     if not path.is_absolute():
         return text
@@ -155,14 +156,14 @@ def without_place(text: str) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else f'…/{path.name}'
 
 
-def without_places(sentence: str) -> str:
-    """A sentence without the folders of the absolute paths in it."""
+def shorten_paths(sentence: str) -> str:
+    """Remove the folders of absolute paths from a sentence."""
     return FOLDERS.sub('…/', sentence)
 
 
-def best(groups: Sequence[Group], metric: str) -> Optional[Group]:
-    """The group with the highest mean of a metric; None if it is alone with it, or they were not evaluated alike."""
-    having = [group for group in groups if metric in group.metrics]
-    if len(having) < 2 or len({group.comparable for group in having}) > 1:
+def find_best(groups: Sequence[RunGroup], metric: str) -> Optional[RunGroup]:
+    """Find the group with the highest mean of a metric; None if only one has it, or they were not evaluated alike."""
+    candidates = [group for group in groups if metric in group.metrics]
+    if len(candidates) < 2 or len({group.evaluation_key for group in candidates}) > 1:
         return None
-    return max(having, key=lambda group: statistics.mean(group.metrics[metric]))
+    return max(candidates, key=lambda group: statistics.mean(group.metrics[metric]))

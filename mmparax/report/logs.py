@@ -1,4 +1,4 @@
-"""What mmengine's loggers have written in a work dir: curves, evaluations, and the machine."""
+"""Reads what mmengine's loggers wrote into a work dir: curves, evaluations, and the machine."""
 import json
 import math
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from mmparax.inference.metrics import paper_columns
+from mmparax.inference.metrics import select_paper_metrics
 
 Entry = Dict[str, Any]
 HEAD = 1 << 16  # bytes at the start of a log, in which mmengine describes the machine
@@ -25,11 +25,11 @@ NUMBER = re.compile(r'([\w./-]+): (-?[\d.]+(?:e[+-]?\d+)?|nan)\b')
 
 
 @dataclass
-class Curves:
-    """What was logged during a training, its resumed parts as one.
+class TrainingCurves:
+    """The log of a training; its resumed parts are joined.
 
     Attributes:
-        train: an entry for each time that the training logged: ``step`` (iterations), ``loss``, ``time``, ...
+        train: the entries of the training: ``step`` (iterations), ``loss``, ``time``, ...
         val: an entry for each validation: ``step`` and metrics.
         by_epoch: whether the ``step`` of ``val`` counts epochs instead of iterations.
         notes: sentences about what could not be read.
@@ -39,22 +39,22 @@ class Curves:
     by_epoch: bool = False
     notes: List[str] = field(default_factory=list)
 
-    def series(self, name: str) -> Tuple[List[float], List[float]]:
-        """(iterations, values) of what was logged in training under a name; values that are not finite are left out."""
+    def get_series(self, name: str) -> Tuple[List[float], List[float]]:
+        """Return (iterations, values) that the training logged under a name; values that are not finite are left out."""
         points = [(entry['step'], float(entry[name])) for entry in self.train if _is_number(entry.get(name))]
-        return _split([point for point in points if math.isfinite(point[1])])
+        return _unzip([point for point in points if math.isfinite(point[1])])
 
-    def metrics(self) -> Dict[str, Tuple[List[float], List[float]]]:
-        """Metric -> (iterations or epochs, values) of the validations."""
+    def get_metrics(self) -> Dict[str, Tuple[List[float], List[float]]]:
+        """Return metric -> (iterations or epochs, values) of the validations."""
         points: Dict[str, List[Tuple[float, float]]] = {}
         for entry in self.val:
-            for name, value in columns_of(entry).items():
+            for name, value in select_columns(entry).items():
                 if value is not None:
                     points.setdefault(name, []).append((entry['step'], value))
-        return {name: _split(values) for name, values in points.items()}
+        return {name: _unzip(values) for name, values in points.items()}
 
 
-def _split(points: Sequence[Tuple[float, float]]) -> Tuple[List[float], List[float]]:
+def _unzip(points: Sequence[Tuple[float, float]]) -> Tuple[List[float], List[float]]:
     return [step for step, _ in points], [value for _, value in points]
 
 
@@ -62,27 +62,28 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def columns_of(metrics: Mapping[str, Any]) -> Dict[str, Optional[float]]:
-    """Metrics as the paper's tables have them, in percent; if they have none of them, all of them under their own names."""
-    numbers = {name: value for name, value in metrics.items() if name not in BESIDE_METRICS and _is_number(value)}
-    return paper_columns(numbers) or {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+def select_columns(metrics: Mapping[str, Any]) -> Dict[str, Optional[float]]:
+    """Select the metrics of the paper's tables, in percent; if there are none, return all under their own names."""
+    numbers = {name: value for name, value in _select_numbers(metrics).items() if name not in BESIDE_METRICS}
+    return select_paper_metrics(numbers) or {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
-def read_curves(files: Sequence[Path]) -> Curves:
+def read_curves(files: Sequence[Path]) -> TrainingCurves:
     """Read the ``scalars.json`` of a training and of what resumed it.
 
-    A later part replaces what an earlier one logged from its first step on: that is where it resumed, or started anew.
+    A later part replaces what an earlier one logged from its first step on: there it resumed, or started anew.
 
     Args:
         files: in the order of time.
     """
-    curves = Curves()
+    curves = TrainingCurves()
     for file in files:
         entries, note = _read_lines(file)
         if note:
             curves.notes.append(note)
         train = [entry for entry in entries if 'iter' in entry and ('loss' in entry or 'lr' in entry)]
-        val = [entry for entry in entries if 'iter' not in entry and ('time' in entry or paper_columns(_numbers(entry)))]
+        val = [entry for entry in entries
+               if 'iter' not in entry and ('time' in entry or select_paper_metrics(_select_numbers(entry)))]
         if train:
             first = train[0]
             curves.train = [entry for entry in curves.train if entry['step'] < first['step']]
@@ -97,12 +98,12 @@ def read_curves(files: Sequence[Path]) -> Curves:
     return curves
 
 
-def _numbers(entry: Entry) -> Entry:
+def _select_numbers(entry: Mapping[str, Any]) -> Entry:
     return {name: value for name, value in entry.items() if _is_number(value)}
 
 
 def _read_lines(file: Path) -> Tuple[List[Entry], str]:
-    """The entries of a file with a JSON object a line, and a sentence on what is no such line."""
+    """Read a file with a JSON object a line; return the entries, and a sentence on lines that cannot be read."""
     lines = file.read_text(encoding='utf-8', errors='replace').split('\n')
     entries, broken = [], []
     for number, line in enumerate(lines, 1):
@@ -125,15 +126,15 @@ def _read_lines(file: Path) -> Tuple[List[Entry], str]:
 
 
 def read_environment(log: Path) -> Dict[str, str]:
-    """What a log says about the machine: torch, mmengine, cuda, gpu, processes, seed; what it does not say is left out."""
+    """Read from a log torch, mmengine, cuda, gpu, processes and seed; what it does not say is left out."""
     with log.open('rb') as file:
         text = file.read(HEAD).decode(errors='replace')
     found = {name: pattern.search(text) for name, pattern in ENVIRONMENT.items()}
     return {name: match.group(1).strip() for name, match in found.items() if match}
 
 
-def device_of(environment: Mapping[str, str]) -> str:
-    """What a run was computed on, in words; empty if its log does not say."""
+def describe_device(environment: Mapping[str, str]) -> str:
+    """Describe the device of a run in words; empty if its log does not say."""
     if 'cuda' not in environment:
         return ''
     count = int(environment.get('processes', 1))
@@ -141,8 +142,8 @@ def device_of(environment: Mapping[str, str]) -> str:
     return name if count == 1 else f'{count} × {name}'
 
 
-def printed_evaluation(log: Path) -> Dict[str, float]:
-    """Metrics of the last evaluation of a test set that a log shows to its end; empty if there is none."""
+def read_printed_evaluation(log: Path) -> Dict[str, float]:
+    """Read the metrics of the last complete evaluation of a test set from a log; empty if there is none."""
     with log.open('rb') as file:
         file.seek(max(0, log.stat().st_size - TAIL))
         text = file.read().decode(errors='replace')

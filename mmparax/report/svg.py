@@ -1,4 +1,4 @@
-"""Turns matplotlib's figures into SVG that is a part of a page: its colours follow the page, its names are unique."""
+"""Renders matplotlib's figures as SVG elements of a page: their colours follow the page, their names are unique."""
 import base64
 import io
 import re
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 SERIES = 8  # colours of the style sheet of report.html
-# Colours that stand for those of the page, which are others in the dark and on paper.
+# Placeholders for the colours of the page, which differ in the dark and on paper.
 INK, LINE = '#010203', '#010204'
 SETTINGS = {'svg.fonttype': 'none', 'font.size': 10, 'axes.titlesize': 10, 'axes.labelsize': 10,
             'xtick.labelsize': 9, 'ytick.labelsize': 9, 'axes.spines.top': False, 'axes.spines.right': False,
@@ -21,20 +21,20 @@ SETTINGS = {'svg.fonttype': 'none', 'font.size': 10, 'axes.titlesize': 10, 'axes
             'axes.grid': True, 'grid.color': LINE, 'grid.linewidth': 0.6, 'axes.axisbelow': True, 'axes.linewidth': 0.6,
             'xtick.major.width': 0.6, 'ytick.major.width': 0.6, 'figure.facecolor': 'none', 'axes.facecolor': 'none',
             'savefig.facecolor': 'none'}
-STAND_INS = re.compile('#0102([0-9a-f]{2})')
+PLACEHOLDERS = re.compile('#0102([0-9a-f]{2})')
 
 
-def series_color(number: int) -> str:
-    """The colour of a group of runs."""
+def pick_series_color(number: int) -> str:
+    """Pick the placeholder colour of a group of runs."""
     return f'#0102{16 + number % SERIES:02x}'
 
 
-def role_color(number: int) -> str:
-    """The colour of a kind of parameters."""
+def pick_role_color(number: int) -> str:
+    """Pick the placeholder colour of a kind of parameters."""
     return f'#0102{32 + number:02x}'
 
 
-def _page_color(match: 're.Match[str]') -> str:
+def _replace_color(match: 're.Match[str]') -> str:
     code = int(match.group(1), 16)
     if code >= 32:
         return f'var(--role-{code - 32})'
@@ -42,17 +42,17 @@ def _page_color(match: 're.Match[str]') -> str:
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Figures that are made and turned into SVG inside look like the page."""
+def use_page_style() -> Iterator[None]:
+    """Give figures that are made and rendered inside the context the look of the page."""
     with matplotlib.rc_context(SETTINGS):
         yield
 
 
-def as_svg(figure: Figure, name: str, alt: str) -> Markup:
-    """A figure as an ``<svg>`` element.
+def render_svg(figure: Figure, name: str, alt: str) -> Markup:
+    """Render a figure as an ``<svg>`` element.
 
     Args:
-        figure: made in :func:`style`.
+        figure: made in :func:`use_page_style`.
         name: unique on the page; its parts have names that begin with it.
         alt: what it shows, in words.
     """
@@ -75,7 +75,7 @@ def as_svg(figure: Figure, name: str, alt: str) -> Markup:
             elif key == 'href' and value.startswith('#'):
                 value = f'#{name}-{value[1:]}'
             elif key != 'href':
-                value = re.sub(r'url\(#', f'url(#{name}-', STAND_INS.sub(_page_color, value))
+                value = re.sub(r'url\(#', f'url(#{name}-', PLACEHOLDERS.sub(_replace_color, value))
                 value = re.sub(r"font: ([\d.]+px)[^;]*", r'font-size: \1', value)
             element.set(key, value)
     for key in ('width', 'height', 'version'):
@@ -85,13 +85,13 @@ def as_svg(figure: Figure, name: str, alt: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding='unicode'))
 
 
-def data_uri(picture: np.ndarray, scale: int = 1, colors: int = 0) -> str:
-    """A picture (H, W, 3) uint8 as a ``data:`` URI.
+def make_data_uri(picture: np.ndarray, scale: int = 1, colors: int = 0) -> str:
+    """Encode a picture (H, W, 3) uint8 as a ``data:`` URI.
 
     Args:
         picture: its pixels.
         scale: repeats each pixel so many times in both directions.
-        colors: if not 0, a palette of at most so many colours: for maps, which have few.
+        colors: if not 0, the size of a palette: for maps, which have few colours.
     """
     image = Image.fromarray(np.ascontiguousarray(picture).repeat(scale, 0).repeat(scale, 1))
     if colors:

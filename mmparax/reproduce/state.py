@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from mmparax.errors import MissingFileError
-from mmparax.inference.metrics import paper_columns
+from mmparax.inference.metrics import select_paper_metrics
 from mmparax.reproduce.process import progress_of
 from mmparax.utils.locks import LOCK, in_use
 from mmparax.utils.storage import write
@@ -156,7 +156,7 @@ def measured(metrics: Mapping[str, Any], output: str, columns: Tuple[str, ...]) 
         Column -> percent. A detector that finds nothing has no AP in COCO's evaluation; it counts as 0. None is what could
         not be measured.
     """
-    found = paper_columns(metrics)
+    found = select_paper_metrics(metrics)
     empty = 'results of the whole dataset is empty' in output
     return {**found, **{column: 0. if empty else None for column in columns if column not in found}}
 

@@ -20,7 +20,7 @@ from helpers.tasks import backbone_config
 from helpers.tasks import config as task_config
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import InputError
-from mmparax.inference.metrics import paper_columns
+from mmparax.inference.metrics import select_paper_metrics
 from mmparax.utils.launch import prepare_processes
 from mmparax.utils.locks import unlock_folder
 
@@ -160,7 +160,7 @@ def every_task_trains_and_evaluates(folder):
         assert not runs.same(*weights)
         metrics = {name[len('val/'):]: scalar.current() for name, scalar in runner.message_hub.log_scalars.items()
                    if name.startswith('val/') and not name.endswith('time')}
-        columns = all_gather_object(paper_columns(metrics))
+        columns = all_gather_object(select_paper_metrics(metrics))
         assert columns[0] == columns[1] and None not in columns[0].values() and list(columns[0]) == COLUMNS[task]
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from helpers.analysed import Stopped, call, write_folder
 from mmparax.analysis import cka as module
-from mmparax.analysis.cka import MinibatchCKA, gram, hsic, off_diagonal_mean, pooled, similarity
-from mmparax.analysis.features import Source, chosen_blocks, load_extractor, recorded
-from mmparax.analysis.images import Images
+from mmparax.analysis.cka import MinibatchCKA, compute_gram, estimate_hsic, average_off_diagonal, pool_output, similarity
+from mmparax.analysis.features import ModelSource, select_blocks, load_extractor, record_outputs
+from mmparax.analysis.images import ImageCrops
 from mmparax.errors import InputError
 
 
@@ -54,7 +54,7 @@ def test_is_the_formula():
 @pytest.mark.parametrize('count', [4, 5, 16])
 def test_hsic_is_the_formula_for_every_batch_size(count):
     x, y = features(1, count, 3)[0] + 2, features(1, count, 7, seed=1)[0]
-    found = hsic(torch.stack([gram(x), gram(y)])).numpy()
+    found = estimate_hsic(torch.stack([compute_gram(x), compute_gram(y)])).numpy()
     np.testing.assert_allclose(found, [[song(x, x), song(x, y)], [song(y, x), song(y, y)]], rtol=1e-9)
 
 
@@ -73,7 +73,7 @@ def test_of_independent_noise_is_about_zero():
     assert np.abs(found[~np.eye(4, dtype=bool)]).max() < 4 * deviation
     # The biased estimator calls the same noise alike, because there are more dimensions than samples.
     centring = np.eye(count) - 1 / count
-    k, kernel = (centring @ gram(part[0]).numpy() @ centring for part in parts[:2])
+    k, kernel = (centring @ compute_gram(part[0]).numpy() @ centring for part in parts[:2])
     assert (k * kernel).sum() / math.sqrt((k * k).sum() * (kernel * kernel).sum()) > 0.9
 
 
@@ -101,7 +101,7 @@ def test_a_gram_matrix_is_in_float64_whatever_its_features(monkeypatch):
     monkeypatch.setattr(module, 'CHUNK', 64)
     maps = features(1, 5, 3 * 7 * 7)[0].float().reshape(5, 3, 7, 7) + 1000
     flat = maps.double().flatten(1).numpy()
-    found = gram(maps)
+    found = compute_gram(maps)
     assert found.dtype == torch.float64
     np.testing.assert_allclose(found.numpy(), flat @ flat.T, rtol=1e-14)
 
@@ -110,16 +110,16 @@ def test_features_that_do_not_vary_have_no_similarity():
     x = features()
     found = measured(x, torch.zeros_like(x))
     assert found[0, 0] == pytest.approx(1) and np.isnan(found[:, 1]).all()
-    assert off_diagonal_mean(found) is None
-    assert off_diagonal_mean(np.array([[1, 0.2, np.nan], [0.4, 1, np.nan], [np.nan] * 3])) == pytest.approx(0.3)
+    assert average_off_diagonal(found) is None
+    assert average_off_diagonal(np.array([[1, 0.2, np.nan], [0.4, 1, np.nan], [np.nan] * 3])) == pytest.approx(0.3)
 
 
 def test_pooling_is_the_mean_over_positions():
     maps = features(1, 2, 60)[0].reshape(2, 3, 4, 5)
     tokens = maps.flatten(2).transpose(1, 2)
-    torch.testing.assert_close(pooled(maps, 'mean'), pooled(tokens, 'mean'))
-    assert pooled(maps, 'mean').shape == (2, 3) and pooled(maps, 'none') is maps
-    torch.testing.assert_close(gram(tokens), gram(maps))
+    torch.testing.assert_close(pool_output(maps, 'mean'), pool_output(tokens, 'mean'))
+    assert pool_output(maps, 'mean').shape == (2, 3) and pool_output(maps, 'none') is maps
+    torch.testing.assert_close(compute_gram(tokens), compute_gram(maps))
 
 
 @pytest.mark.parametrize('parts, message', [
@@ -158,11 +158,11 @@ def matrix(entry):
 
 def outputs_of(folder, name, blocks, size=64):
     """Of each block the batches of outputs, as the tool's options say, without any of its sums."""
-    extractor = load_extractor(Source(name, str(folder / f'{name}.py'), str(folder / f'{name}.pth')))
-    images = Images(Config.fromfile(folder / 'swin.py'), 12)
+    extractor = load_extractor(ModelSource(name, str(folder / f'{name}.py'), str(folder / f'{name}.pth')))
+    images = ImageCrops(Config.fromfile(folder / 'swin.py'), 12)
     found = [[] for _ in blocks]
     for start in (0, 4, 8):
-        with recorded(chosen_blocks(extractor.backbone, blocks), lambda output: output.double().flatten(1).numpy()) as kept:
+        with record_outputs(select_blocks(extractor.backbone, blocks), lambda output: output.double().flatten(1).numpy()) as kept:
             with torch.no_grad():
                 extractor.backbone(extractor.prepare(images.crops(range(start, start + 4), size), images.bgr))
         for batches, output in zip(found, kept.values()):
@@ -199,11 +199,11 @@ def test_the_tool_compares_two_models_of_any_toolbox(folder, capsys):
 def test_interrupted_and_continued_is_the_same_bits(folder, capsys, monkeypatch):
     arguments = folder / 'swin.py', folder / 'swin.pth', '--blocks', '3.*', '--pool', 'mean', *SHORT
     assert call('cka', *arguments, '--out', folder / 'whole') is None
-    monkeypatch.setattr(module, 'hsic', Stopped(hsic, 1))
+    monkeypatch.setattr(module, 'estimate_hsic', Stopped(estimate_hsic, 1))
     assert call('cka', *arguments, '--out', folder / 'parts') == 130
     assert 'the same command goes on from here' in capsys.readouterr().err and not (folder / 'parts' / 'cka.json').exists()
-    rest = Stopped(hsic)
-    monkeypatch.setattr(module, 'hsic', rest)
+    rest = Stopped(estimate_hsic)
+    monkeypatch.setattr(module, 'estimate_hsic', rest)
     assert call('cka', *arguments, '--out', folder / 'parts') is None and rest.calls == 2
     assert (folder / 'whole' / 'cka.json').read_bytes() == (folder / 'parts' / 'cka.json').read_bytes()
     assert read(folder / 'whole')['models'][0]['labels'] == ['3.1', '3.2', '3.3', '3.4']
@@ -244,4 +244,4 @@ def test_wrong_input_is_one_sentence(case, folder, monkeypatch):
 
 
 def test_similarity_of_sums_that_are_rounded_below_zero():
-    assert np.isnan(similarity(np.array([[-1e-20, 0.], [0., 2.]]))[0]).all()
+    assert np.isnan(normalize_hsic(np.array([[-1e-20, 0.], [0., 2.]]))[0]).all()

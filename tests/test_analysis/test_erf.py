@@ -16,10 +16,10 @@ from helpers.analysed import Stopped, call, write_folder
 from helpers.cases import build
 from helpers.runs import in_child
 from mmparax.analysis import erf as module
-from mmparax.analysis.erf import area_ratios, contained, erf, erf_sum, read_maps, square_sides
-from mmparax.analysis.features import Source, blocks_of, chosen_blocks, give_maps, load_extractor, sources_of
-from mmparax.analysis.images import Images
-from mmparax.analysis.measuring import Setup, summed
+from mmparax.analysis.erf import compute_area_ratios, compute_square_shares, erf, sum_erf, read_erf_maps, find_square_sides
+from mmparax.analysis.features import ModelSource, find_blocks, select_blocks, set_map_output, load_extractor, parse_sources
+from mmparax.analysis.images import ImageCrops
+from mmparax.analysis.measuring import Setup, sum_batches
 from mmparax.errors import InputError
 
 # Input sizes at which the last map has a single middle.
@@ -113,7 +113,7 @@ def test_a_frozen_base_gives_the_gradient_of_the_input(backbone, method):
         method = 'adaptformer'
     model = build(method, backbone).eval()
     batch = images(SIZES[backbone], 2, torch.float32)
-    found = erf_sum(model, batch)
+    found = sum_erf(model, batch)
     x = batch.clone().requires_grad_()
     output = model.requires_grad_(True)(x)[-1]
     output[:, :, output.shape[2] // 2, output.shape[3] // 2].relu().sum().backward()
@@ -125,20 +125,20 @@ def test_a_frozen_base_gives_the_gradient_of_the_input(backbone, method):
 @pytest.mark.parametrize('stage, size', [(1, 36), (2, 40), (3, 48), (4, 96)])
 def test_each_stage_has_its_own(stage, size):
     model = build('adaroute').eval()
-    assert erf_sum(model, images(size, 1, torch.float32), stage).shape == (size, size)
+    assert sum_erf(model, images(size, 1, torch.float32), stage).shape == (size, size)
 
 
 def test_vectors_of_a_classifier_become_maps():
     model = build('frozen', 'convnext', out_indices=(3, )).eval()
     with pytest.raises(InputError, match=r'AdaptedConvNeXt gives no feature map \(B, C, H, W\) but \(1, 64\)'):
-        erf_sum(model, images(96, 1, torch.float32))
-    give_maps(model)
-    assert erf_sum(model, images(96, 1, torch.float32)).sum() > 0
+        sum_erf(model, images(96, 1, torch.float32))
+    set_map_output(model)
+    assert sum_erf(model, images(96, 1, torch.float32)).sum() > 0
 
 
 def test_no_such_stage():
     with pytest.raises(InputError, match='AdaptedSwin gives the stages 1, 2, 3, 4'):
-        erf_sum(build('frozen').eval(), images(96, 1, torch.float32), 5)
+        sum_erf(build('frozen').eval(), images(96, 1, torch.float32), 5)
 
 
 def test_a_model_without_a_graph_is_refused():
@@ -157,14 +157,14 @@ def test_a_model_without_a_graph_is_refused():
 
 def test_area_ratios_of_maps_made_by_hand():
     point = centred(np.ones((1, 1)), 9)
-    assert area_ratios(point) == {threshold: 1 / 81 for threshold in (0.2, 0.3, 0.5, 0.99)}
+    assert compute_area_ratios(point) == {threshold: 1 / 81 for threshold in (0.2, 0.3, 0.5, 0.99)}
     even = np.ones((10, 10))
-    assert square_sides(even, (0.04, 0.041, 0.5, 1)) == {0.04: 2, 0.041: 4, 0.5: 8, 1: 10}
-    assert area_ratios(even, (0.5, )) == {0.5: 0.64}
+    assert find_square_sides(even, (0.04, 0.041, 0.5, 1)) == {0.04: 2, 0.041: 4, 0.5: 8, 1: 10}
+    assert compute_area_ratios(even, (0.5, )) == {0.5: 0.64}
     rings = centred(np.full((5, 5), 1.), 7)
     rings[3, 3] = 76  # 76 of 100 in the middle, 8 around it, 16 around those
-    assert square_sides(rings, (0.76, 0.77, 0.84, 0.85, 1)) == {0.76: 1, 0.77: 3, 0.84: 3, 0.85: 5, 1: 5}
-    sides, shares = contained(rings)
+    assert find_square_sides(rings, (0.76, 0.77, 0.84, 0.85, 1)) == {0.76: 1, 0.77: 3, 0.84: 3, 0.85: 5, 1: 5}
+    sides, shares = compute_square_shares(rings)
     assert sides.tolist() == [1, 3, 5, 7] and shares.tolist() == [0.76, 0.84, 1, 1]
 
 
@@ -174,22 +174,22 @@ def test_area_ratios_of_maps_made_by_hand():
     (np.ones((3, 3)), (0., ), 'above 0'), (np.ones((3, 3)), (1.5, ), 'at most 1')])
 def test_wrong_maps(field, thresholds, message):
     with pytest.raises(InputError, match=message):
-        area_ratios(field, thresholds)
+        compute_area_ratios(field, thresholds)
 
 
 # ---- models and blocks ----
 
 
 def test_models_are_configs_with_their_checkpoints():
-    found = sources_of(['r/a/c.py', 'r/a/x/iter_5.pth', 'r/b/d.py', 'r/b/x/iter_5.pth', 'r/b/x/iter_9.pth'])
-    assert found == [Source('a/x/iter_5', 'r/a/c.py', 'r/a/x/iter_5.pth'),
-                     Source('b/x/iter_5', 'r/b/d.py', 'r/b/x/iter_5.pth'),
-                     Source('b/x/iter_9', 'r/b/d.py', 'r/b/x/iter_9.pth')]
-    assert [source.name for source in sources_of(['c.py', 'w/a/seed0/i.pth', 'w/b/seed0/i.pth'])] == ['a', 'b']
-    assert [source.name for source in sources_of(['w/c.py', 'w/i.pth'])] == ['c']
-    assert [source.name for source in sources_of(['w/c.py', 'w/d.py', 'w/i.pth'])] == ['c (start)', 'i']
-    assert [source.name for source in sources_of(['c.py', 'i.pth', 'd.py', 'i.pth'])] == ['c: i', 'd: i']
-    assert [source.name for source in sources_of(['c.py', 'd.py'], ['one', 'other'])] == ['one', 'other']
+    found = parse_sources(['r/a/c.py', 'r/a/x/iter_5.pth', 'r/b/d.py', 'r/b/x/iter_5.pth', 'r/b/x/iter_9.pth'])
+    assert found == [ModelSource('a/x/iter_5', 'r/a/c.py', 'r/a/x/iter_5.pth'),
+                     ModelSource('b/x/iter_5', 'r/b/d.py', 'r/b/x/iter_5.pth'),
+                     ModelSource('b/x/iter_9', 'r/b/d.py', 'r/b/x/iter_9.pth')]
+    assert [source.name for source in parse_sources(['c.py', 'w/a/seed0/i.pth', 'w/b/seed0/i.pth'])] == ['a', 'b']
+    assert [source.name for source in parse_sources(['w/c.py', 'w/i.pth'])] == ['c']
+    assert [source.name for source in parse_sources(['w/c.py', 'w/d.py', 'w/i.pth'])] == ['c (start)', 'i']
+    assert [source.name for source in parse_sources(['c.py', 'i.pth', 'd.py', 'i.pth'])] == ['c: i', 'd: i']
+    assert [source.name for source in parse_sources(['c.py', 'd.py'], ['one', 'other'])] == ['one', 'other']
 
 
 @pytest.mark.parametrize('arguments, names, message', [
@@ -197,19 +197,19 @@ def test_models_are_configs_with_their_checkpoints():
     (['c.py', 'd.py'], ['one'], 'there are 2 models'), (['c.py', 'd.py'], ['one', 'one'], 'a name of its own')])
 def test_wrong_lists_of_models(arguments, names, message):
     with pytest.raises(InputError, match=message):
-        sources_of(arguments, names)
+        parse_sources(arguments, names)
 
 
 def test_blocks_of_the_toolboxes_are_found():
     swin = SwinTransformer(arch=dict(embed_dims=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 4, 8]))
-    assert [(block.label, block.name) for block in blocks_of(swin)] == [
+    assert [(block.label, block.name) for block in find_blocks(swin)] == [
         ('1.1', 'stages.0.blocks.0'), ('2.1', 'stages.1.blocks.0'), ('2.2', 'stages.1.blocks.1'), ('3.1', 'stages.2.blocks.0'),
         ('4.1', 'stages.3.blocks.0')]
     convnext = ConvNeXt(arch=dict(channels=[8, 16], depths=[1, 2]), out_indices=(1, ))
-    assert [block.label for block in blocks_of(convnext)] == ['1.1', '2.1', '2.2']
-    resnet = blocks_of(ResNet(depth=50, base_channels=8))
+    assert [block.label for block in find_blocks(convnext)] == ['1.1', '2.1', '2.2']
+    resnet = find_blocks(ResNet(depth=50, base_channels=8))
     assert [block.stage for block in resnet] == [1] * 3 + [2] * 4 + [3] * 6 + [4] * 3
-    assert [block.name for block in blocks_of(build('mona', 'mit'))] == ['layers.0.1.0', 'layers.0.1.1', 'layers.1.1.0',
+    assert [block.name for block in find_blocks(build('mona', 'mit'))] == ['layers.0.1.0', 'layers.0.1.1', 'layers.1.1.0',
                                                                          'layers.1.1.1']
 
 
@@ -217,11 +217,11 @@ def test_blocks_are_chosen_by_label_name_or_pattern():
     swin = build('frozen')
 
     def labels(*patterns):
-        return [block.label for block in chosen_blocks(swin, patterns)]
+        return [block.label for block in select_blocks(swin, patterns)]
 
     assert labels() == ['1.1', '1.2', '2.1', '2.2', '3.1', '3.2', '3.3', '3.4', '4.1', '4.2']
     assert labels('4.1', '1.*') == ['1.1', '1.2', '4.1'] and labels('stages.1.blocks.*') == ['2.1', '2.2']
-    inner = chosen_blocks(swin, ['stages.3.blocks.*.attn', 'patch_embed'])
+    inner = select_blocks(swin, ['stages.3.blocks.*.attn', 'patch_embed'])
     assert [(block.label, block.stage) for block in inner] == [
         ('patch_embed', 0), ('stages.3.blocks.0.attn', 4), ('stages.3.blocks.1.attn', 4)]
     with pytest.raises(InputError) as error:
@@ -248,20 +248,20 @@ def test_a_killed_sum_goes_on(tmp_path):
             os._exit(9)
         return term(numbers)
 
-    assert in_child(lambda: summed(tmp_path / 'a', ['key'], batches, killed, '', False, every=0)) == 9
-    found = summed(tmp_path / 'a', ['key'], batches, term, '', False)
+    assert in_child(lambda: sum_batches(tmp_path / 'a', ['key'], batches, killed, '', False, every=0)) == 9
+    found = sum_batches(tmp_path / 'a', ['key'], batches, term, '', False)
     assert calls == [2]
-    np.testing.assert_array_equal(found, summed(tmp_path / 'b', ['key'], batches, term, '', False))
+    np.testing.assert_array_equal(found, sum_batches(tmp_path / 'b', ['key'], batches, term, '', False))
     assert calls == [2, 0, 1, 2]
-    summed(tmp_path / 'a', ['other key'], batches, term, '', False)
+    sum_batches(tmp_path / 'a', ['other key'], batches, term, '', False)
     assert len(calls) == 7
 
 
 def test_a_broken_file_of_sums_is_computed_anew(tmp_path, capsys):
-    found = summed(tmp_path, ['key'], [[0]], lambda numbers: np.ones(2), '', False)
+    found = sum_batches(tmp_path, ['key'], [[0]], lambda numbers: np.ones(2), '', False)
     path, = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:40])
-    np.testing.assert_array_equal(found, summed(tmp_path, ['key'], [[0]], lambda numbers: np.ones(2), '', False))
+    np.testing.assert_array_equal(found, sum_batches(tmp_path, ['key'], [[0]], lambda numbers: np.ones(2), '', False))
     assert f'{path} cannot be read and is computed anew' in capsys.readouterr().err
 
 
@@ -287,13 +287,13 @@ def test_the_tool_compares_models_of_any_toolbox(folder, capsys, monkeypatch):
     assert 'start: weights of random (allow_random_base=True)' in text
     assert result['size'] == 96 and result['images'] == 4 and result['thresholds'] == [0.2, 0.3, 0.5, 0.99]
     assert result['images_from'] == f'test_dataloader of {folder / "swin.py"}'
-    maps = read_maps(out, result)
+    maps = read_erf_maps(out, result)
     for model, field in zip(result['models'], maps):
         assert field.shape == (96, 96)
-        assert model['area_ratios'] == {f'{name:g}': ratio for name, ratio in area_ratios(field).items()}
+        assert model['area_ratios'] == {f'{name:g}': ratio for name, ratio in compute_area_ratios(field).items()}
     assert Image.open(out / 'erf.png').size[0] > 800
     # What is finished is not computed again, in other company either.
-    monkeypatch.setattr(module, 'erf_sum', Stopped(erf_sum, 0))
+    monkeypatch.setattr(module, 'sum_erf', Stopped(sum_erf, 0))
     before = (out / 'erf.json').read_bytes()
     assert call('erf', *arguments) is None and (out / 'erf.json').read_bytes() == before
     assert call('erf', folder / 'resnet.py', folder / 'resnet.pth', folder / 'swin.py', folder / 'swin.pth', '--size', 96,
@@ -302,24 +302,24 @@ def test_the_tool_compares_models_of_any_toolbox(folder, capsys, monkeypatch):
 
 
 def test_the_tool_measures_what_the_function_says(folder):
-    out, source = folder / 'direct', Source('swin', str(folder / 'swin.py'), str(folder / 'swin.pth'))
+    out, source = folder / 'direct', ModelSource('swin', str(folder / 'swin.py'), str(folder / 'swin.pth'))
     assert call('erf', source.config, source.checkpoint, '--out', out, '--stage', 3, *SHORT) is None
     result = json.loads((out / 'erf.json').read_text())
     assert result['size'] == 80  # 5 x 16
-    extractor, chosen = load_extractor(source), Images(Config.fromfile(source.config), 4)
+    extractor, chosen = load_extractor(source), ImageCrops(Config.fromfile(source.config), 4)
     batches = [extractor.prepare(chosen.crops(range(start, start + 2), 80), chosen.bgr) for start in (0, 2)]
     assert abs(float(torch.cat(batches).mean())) < 2  # normalised
-    np.testing.assert_allclose(read_maps(out, result)[0], erf(extractor.backbone, batches, 3), rtol=1e-12)
+    np.testing.assert_allclose(read_erf_maps(out, result)[0], erf(extractor.backbone, batches, 3), rtol=1e-12)
 
 
 def test_interrupted_and_continued_is_the_same_bits(folder, capsys, monkeypatch):
     arguments = folder / 'swin.py', folder / 'swin.pth', '--size', 32, '--images', folder / 'scenes' / 'images', *SHORT
     assert call('erf', *arguments, '--out', folder / 'whole') is None
-    monkeypatch.setattr(module, 'erf_sum', Stopped(erf_sum, 1))
+    monkeypatch.setattr(module, 'sum_erf', Stopped(sum_erf, 1))
     assert call('erf', *arguments, '--out', folder / 'parts') == 130
     assert 'the same command goes on from here' in capsys.readouterr().err and not (folder / 'parts' / 'erf.json').exists()
-    rest = Stopped(erf_sum)
-    monkeypatch.setattr(module, 'erf_sum', rest)
+    rest = Stopped(sum_erf)
+    monkeypatch.setattr(module, 'sum_erf', rest)
     assert call('erf', *arguments, '--out', folder / 'parts') is None and rest.calls == 1
     for name in ('erf.json', 'erf.npz'):
         assert (folder / 'whole' / name).read_bytes() == (folder / 'parts' / name).read_bytes()
@@ -332,8 +332,8 @@ def test_a_classifier_and_its_small_images(folder):
 
 def test_a_size_for_several_strides(folder):
     """Strides of 32 and 4 have no common size with a single cell in the middle of both maps."""
-    extractors = [load_extractor(Source(name, str(folder / f'{name}.py'))) for name in ('swin', 'resnet')]
-    images = Images(Config.fromfile(folder / 'swin.py'), 2)
+    extractors = [load_extractor(ModelSource(name, str(folder / f'{name}.py'))) for name in ('swin', 'resnet')]
+    images = ImageCrops(Config.fromfile(folder / 'swin.py'), 2)
     setup = Setup([], folder, progress=False)
     assert module._size(setup, extractors, None, images) == 96 and module._size(setup, extractors, 3, images) == 80
     extractors[1].backbone = torch.nn.AvgPool2d(4)

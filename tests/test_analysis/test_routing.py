@@ -18,9 +18,9 @@ from torch import nn
 
 from helpers.cases import TINY_SWIN, build, perturb
 from helpers.tasks import config as task_config
-from mmparax.analysis.routing_pictures import draw_classes, draw_entropy, draw_top_images, draw_usage, most_dependent
-from mmparax.analysis.routing_result import as_result, summary_table, top_images_csv
-from mmparax.analysis.routing_run import RoutingRun, batches, labels_in, spread
+from mmparax.analysis.routing.pictures import draw_classes, draw_entropy, draw_top_images, draw_usage, find_most_dependent
+from mmparax.analysis.routing.result import build_result, format_routing_table, format_top_images_csv
+from mmparax.analysis.routing.measure import RoutingMeasurement, batches, find_labels, spread_indices
 from mmparax.checks.routing import GateSums, attach, dead_everywhere, routed_adapters, warnings_of
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import InputError
@@ -85,7 +85,7 @@ def depending(**options):
 
 
 def looked(model, folder, data=None, batch_size=4, **options):
-    run = RoutingRun(model, data or Data(), folder, {}, **options)
+    run = RoutingMeasurement(model, data or Data(), folder, {}, **options)
     run.run(batch_size)
     return run
 
@@ -176,7 +176,7 @@ def test_sums_equal_a_direct_computation(method, batch_size, tmp_path):
             model.extract_feat(model.data_preprocessor(dict(inputs=[data[number]['inputs']]))['inputs'])
     for handle in handles:
         handle.remove()
-    result, statistics = as_result(run), run.totals.gates.statistics()
+    result, statistics = build_result(run), run.totals.gates.statistics()
     close = dict(rel=1e-4, abs=1e-6)  # a batch of another size rounds otherwise in float32
     for number, adapter in enumerate(run.adapters):
         for column, group in enumerate(adapter.groups):
@@ -202,14 +202,14 @@ def test_sums_equal_a_direct_computation(method, batch_size, tmp_path):
 def test_one_expert_is_no_choice(tmp_path):
     """Nothing is warned of, and everything is drawn."""
     run = looked(Net(dict(type='mmparax.AdaRoute', hidden_dim=4, layers_per_center=1, kernel_sizes=())), tmp_path)
-    result = as_result(run)
+    result = build_result(run)
     assert not result['warnings'] and result['summary']['groups_with_a_choice'] == 0
     assert result['adapters'][0]['groups']['down']['normalized']['mean_entropy'] is None
     assert [adapter['center'] for adapter in result['adapters']][:4] == ['stage1/center1'] * 2 + ['stage1/center2'] * 2
     for number, draw in enumerate((draw_usage, draw_entropy, draw_classes)):
         draw(result, tmp_path / f'{number}.png')
         assert (tmp_path / f'{number}.png').stat().st_size > 5000
-    assert 'no choice' in summary_table(result)
+    assert 'no choice' in format_routing_table(result)
 
 
 # ---- images ----
@@ -218,11 +218,11 @@ def test_one_expert_is_no_choice(tmp_path):
 def test_what_is_interrupted_goes_on_and_ends_the_same(tmp_path):
     model = depending()
     whole = looked(model, tmp_path / 'whole', batch_size=2)
-    run = RoutingRun(model, Data(stop_at=7), tmp_path / 'parts', {})
+    run = RoutingMeasurement(model, Data(stop_at=7), tmp_path / 'parts', {})
     with pytest.raises(KeyboardInterrupt):
         run.run(2, save_every=0.)
     data = Data()
-    run = RoutingRun(model, data, tmp_path / 'parts', {})
+    run = RoutingMeasurement(model, data, tmp_path / 'parts', {})
     assert 0 < run.done < 7
     start = run.done
     run.run(2)
@@ -230,23 +230,23 @@ def test_what_is_interrupted_goes_on_and_ends_the_same(tmp_path):
     for name, values in whole.totals.arrays().items():
         assert np.array_equal(values, run.totals.arrays()[name]), name
     data = Data()
-    again = RoutingRun(model, data, tmp_path / 'parts', {})
+    again = RoutingMeasurement(model, data, tmp_path / 'parts', {})
     again.run()
-    assert not data.read and as_result(again) == as_result(whole)
+    assert not data.read and build_result(again) == build_result(whole)
 
 
 def test_a_state_of_something_else_or_damaged_is_not_used(tmp_path):
     model = Net()
     looked(model, tmp_path)
-    assert RoutingRun(model, Data(), tmp_path, {}).done == IMAGES
-    assert RoutingRun(model, Data(), tmp_path, dict(checkpoint='another')).done == 0
-    assert RoutingRun(model, Data(), tmp_path, {}, num_images=5).done == 0
+    assert RoutingMeasurement(model, Data(), tmp_path, {}).done == IMAGES
+    assert RoutingMeasurement(model, Data(), tmp_path, dict(checkpoint='another')).done == 0
+    assert RoutingMeasurement(model, Data(), tmp_path, {}, num_images=5).done == 0
     (tmp_path / 'routing_state.npz').write_bytes(b'half')
-    assert RoutingRun(model, Data(), tmp_path, {}).done == 0
+    assert RoutingMeasurement(model, Data(), tmp_path, {}).done == 0
 
 
 def test_images_are_spread_and_only_those_of_one_size_are_put_together():
-    assert spread(10, 4) == [0, 2, 5, 7] and spread(3, 5) == spread(3, None) == [0, 1, 2]
+    assert spread_indices(10, 4) == [0, 2, 5, 7] and spread_indices(3, 5) == spread_indices(3, None) == [0, 1, 2]
     data = Data()
     grouped = [images for images, _ in batches(((number, data[number]) for number in range(IMAGES)), 2)]
     assert grouped == [[0, 1], [2], [3, 4], [5, 6], [7], [8], [9, 10]]
@@ -261,17 +261,17 @@ def test_images_are_spread_and_only_those_of_one_size_are_put_together():
     (dict(), []),
 ])
 def test_classes_in_an_annotation_of_any_task(sample, expected):
-    assert labels_in(BaseDataElement(**sample), CLASSES) == expected
+    assert find_labels(BaseDataElement(**sample), CLASSES) == expected
 
 
 def test_top_images_as_table_and_picture(tmp_path):
     run = looked(depending(), tmp_path)
-    result = as_result(run)
-    lines = top_images_csv(result).splitlines()
+    result = build_result(run)
+    lines = format_top_images_csv(result).splitlines()
     assert lines[0] == 'adapter,group,expert,rank,image,gate,path'
     assert len(lines) == 1 + sum(len(adapter.groups) * adapter.num_experts for adapter in run.adapters) * 8
     assert lines[1].startswith('stage1/block01/after_token_mixer,down,1,1,') and 'folder/' in lines[1]
-    name, group = most_dependent(result, 'stage3/block02/after_token_mixer')
+    name, group = find_most_dependent(result, 'stage3/block02/after_token_mixer')
     assert name == 'stage3/block02/after_token_mixer' and group in run.adapters[10].groups
     draw_top_images(result, name, group, run.picture, tmp_path / 'top.png')
     assert (tmp_path / 'top.png').stat().st_size > 5000
@@ -283,9 +283,9 @@ def test_top_images_as_table_and_picture(tmp_path):
 
 def test_sentences(tmp_path):
     with pytest.raises(InputError, match='Net has no AdaRoute adapter, so it has no gates'):
-        RoutingRun(Net('frozen'), Data(), tmp_path, {})
+        RoutingMeasurement(Net('frozen'), Data(), tmp_path, {})
     model = Net()
-    run = RoutingRun(model, Data(), tmp_path, {})
+    run = RoutingMeasurement(model, Data(), tmp_path, {})
     with pytest.raises(InputError, match="--adapter='stage9' .* has stage1/block01/after_token_mixer, stage1/"):
         run.check_adapter('stage9')
     with pytest.raises(InputError, match="--classes='d' is not allowed: the data have a, b, c"):

@@ -15,7 +15,7 @@ import mmparax
 from helpers.cases import build
 from helpers.deployed import write_base, write_task
 from mmparax.deploy import standalone
-from mmparax.deploy.standalone import upstream_checkpoint, upstream_config
+from mmparax.deploy.standalone import make_upstream_checkpoint, make_upstream_config
 from mmparax.inference.predictions import load_model
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'merge_checkpoint.py'
@@ -82,7 +82,7 @@ def test_the_toolbox_alone_loads_it_strictly(method, backbone, merge, tmp_path, 
     printed = merge(config, adapter, out, '--upstream')
     content = torch.load(out, weights_only=True)
     assert 'mmparax' not in content['meta'] and content['meta']['dataset_meta']['classes'] == ('a', 'b')
-    backbone_config = upstream_config(expected.backbone)
+    backbone_config = make_upstream_config(expected.backbone)
     assert f'backbone={backbone_config}' in printed and 'mmparax' not in str(backbone_config['type'])
     cfg = Config.fromfile(config)
     cfg.model.backbone = backbone_config
@@ -105,7 +105,7 @@ def test_the_modes_of_a_model_stay(monkeypatch):
     model = torch.nn.ModuleDict(dict(backbone=build('lora'), norm=torch.nn.BatchNorm2d(3))).train()
     model['norm'].eval()
     before = [module.training for module in model.modules()]
-    upstream_checkpoint(model, {})
+    make_upstream_checkpoint(model, {})
     assert [module.training for module in model.modules()] == before
 
     def fail(model):
@@ -114,14 +114,14 @@ def test_the_modes_of_a_model_stay(monkeypatch):
 
     monkeypatch.setattr(standalone, 'merge_adapter', fail)
     with pytest.raises(MemoryError):
-        upstream_checkpoint(model, {})
+        make_upstream_checkpoint(model, {})
     assert [module.training for module in model.modules()] == before and not model['backbone'].merged
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision_is_named(dtype):
     with pytest.raises(ValueError, match=f'AdaptedSwin is in {dtype}, and outputs are compared in torch.float32'):
-        upstream_checkpoint(build('lora').to(dtype), {})
+        make_upstream_checkpoint(build('lora').to(dtype), {})
 
 
 def test_files_are_replaced_only_if_asked_for(merge, tmp_path):

@@ -22,11 +22,11 @@ from helpers.tasks import TASKS, backbone_config, config
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import InputError, MissingFileError
 from mmparax.report.analyses import find_analyses
-from mmparax.report.analysis_sections import command_for
-from mmparax.report.gather import FULL, gather
-from mmparax.report.groups import best, differences, group, without_places
+from mmparax.report.analysis_sections import format_command
+from mmparax.report.runs import FULL, gather_runs
+from mmparax.report.groups import best, differences, group, shorten_paths
 from mmparax.report.logs import read_curves
-from mmparax.report.page import breakable, make_report
+from mmparax.report.page import add_breaks, make_report
 from mmparax.report.samples import sample_predictions
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'report.py'
@@ -96,7 +96,7 @@ def model_config(task, scenes, backbone):
 
 def add_checkpoint(folder):
     """Untrained weights of the run's config."""
-    run, = gather([str(folder)])
+    run, = gather_runs([str(folder)])
     init_default_scope(run.cfg.default_scope)
     torch.manual_seed(1)
     torch.save(dict(state_dict=MODELS.build(ConfigDict(run.cfg.model)).state_dict(), meta={}), folder / 'iter_40.pth')
@@ -105,9 +105,9 @@ def add_checkpoint(folder):
 
 def page_of(*folders, arguments=('WORK_DIR', ), **options):
     """The page without its charts, which take most of the time."""
-    runs = gather([str(folder) for folder in folders])
+    runs = gather_runs([str(folder) for folder in folders])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('mmparax.report.figures.as_svg', lambda figure, name, alt: alt)
+        patch.setattr('mmparax.report.charts.render_svg', lambda figure, name, alt: alt)
         return make_report(runs, find_analyses(runs), arguments, **{'images': 0, **options})
 
 
@@ -151,7 +151,7 @@ def test_damaged_logs_are_read_as_far_as_they_go(tmp_path, damage, note):
 
 
 def test_a_run_and_what_is_known_of_it(tmp_path, scenes):
-    run, = gather([str(make_run(tmp_path / 'mine', scenes, seed=3))])
+    run, = gather_runs([str(make_run(tmp_path / 'mine', scenes, seed=3))])
     assert (run.name, run.method, run.seed, run.started) == ('mine', 'AdaRoute', 3, '2026-01-01')
     assert run.backbone == 'Swin (width 8, depth 2-2-4-2)' and run.device == '2 × NVIDIA L40S'
     assert run.metrics == {'mIoU': 20.} and run.source == 'test' and run.seconds_per_iteration == 0.5
@@ -164,7 +164,7 @@ def test_a_run_of_reproduce_is_found_by_its_folder_and_by_its_training(tmp_path,
     make_run(outer / 'train', scenes, miou=None)
     (outer / 'result.json').write_text(json.dumps(dict(metrics=dict(mIoU=17.4), version='9.9')))
     for given in ([outer], [outer / 'train'], [outer, outer / 'train']):
-        run, = gather(list(map(str, given)))
+        run, = gather_runs(list(map(str, given)))
         assert (run.name, run.outer, run.metrics) == ('cell/seed0', outer, {'mIoU': 17.4})
     assert '9.9' in page_of(outer)
 
@@ -180,12 +180,12 @@ def test_the_evaluation_of_the_test_set_goes_before_the_last_validation(tmp_path
     validated = [*steps(4), dict(mIoU=10., time=1., step=20), dict(mIoU=11., time=1., step=40)]
     folder = make_run(tmp_path / 'run', scenes, **{'entries': validated, **given})
     (folder / 'test.txt').write_text(f'11/22 00:22:07 - mmengine - INFO - {printed}\n')
-    run, = gather([str(folder)])
+    run, = gather_runs([str(folder)])
     assert (run.metrics, run.source) == (metrics, source)
 
 
 def test_an_unfinished_run_says_so(tmp_path, scenes):
-    run, = gather([str(make_run(tmp_path / 'run', scenes, entries=steps(2)))])
+    run, = gather_runs([str(make_run(tmp_path / 'run', scenes, entries=steps(2)))])
     assert 'It is not finished: iteration 20 of 40.' in run.notes
 
 
@@ -203,13 +203,13 @@ def test_a_folder_without_a_run_is_one_sentence(tmp_path, case):
     make, error, message = BAD[case]
     make(tmp_path / 'here')
     with pytest.raises(error, match=message):
-        gather([str(tmp_path / 'here')])
+        gather_runs([str(tmp_path / 'here')])
 
 
 def test_a_folder_of_runs_names_them(tmp_path, scenes):
     make_run(tmp_path / 'a', scenes)
     with pytest.raises(InputError, match=r'is no run, but runs are in it, 1 \(a\)'):
-        gather([str(tmp_path)])
+        gather_runs([str(tmp_path)])
 
 
 # ---- groups ----
@@ -225,7 +225,7 @@ def three(tmp_path_factory, scenes):
 
 
 def grouped(folders):
-    return group(gather(list(map(str, folders))))
+    return group(gather_runs(list(map(str, folders))))
 
 
 def test_runs_that_differ_in_the_seed_are_one_group(three):
@@ -270,7 +270,7 @@ def test_runs_of_two_tasks_have_columns_of_their_own(tmp_path, scenes, three):
     ('(/a/b: no)', '(…/b: no)'),
     ('mmparax://x/y.safetensors and work_dirs/a/b', 'mmparax://x/y.safetensors and work_dirs/a/b')])
 def test_sentences_name_no_folders_of_the_machine(text, shown):
-    assert without_places(text) == shown
+    assert shorten_paths(text) == shown
 
 
 # ---- the page ----
@@ -416,25 +416,25 @@ def test_one_run_has_one_colour(whole):
 
 
 def test_analyses_that_are_there_are_not_made_again(whole, monkeypatch):
-    monkeypatch.setattr('mmparax.report.figures.as_svg', lambda figure, name, alt: alt)
+    monkeypatch.setattr('mmparax.report.charts.render_svg', lambda figure, name, alt: alt)
     for name in ('measure_erf', 'measure_cka', 'look'):
         monkeypatch.setattr(f'mmparax.report.analyses.{name}', lambda *args, **options: pytest.fail('made again'))
     whole['out'].write_text('the report before')
     assert call(*whole['folders'], '--out', whole['out'], '--analyse', '--images', 0) is None
     assert whole['out'].read_text().startswith('<!DOCTYPE html>') and len(list(whole['out'].parent.iterdir())) == 1
     folder = whole['folders'][0]
-    found = find_analyses(gather([str(folder)]))
+    found = find_analyses(gather_runs([str(folder)]))
     assert all(found.results[kind] for kind in ('erf', 'cka', 'routing')) and not any(found.notes.values())
     times = (folder / 'iter_40.pth').stat()
     os.utime(folder / 'iter_40.pth', (times.st_atime, time.time() + 60))  # trained anew
     try:
-        notes = find_analyses(gather([str(folder)])).notes
+        notes = find_analyses(gather_runs([str(folder)])).notes
     finally:
         os.utime(folder / 'iter_40.pth', (times.st_atime, times.st_mtime))
     assert all('this is older than its checkpoint iter_40.pth' in text for text, in notes.values())
     (folder / 'iter_40.pth').rename(folder / 'iter_80.pth')
     try:
-        notes = find_analyses(gather([str(folder)])).notes
+        notes = find_analyses(gather_runs([str(folder)])).notes
     finally:
         (folder / 'iter_80.pth').rename(folder / 'iter_40.pth')
     assert all(re.search('this is of iter_40.pth, the last checkpoint is iter_80.pth', text) for text, in notes.values())
@@ -446,8 +446,8 @@ def test_what_is_missing_names_the_command_that_makes_it(three, tmp_path, monkey
         assert f'python tools/analysis_tools/{tool}' in page
     assert 'No validation was logged' in page and 'No predictions were asked for' in page
     monkeypatch.chdir(three[0].parent)
-    run, = gather([three[0].name])
-    assert command_for('erf', run) == 'python tools/analysis_tools/erf.py a0/some-config.py CHECKPOINT --out a0/analysis/erf'
+    run, = gather_runs([three[0].name])
+    assert format_command('erf', run) == 'python tools/analysis_tools/erf.py a0/some-config.py CHECKPOINT --out a0/analysis/erf'
     assert 'is about AdaRoute' in page_of(three[1])
 
 
@@ -456,7 +456,7 @@ def test_a_damaged_analysis_is_a_note(tmp_path, scenes):
     for kind, content in (('erf', '{"models": []}'), ('cka', '{'), ('routing', '[]')):
         (folder / 'analysis' / kind).mkdir(parents=True)
         (folder / 'analysis' / kind / f'{kind}.json').write_text(content)
-    found = find_analyses(gather([str(folder)]))
+    found = find_analyses(gather_runs([str(folder)]))
     assert not any(found.results.values()) and all('cannot be read' in text for text, in found.notes.values())
     assert 'cannot be read' in page_of(folder)
 
@@ -472,7 +472,7 @@ def test_names_from_files_are_text(tmp_path, scenes):
     assert not page.tags['script'] and not page.tags['img']
     words = ''.join(page.words)
     assert words.count(HOSTILE) >= 4 and '"><img src=x onerror=alert(1)>' in words
-    assert breakable(f'a_{HOSTILE}') == 'a_<wbr>&lt;script&gt;alert(1)&lt;/<wbr>script&gt;'
+    assert add_breaks(f'a_{HOSTILE}') == 'a_<wbr>&lt;script&gt;alert(1)&lt;/<wbr>script&gt;'
 
 
 def contrast(first, second):
@@ -503,7 +503,7 @@ def test_colours_can_be_told_from_the_page(three, scheme):
 def test_predictions_of_every_task(task, tmp_path, scenes):
     folder = make_run(tmp_path / 'run', scenes, task=task)
     add_checkpoint(folder)
-    run, = gather([str(folder)])
+    run, = gather_runs([str(folder)])
     gallery, = sample_predictions([run], 2)
     assert gallery.notes == {} and len(gallery.names) == len(gallery.truths) == len(gallery.predictions['run']) == 2
     for sample in [*gallery.truths, *gallery.predictions['run']]:
@@ -515,7 +515,7 @@ def test_predictions_of_every_task(task, tmp_path, scenes):
 def test_why_there_are_no_predictions(tmp_path, scenes, three):
     lost = make_run(tmp_path / 'lost', tmp_path / 'absent', 'Frozen')
     (lost / 'iter_40.pth').write_bytes(b'broken')
-    notes = {name: text for gallery in sample_predictions(gather([str(three[0]), str(lost)]), 1)
+    notes = {name: text for gallery in sample_predictions(gather_runs([str(three[0]), str(lost)]), 1)
              for name, text in gallery.notes.items()}
     assert [re.sub(r'\(.*', '', text) for text in notes.values()] == ['its checkpoint is not there', 'its data are not there ']
 

@@ -15,7 +15,7 @@ from PIL import Image
 from helpers.cases import FEW_BLOCKS, TINY_SWIN
 from helpers.tasks import TASKS, config
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.inference.metrics import paper_columns, results_table, write_predictions
+from mmparax.inference.metrics import select_paper_metrics, format_results_table, write_predictions
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'test.py'
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,
@@ -38,14 +38,14 @@ METRICS = {  # what mmengine returns -> what is shown
 @pytest.mark.parametrize('case', METRICS)
 def test_columns_of_the_tables(case):
     metrics, expected = METRICS[case]
-    assert list(paper_columns(metrics)) == list(expected)
-    lines = results_table(metrics).splitlines()
+    assert list(select_paper_metrics(metrics)) == list(expected)
+    lines = format_results_table(metrics).splitlines()
     header, row = ([cell.strip() for cell in line.strip('┃│').replace('┃', '│').split('│')] for line in (lines[2], lines[4]))
     assert dict(zip(header, row)) == expected
 
 
 def test_other_metrics_have_no_table():
-    assert results_table({'mDice': 3., 'accuracy/top5': 1.}) == results_table({}) == ''
+    assert format_results_table({'mDice': 3., 'accuracy/top5': 1.}) == format_results_table({}) == ''
 
 
 @pytest.fixture(scope='module')

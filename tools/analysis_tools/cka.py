@@ -2,7 +2,7 @@
 """Compare the features of blocks: ``python tools/analysis_tools/cka.py CONFIG CHECKPOINT --out DIR``."""
 import argparse
 
-from mmparax.analysis.cka import POOLS, cka_table, measure_cka
+from mmparax.analysis.cka import POOLS, format_cka_table, measure_cka
 from mmparax.analysis.measuring import add_arguments, compare
 from mmparax.cli import tool
 
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
 @tool
 def main() -> None:
     args = parse_args()
-    compare(args, lambda setup: measure_cka(setup, args.blocks, args.pool), cka_table)
+    compare(args, lambda setup: measure_cka(setup, args.blocks, args.pool), format_cka_table)
 
 
 if __name__ == '__main__':

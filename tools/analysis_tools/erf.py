@@ -2,7 +2,7 @@
 """Compare effective receptive fields: ``python tools/analysis_tools/erf.py CONFIG CHECKPOINT --out DIR``."""
 import argparse
 
-from mmparax.analysis.erf import erf_table, measure_erf
+from mmparax.analysis.erf import format_erf_table, measure_erf
 from mmparax.analysis.measuring import add_arguments, compare
 from mmparax.cli import tool
 
@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
 @tool
 def main() -> None:
     args = parse_args()
-    compare(args, lambda setup: measure_erf(setup, args.stage), erf_table)
+    compare(args, lambda setup: measure_erf(setup, args.stage), format_erf_table)
 
 
 if __name__ == '__main__':

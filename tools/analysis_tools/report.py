@@ -8,8 +8,8 @@ from mmparax.analysis.measuring import AGAIN, continuable
 from mmparax.cli import tool
 from mmparax.errors import MissingFileError, ParameterError, check_int
 from mmparax.report.analyses import find_analyses, make_analyses
-from mmparax.report.gather import gather
 from mmparax.report.page import make_report
+from mmparax.report.runs import gather_runs
 from mmparax.utils.logs import quiet_log
 from mmparax.utils.storage import write
 
@@ -52,7 +52,7 @@ def main() -> None:
         if not path.is_file():
             raise MissingFileError(f'--benchmark={str(path)!r} does not exist; tools/analysis_tools/benchmark.py makes such '
                                    'files.')
-    runs = gather(args.work_dirs)
+    runs = gather_runs(args.work_dirs)
     with continuable():
         failed = make_analyses(runs, args.analysis_images) if args.analyse else {}
         found = find_analyses(runs)

@@ -4,18 +4,18 @@ import argparse
 import re
 from pathlib import Path
 
-from mmparax.analysis.features import checked_device
+from mmparax.analysis.device import resolve_device
 from mmparax.analysis.measuring import AGAIN, continuable, write_json
-from mmparax.analysis.routing_pictures import (
+from mmparax.analysis.routing.measure import RoutingMeasurement, measure_routing
+from mmparax.analysis.routing.pictures import (
     draw_class_layers,
     draw_classes,
     draw_entropy,
     draw_top_images,
     draw_usage,
-    most_dependent,
+    find_most_dependent,
 )
-from mmparax.analysis.routing_result import as_result, summary_table, top_images_csv
-from mmparax.analysis.routing_run import RoutingRun, look
+from mmparax.analysis.routing.result import build_result, format_routing_table, format_top_images_csv
 from mmparax.cli import add_config_options, quiet_config, tool
 from mmparax.errors import check_int
 from mmparax.utils.storage import write
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def draw(run: RoutingRun, result: dict, out: Path, args: argparse.Namespace) -> None:
+def draw(run: RoutingMeasurement, result: dict, out: Path, args: argparse.Namespace) -> None:
     """Write the pictures."""
     draw_usage(result, out / 'routing_usage.png')
     draw_entropy(result, out / 'routing_entropy.png')
@@ -49,8 +49,8 @@ def draw(run: RoutingRun, result: dict, out: Path, args: argparse.Namespace) -> 
         draw_classes(result, out / 'routing_classes.png')
     for name in args.classes:
         draw_class_layers(result, name, out / f'routing_class_{re.sub("[^A-Za-z0-9]+", "-", name)}.png')
-    adapter, group = most_dependent(result, args.adapter)
-    draw_top_images(result, adapter, group, run.picture, out / 'routing_images.png')
+    adapter, group = find_most_dependent(result, args.adapter)
+    draw_top_images(result, adapter, group, run.get_picture, out / 'routing_images.png')
 
 
 @tool
@@ -59,21 +59,21 @@ def main() -> None:
     for name in ('num_images', 'batch_size'):
         if getattr(args, name) is not None:
             check_int('--' + name.replace('_', '-'), getattr(args, name))
-    device, out = checked_device(args.device), Path(args.out)
+    device, out = resolve_device(args.device), Path(args.out)
 
-    def check(run: RoutingRun) -> None:
+    def check(run: RoutingMeasurement) -> None:
         if args.adapter is not None:
             run.check_adapter(args.adapter)
         for name in args.classes:
             run.check_class(name)
 
     with continuable():
-        run, source = look(quiet_config(args), args.checkpoint, out, device, args.num_images, args.batch_size, check)
-    result = dict(source, config=args.config, **as_result(run, args.classes))
+        run, source = measure_routing(quiet_config(args), args.checkpoint, out, device, args.num_images, args.batch_size, check)
+    result = dict(source, config=args.config, **build_result(run, args.classes))
     write_json(out / 'routing.json', result)
-    write(out / 'routing_top_images.csv', top_images_csv(result).encode(), AGAIN)
+    write(out / 'routing_top_images.csv', format_top_images_csv(result).encode(), AGAIN)
     draw(run, result, out, args)
-    print(summary_table(result))
+    print(format_routing_table(result))
     for text in result['warnings']:
         print(f'Warning: {text}')
     if not result['summary']['groups_with_a_choice']:

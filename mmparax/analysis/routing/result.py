@@ -1,4 +1,4 @@
-"""The numbers of a look at the gates, as plain data for JSON and CSV."""
+"""The numbers of a routing measurement, as plain data for JSON, CSV and a text table."""
 import csv
 import io
 import math
@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from rich.table import Table
 
-from mmparax.analysis.routing_run import RoutingRun
+from mmparax.analysis.routing.measure import RoutingMeasurement
 from mmparax.checks.routing import (
     DEAD_SHARE,
     FIXED_VARIATION,
@@ -20,39 +20,39 @@ from mmparax.checks.routing import (
 )
 from mmparax.utils.tables import as_text
 
-OF_ADAPTER = ('name', 'module', 'stage', 'block', 'site', 'center', 'num_experts', 'activation')
+ADAPTER_FIELDS = ('name', 'module', 'stage', 'block', 'site', 'center', 'num_experts', 'activation')
 
 
-def as_result(run: RoutingRun, layers_of: Sequence[str] = ()) -> Dict[str, Any]:
-    """All numbers of a run; docs/analysis.md describes them.
+def build_result(run: RoutingMeasurement, classes: Sequence[str] = ()) -> Dict[str, Any]:
+    """Collect all numbers of a measurement; docs/analysis.md describes them.
 
     Args:
-        run: a run that has seen its images.
-        layers_of: classes for which the differences are given for each adapter, too.
+        run: a finished measurement.
+        classes: classes for which the differences are given adapter by adapter, too.
     """
-    statistics, tops = run.totals.gates.statistics(), _top_images(run)
-    adapters = [dict({name: getattr(adapter, name) for name in OF_ADAPTER},
+    statistics, tops = run.totals.gates.statistics(), _list_top_images(run)
+    adapters = [dict({name: getattr(adapter, name) for name in ADAPTER_FIELDS},
                      groups={group: dict(found.as_dict(), top_images=top[group]) for group, found in groups.items()})
                 for adapter, groups, top in zip(run.adapters, statistics, tops)]
     shown = sorted({image for top in tops for experts in top.values() for entries in experts for image, _ in entries})
     result = dict(
-        images=run.done, images_in_data=len(run.dataset),
+        images=run.num_seen, images_in_data=len(run.dataset),
         thresholds=dict(dead_expert=f'usage below {DEAD_SHARE:g}/M and the largest gate of no image',
                         input_independent=f'variation below {FIXED_VARIATION:g}'),
-        summary=_summary(run, statistics), warnings=warnings_of(run.adapters, statistics), adapters=adapters,
-        image_paths={str(image): run.path(image) for image in shown})
+        summary=_summarize(run, statistics), warnings=warnings_of(run.adapters, statistics), adapters=adapters,
+        image_paths={str(image): run.get_path(image) for image in shown})
     if run.totals.class_images.sum():
-        differences = _differences(run, statistics)
+        differences = _compute_differences(run, statistics)
         result['classes'] = dict(
             names=run.classes, images=[int(count) for count in run.totals.class_images],
-            centers=_by_center(run, differences),
-            layers={name: {adapter.name: {group: _numbers(rows[run.classes.index(name)]) for group, rows in values.items()}
-                           for adapter, values in zip(run.adapters, differences)} for name in layers_of})
+            centers=_average_by_center(run, differences),
+            layers={name: {adapter.name: {group: _to_list(rows[run.classes.index(name)]) for group, rows in values.items()}
+                           for adapter, values in zip(run.adapters, differences)} for name in classes})
     return result
 
 
-def _summary(run: RoutingRun, statistics: Statistics) -> Dict[str, Any]:
-    """Counts, and means over the groups of gates that have a choice."""
+def _summarize(run: RoutingMeasurement, statistics: Statistics) -> Dict[str, Any]:
+    """Count, and average over the groups of gates that have a choice."""
     every = [found for groups in statistics for found in groups.values() if found.experts > 1]
 
     def mean(name: str) -> Optional[float]:
@@ -64,11 +64,11 @@ def _summary(run: RoutingRun, statistics: Statistics) -> Dict[str, Any]:
         dead_everywhere=dead_everywhere(run.adapters, statistics),
         input_independent=len(fixed_gates(run.adapters, statistics)),
         normalized={name: mean(name) for name in ('entropy_of_mean', 'mean_entropy', 'dependence')},
-        variation=float(np.mean([found.variation for found in every])) if every and run.done > 1 else None)
+        variation=float(np.mean([found.variation for found in every])) if every and run.num_seen > 1 else None)
 
 
-def _top_images(run: RoutingRun) -> List[Dict[str, List[List[Tuple[int, float]]]]]:
-    """For each adapter: group -> for each expert (number of the image, gate), the largest gate first."""
+def _list_top_images(run: RoutingMeasurement) -> List[Dict[str, List[List[Tuple[int, float]]]]]:
+    """List for each adapter: group -> for each expert (number of the image, gate), the largest gate first."""
     found: List[Dict[str, List[List[Tuple[int, float]]]]] = [{} for _ in run.adapters]
     for shape, numbers in run.totals.gates.shapes.items():
         values, images = run.totals.best[shape].tolist(), run.totals.best_images[shape].tolist()
@@ -79,8 +79,8 @@ def _top_images(run: RoutingRun) -> List[Dict[str, List[List[Tuple[int, float]]]
     return found
 
 
-def _differences(run: RoutingRun, statistics: Statistics) -> List[Dict[str, np.ndarray]]:
-    """For each adapter: group -> (classes, M), mean share in the images of a class minus that in all; nan without one."""
+def _compute_differences(run: RoutingMeasurement, statistics: Statistics) -> List[Dict[str, np.ndarray]]:
+    """Compute for each adapter: group -> (classes, M), mean share in the images with a class minus that in all; nan if none."""
     found: List[Dict[str, np.ndarray]] = [{} for _ in run.adapters]
     for shape, numbers in run.totals.gates.shapes.items():
         means = (run.totals.class_sums[shape] / run.totals.class_images[:, None, None, None]).numpy()
@@ -90,22 +90,22 @@ def _differences(run: RoutingRun, statistics: Statistics) -> List[Dict[str, np.n
     return found
 
 
-def _by_center(run: RoutingRun, differences: Sequence[Mapping[str, np.ndarray]]) -> Dict[str, Dict[str, Any]]:
-    """Center -> group -> for each class the differences of its experts, averaged over the adapters that share them."""
+def _average_by_center(run: RoutingMeasurement, differences: Sequence[Mapping[str, np.ndarray]]) -> Dict[str, Dict[str, Any]]:
+    """Average the differences over the adapters that share a center: center -> group -> for each class, one for each expert."""
     found: Dict[str, Dict[str, Any]] = {}
     for center in dict.fromkeys(adapter.center for adapter in run.adapters):
         own = [values for adapter, values in zip(run.adapters, differences) if adapter.center == center]
-        found[center] = {group: [_numbers(row) for row in np.mean([values[group] for values in own], 0)] for group in own[0]}
+        found[center] = {group: [_to_list(row) for row in np.mean([values[group] for values in own], 0)] for group in own[0]}
     return found
 
 
-def _numbers(values: np.ndarray) -> List[Optional[float]]:
+def _to_list(values: np.ndarray) -> List[Optional[float]]:
     """For JSON, which has no nan."""
     return [None if math.isnan(value) else float(value) for value in values]
 
 
-def top_images_csv(result: Mapping[str, Any]) -> str:
-    """The images with the largest gates of each expert as CSV; experts and ranks count from 1, images from 0."""
+def format_top_images_csv(result: Mapping[str, Any]) -> str:
+    """Format the images with the largest gates of each expert as CSV; experts and ranks count from 1, images from 0."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator='\n')
     writer.writerow(['adapter', 'group', 'expert', 'rank', 'image', 'gate', 'path'])
@@ -118,8 +118,8 @@ def top_images_csv(result: Mapping[str, Any]) -> str:
     return buffer.getvalue()
 
 
-def summary_table(result: Mapping[str, Any]) -> str:
-    """A text table of the means over the adapters of each center, one line for each group of gates."""
+def format_routing_table(result: Mapping[str, Any]) -> str:
+    """Format the means over the adapters of each center as a text table, one line for each group of gates."""
     table = Table(title=f'Routing over {result["images"]} images (entropies as shares of log M)')
     for column in ('experts of', 'gates', 'M', 'entropy of mean', 'mean entropy', 'dependence', 'variation', 'dead', 'fixed'):
         table.add_column(column, justify='left' if column in ('experts of', 'gates') else 'right', no_wrap=True)

@@ -1,4 +1,4 @@
-"""Finds what a work dir holds of a run."""
+"""Reads runs from their work dirs."""
 import json
 import os
 import re
@@ -14,7 +14,14 @@ from mmengine.config import Config
 from mmparax.config.files import load_config
 from mmparax.config.query import sub_configs
 from mmparax.errors import InputError, MissingFileError
-from mmparax.report.logs import Curves, columns_of, device_of, printed_evaluation, read_curves, read_environment
+from mmparax.report.logs import (
+    TrainingCurves,
+    describe_device,
+    read_curves,
+    read_environment,
+    read_printed_evaluation,
+    select_columns,
+)
 from mmparax.utils.text import listed
 
 TIMESTAMP = re.compile(r'\d{8}_\d{6}')
@@ -24,22 +31,22 @@ HINT = 'Give work dirs of tools/train.py.'
 
 
 @dataclass
-class Run:
-    """One training and what came of it.
+class TrainingRun:
+    """One training and its results.
 
     Attributes:
         folder: the work dir of the training.
         outer: the folder that was given for it; its evaluation may be beside the training's folder.
-        name: how the report calls it, without the folders that all runs share.
+        name: its path without the folders that all runs share.
         config_file: the config that it was trained with.
-        cfg: its content.
-        curves: what was logged in training.
+        cfg: the content of that file.
+        curves: the log of the training.
         metrics: column -> result, in percent if the paper's tables have the column.
         source: where ``metrics`` come from: 'test', 'last validation' or ''.
         checkpoint: file of the last checkpoint, if it is there.
         environment: see :func:`read_environment`.
-        sessions: timestamps of the training and of what resumed it.
-        result: the notes of tools/reproduce.py, if it made the run.
+        sessions: timestamps of the training and of its resumptions.
+        result: the content of ``result.json``, if tools/reproduce.py made the run.
         notes: sentences about what is missing or damaged.
     """
     folder: Path
@@ -47,7 +54,7 @@ class Run:
     name: str
     config_file: Path
     cfg: Config
-    curves: Curves
+    curves: TrainingCurves
     metrics: Dict[str, Optional[float]]
     source: str
     checkpoint: Optional[Path]
@@ -58,14 +65,14 @@ class Run:
 
     @cached_property
     def backbone_config(self) -> Mapping[str, Any]:
-        """The config of the adapted backbone, of the model's backbone if it is of another kind, else empty."""
+        """Config of the adapted backbone, else of the model's backbone, else empty."""
         model = self.cfg.get('model') or {}
         found = (part for _, part in sub_configs(model) if ADAPTED.match(str(part.get('type'))))
         return next(found, None) or model.get('backbone') or {}
 
     @property
     def method(self) -> str:
-        """What is trained in the backbone."""
+        """Name of the method."""
         match = ADAPTED.match(str(self.backbone_config.get('type')))
         if match is None or self.backbone_config.get('adapter', match.group(1)) is None:
             return FULL
@@ -80,37 +87,37 @@ class Run:
         if isinstance(arch, Mapping):
             width = arch.get('embed_dims', arch.get('channels', ''))
             depths = arch.get('depths', arch.get('num_layers', ''))
-            arch = f'(width {short(width)}, depth {short(depths)})'
+            arch = f'(width {_join_numbers(width)}, depth {_join_numbers(depths)})'
         return ' '.join(filter(None, (match.group(2) if match else kind, str(arch))))
 
     @property
     def seed(self) -> Optional[int]:
-        """Of the random numbers; None if neither the config nor the log says."""
+        """Seed of the random numbers; None if neither the config nor the log says."""
         seed = (self.cfg.get('randomness') or {}).get('seed')
         return seed if seed is not None else int(self.environment['seed']) if 'seed' in self.environment else None
 
     @property
     def device(self) -> str:
-        return device_of(self.environment)
+        return describe_device(self.environment)
 
     @property
     def seconds_per_iteration(self) -> Optional[float]:
-        """The median over the log: a machine that was busy or asleep for a while does not count."""
-        _, times = self.curves.series('time')
+        """Median over the log, on which a time when the machine was busy or asleep has no influence."""
+        _, times = self.curves.get_series('time')
         return statistics.median(times) if times else None
 
     @property
     def memory(self) -> Optional[float]:
         """Peak GPU memory in MiB, if it was logged."""
-        return max(self.curves.series('memory')[1], default=None)
+        return max(self.curves.get_series('memory')[1], default=None)
 
     @property
     def started(self) -> str:
         """Date on which the training started."""
         return datetime.strptime(self.sessions[0][:8], '%Y%m%d').date().isoformat() if self.sessions else ''
 
-    def progress(self) -> Dict[str, Any]:
-        """``unit`` (iteration or epoch), ``done`` and ``total`` (None if the config does not say)."""
+    def find_progress(self) -> Dict[str, Any]:
+        """Find ``unit`` (iteration or epoch), ``done`` and ``total`` (None if the config does not say)."""
         loop = self.cfg.get('train_cfg') or {}
         unit = 'epoch' if 'max_epochs' in loop or (self.curves.by_epoch and 'max_iters' not in loop) else 'iteration'
         saved = re.search(r'(iter|epoch)_(\d+)\.\w+$', self.checkpoint.name if self.checkpoint else '')
@@ -122,70 +129,78 @@ class Run:
         return dict(unit=unit, done=done, total=loop.get('max_epochs' if unit == 'epoch' else 'max_iters'))
 
 
-def short(value: Any) -> str:
-    """A number, or numbers with hyphens between them."""
+def _join_numbers(value: Any) -> str:
+    """Format a number, or numbers with hyphens between them."""
     return '-'.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def gather(folders: Sequence[str]) -> List[Run]:
-    """Find the runs in some folders; one that is given twice is taken once.
+def gather_runs(folders: Sequence[str]) -> List[TrainingRun]:
+    """Read the runs in some folders; one that is given twice is taken once.
 
     Args:
-        folders: work dirs of tools/train.py, or folders with such a work dir in ``train/``, as tools/reproduce.py makes.
+        folders: work dirs of tools/train.py, or folders with such a work dir in ``train/``, as tools/reproduce.py makes them.
 
     Raises:
         MissingFileError: if a folder does not exist.
         InputError: if it is a file, is empty or holds no run.
     """
-    places = {Path(folder).resolve(): training_folder(folder) for folder in folders}
+    places = {Path(folder).resolve(): find_training_folder(folder) for folder in folders}
     by_training = {training.resolve(): outer for outer, training in places.items()}
-    outers = [outer.parent if outer.name == 'train' and outer == training and _evaluated(outer.parent) else outer
+    outers = [outer.parent if outer.name == 'train' and outer == training and _has_evaluation(outer.parent) else outer
               for training, outer in by_training.items()]
-    return [_read(training, outer, name) for training, outer, name in zip(by_training, outers, distinct(outers))]
+    return [_read_run(training, outer, name) for training, outer, name in zip(by_training, outers, _make_names(outers))]
 
 
-def _evaluated(folder: Path) -> bool:
+def _has_evaluation(folder: Path) -> bool:
     return any((folder / name).exists() for name in ('result.json', 'test.txt', 'test'))
 
 
-def training_folder(given: str) -> Path:
-    """The work dir of the training in a folder that a user gave; raises what :func:`gather` raises."""
+def find_training_folder(given: str) -> Path:
+    """Find the work dir of the training in a folder.
+
+    Raises:
+        UserError: as :func:`gather_runs`.
+    """
     folder = Path(given)
     if not folder.exists():
         raise MissingFileError(f'the folder {given!r} does not exist. {HINT}')
     if not folder.is_dir():
         raise InputError(f'{given!r} is a file, not a folder. {HINT}')
     for place in (folder, folder / 'train'):
-        if _config_files(place):
+        if _find_configs(place):
             return place
     inside = sorted(child.name for child in folder.iterdir()
-                    if any(map(_config_files, (child, child / 'train'))))
+                    if any(map(_find_configs, (child, child / 'train'))))
     if inside:
-        raise InputError(f'the folder {given!r} is no run, but runs are in it, {listed(inside)}: write '
-                             f'{os.path.join(given, "*")}.')
+        raise InputError(f'the folder {given!r} is no run, but runs are in it, {listed(inside)}: give '
+                         f'{os.path.join(given, "*")}.')
     state = 'holds no run: no config of one is in it' if any(folder.iterdir()) else 'is empty'
     raise InputError(f'the folder {given!r} {state}. {HINT}')
 
 
-def _sessions(folder: Path) -> List[Path]:
-    """What mmengine makes at each start in a work dir, in the order of time."""
+def _find_sessions(folder: Path) -> List[Path]:
+    """Find the folders that mmengine makes at each start in a work dir, in the order of time."""
     return sorted(child for child in folder.iterdir() if child.is_dir() and TIMESTAMP.fullmatch(child.name))
 
 
-def _config_files(folder: Path) -> List[Path]:
-    """Copies of a run's config, the one that trained first: an evaluation in the same work dir leaves one, too."""
+def _find_training_sessions(folder: Path) -> List[Path]:
+    """Find those of the sessions in which a training logged."""
+    return [session for session in _find_sessions(folder) if (session / 'vis_data' / 'scalars.json').is_file()]
+
+
+def _find_configs(folder: Path) -> List[Path]:
+    """Find copies of a run's config, that of the training first: an evaluation in the same work dir leaves one, too."""
     if not folder.is_dir():
         return []
-    sessions = _sessions(folder)
-    trained = [session for session in sessions if (session / 'vis_data' / 'scalars.json').is_file()]
+    sessions, trained = _find_sessions(folder), _find_training_sessions(folder)
     copies = [session / 'vis_data' / 'config.py' for session in reversed(trained)]
     if not trained and not any(folder.glob('*.pth')) and not sessions:
         return []
     return [path for path in (*copies, *sorted(folder.glob('*.py'))) if path.is_file()]
 
 
-def distinct(paths: Sequence[Path]) -> List[str]:
-    """What tells paths apart: without the folders in front that all share; of one path, its last part."""
+def _make_names(paths: Sequence[Path]) -> List[str]:
+    """Name paths by the parts in which they differ; a single path by its last part."""
     if len(paths) == 1:
         name, parent = paths[0].name, paths[0].parent.name
         return [f'{parent}/{name}' if re.fullmatch(r'seed\d+|train', name) else name]
@@ -193,34 +208,34 @@ def distinct(paths: Sequence[Path]) -> List[str]:
     return [os.path.relpath(path, shared) for path in paths]
 
 
-def _read(folder: Path, outer: Path, name: str) -> Run:
+def _read_run(folder: Path, outer: Path, name: str) -> TrainingRun:
     notes: List[str] = []
-    config_file = _config_files(folder)[0]
+    config_file = _find_configs(folder)[0]
     cfg = load_config(str(config_file))
-    logged = [session for session in _sessions(folder) if (session / 'vis_data' / 'scalars.json').is_file()]
+    logged = _find_training_sessions(folder)
     curves = read_curves([session / 'vis_data' / 'scalars.json' for session in logged])
     notes += curves.notes
     if not logged:
         notes.append('No scalars.json of a training is there, so there are no curves.')
     logs = [log for session in logged for log in session.glob('*.log')]
     environment = read_environment(logs[-1]) if logs else {}
-    result = _json(outer / 'result.json')
-    metrics, source = _metrics(folder, outer, curves, result)
+    result = _read_json(outer / 'result.json')
+    metrics, source = _find_metrics(folder, outer, curves, result)
     if not metrics:
         notes.append('It was not evaluated: run tools/test.py.')
-    checkpoint = _checkpoint(folder)
+    checkpoint = _find_checkpoint(folder)
     if checkpoint is None:
         notes.append('Its checkpoint is not there, so neither are pictures and analyses that need it.')
-    run = Run(folder, outer, name, config_file, cfg, curves, metrics, source, checkpoint, environment,
+    run = TrainingRun(folder, outer, name, config_file, cfg, curves, metrics, source, checkpoint, environment,
               [session.name for session in logged], result, notes)
-    progress = run.progress()
+    progress = run.find_progress()
     if progress['total'] and progress['done'] < progress['total']:
         notes.append(f'It is not finished: {progress["unit"]} {progress["done"]} of {progress["total"]}.')
     return run
 
 
-def _json(path: Path) -> Dict[str, Any]:
-    """Content of a file with a JSON object; empty if there is none."""
+def _read_json(path: Path) -> Dict[str, Any]:
+    """Read a file with a JSON object; empty if there is none."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError):
@@ -228,24 +243,24 @@ def _json(path: Path) -> Dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _metrics(folder: Path, outer: Path, curves: Curves, result: Mapping[str, Any]) -> Any:
-    """The newest evaluation of the test set, else the last validation; and which of them it is."""
+def _find_metrics(folder: Path, outer: Path, curves: TrainingCurves, result: Mapping[str, Any]) -> Any:
+    """Find the newest evaluation of the test set, else the last validation; return the metrics and which of them it is."""
     written = sorted((path for place in {folder, outer, outer / 'test'} for path in place.glob('*/*.json')
                       if path.stem == path.parent.name and TIMESTAMP.fullmatch(path.stem)), key=lambda path: path.stem)
     evaluations: Iterable[Mapping[str, Any]] = [
-        *map(_json, reversed(written)), result.get('metrics') or {},
-        *(printed_evaluation(place / 'test.txt') for place in (outer, folder) if (place / 'test.txt').is_file())]
+        *map(_read_json, reversed(written)), result.get('metrics') or {},
+        *(read_printed_evaluation(place / 'test.txt') for place in (outer, folder) if (place / 'test.txt').is_file())]
     for found in evaluations:
-        columns = columns_of(found)
+        columns = select_columns(found)
         if columns:
             return columns, 'test'
     if curves.val:
-        return columns_of(curves.val[-1]), 'last validation'
+        return select_columns(curves.val[-1]), 'last validation'
     return {}, ''
 
 
-def _checkpoint(folder: Path) -> Optional[Path]:
-    """The last checkpoint, as the work dir names it; the folder may have been moved since."""
+def _find_checkpoint(folder: Path) -> Optional[Path]:
+    """Find the last checkpoint, as the work dir names it; the folder may have been moved since."""
     last = folder / 'last_checkpoint'
     name = Path(last.read_text(encoding='utf-8', errors='replace').strip()).name if last.is_file() else ''
     if name and (folder / name).is_file():

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmparax.backbones.parameters import LABELS, ParameterCount
-from mmparax.report.groups import Group
-from mmparax.report.svg import as_svg, role_color, series_color, style
+from mmparax.report.groups import RunGroup
+from mmparax.report.svg import pick_role_color, pick_series_color, render_svg, use_page_style
 from mmparax.utils.tables import mean_and_spread
 
 SIZE = (4.3, 2.8)  # inches; text stays readable on a phone, which is about as wide
@@ -21,20 +21,24 @@ DASHES = ('-', (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 1.6, 1.2, 1.6)), (0, (9, 2)
 Points = Tuple[Sequence[float], Sequence[float]]
 
 
-def dash(number: int) -> object:
-    """Line style of a group: groups can be told apart without colours."""
+def pick_dash(number: int) -> object:
+    """Pick the line style of a group, which tells it from others without colours."""
     return DASHES[number % len(DASHES)]
 
 
-def average(curves: Sequence[Points]) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(steps that all curves have, mean, sample standard deviation) of several curves."""
+def average_curves(curves: Sequence[Points]) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Average several curves.
+
+    Returns:
+        tuple: the steps that all curves have, mean, and sample standard deviation.
+    """
     shared = sorted(set.intersection(*(set(steps) for steps, _ in curves)))
     values = np.array([[dict(zip(*curve))[step] for step in shared] for curve in curves])
     return np.array(shared), values.mean(0), values.std(0, ddof=1) if len(curves) > 1 else np.zeros(len(shared))
 
 
-def curves_chart(name: str, curves: Mapping[int, Sequence[Points]], x_label: str, y_label: str, alt: str) -> Markup:
-    """Curves over a training; of several seeds the mean, a band of one standard deviation, and each seed as a thin line.
+def draw_curves_chart(name: str, curves: Mapping[int, Sequence[Points]], x_label: str, y_label: str, alt: str) -> Markup:
+    """Draw curves over a training; of several seeds the mean, a band of one standard deviation, and each seed as a thin line.
 
     Args:
         name: unique on the page.
@@ -42,26 +46,27 @@ def curves_chart(name: str, curves: Mapping[int, Sequence[Points]], x_label: str
         x_label, y_label: of the axes.
         alt: what it shows, in words.
     """
-    with style():
+    with use_page_style():
         figure = Figure(figsize=SIZE, layout='constrained')
         axis = figure.subplots()
         for number, found in curves.items():
-            color = series_color(number)
+            color = pick_series_color(number)
             marker = 'o' if max(len(steps) for steps, _ in found) < 3 else None
-            steps, mean, deviation = average(found)
+            steps, mean, deviation = average_curves(found)
             if len(found) > 1:
                 for points in found:
                     axis.plot(*points, color=color, linewidth=0.6, alpha=0.55, marker=marker, markersize=2.5)
                 axis.fill_between(steps, mean - deviation, mean + deviation, color=color, alpha=0.15, linewidth=0)
-            axis.plot(steps, mean, color=color, linewidth=1.7, linestyle=dash(number), marker=marker, markersize=5)
+            axis.plot(steps, mean, color=color, linewidth=1.7, linestyle=pick_dash(number), marker=marker, markersize=5)
         axis.set_xlabel(x_label)
         axis.set_ylabel(y_label)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        return as_svg(figure, name, alt)
+        return render_svg(figure, name, alt)
 
 
-def values_chart(name: str, groups: Sequence[Group], values: Mapping[int, Sequence[float]], x_label: str, alt: str) -> Markup:
-    """A dot for each run and a tick at their median, a line for each group.
+def draw_values_chart(name: str, groups: Sequence[RunGroup], values: Mapping[int, Sequence[float]], x_label: str,
+                      alt: str) -> Markup:
+    """Draw a dot for each run and a tick at their median, a line for each group.
 
     Args:
         name: unique on the page.
@@ -70,23 +75,23 @@ def values_chart(name: str, groups: Sequence[Group], values: Mapping[int, Sequen
         x_label: of the axis, which begins at 0.
         alt: what it shows, in words.
     """
-    with style():
+    with use_page_style():
         figure = Figure(figsize=(SIZE[0], 0.6 + 0.42 * len(groups)), layout='constrained')
         axis = figure.subplots()
         for place, group in enumerate(groups):
-            found, color = values[group.number], series_color(group.number)
+            found, color = values[group.number], pick_series_color(group.number)
             median = statistics.median(found)
             axis.plot([0, median], [place] * 2, color=color, linewidth=5, alpha=0.25, solid_capstyle='butt')
             axis.plot([median], [place], color=color, marker='|', markersize=14, markeredgewidth=2.2)
             axis.plot(found, [place] * len(found), color=color, marker='o', markersize=4.5, linestyle='none', alpha=0.85)
         axis.set_xlim(left=0)
-        _named_lines(axis, [group.label for group in groups])
+        _name_lines(axis, [group.label for group in groups])
         axis.set_xlabel(x_label)
-        return as_svg(figure, name, alt)
+        return render_svg(figure, name, alt)
 
 
-def _named_lines(axis: object, labels: Sequence[str]) -> None:
-    """Horizontal lines, the first one on top, with their names above them: in front of them a phone has no room."""
+def _name_lines(axis: object, labels: Sequence[str]) -> None:
+    """Put horizontal lines below each other, each with its name above it: in front of it a phone has no room."""
     axis.set_yticks(range(len(labels)), [''] * len(labels))
     axis.tick_params(axis='y', length=0)
     axis.set_ylim(len(labels) - 0.5, -0.8)
@@ -97,8 +102,8 @@ def _named_lines(axis: object, labels: Sequence[str]) -> None:
                       fontsize=9)
 
 
-def parameters_chart(name: str, counts: Sequence[Tuple[str, ParameterCount]], roles: Sequence[str], alt: str) -> Markup:
-    """Stacked bars: the parameters of each model by what they are.
+def draw_parameters_chart(name: str, counts: Sequence[Tuple[str, ParameterCount]], roles: Sequence[str], alt: str) -> Markup:
+    """Draw stacked bars: the parameters of each model by their role.
 
     Args:
         name: unique on the page.
@@ -106,23 +111,23 @@ def parameters_chart(name: str, counts: Sequence[Tuple[str, ParameterCount]], ro
         roles: names of the groups of parameters, in the order of the stack; their colours are by their place in LABELS.
         alt: what it shows, in words.
     """
-    with style():
+    with use_page_style():
         figure = Figure(figsize=(SIZE[0], 0.6 + 0.5 * len(counts)), layout='constrained')
         axis = figure.subplots()
         for place, (_, count) in enumerate(counts):
             left = 0.
             for role in roles:
                 width = getattr(count, role).parameters / 1e6
-                axis.barh(place, width, 0.36, left, color=role_color(list(LABELS).index(role)))
+                axis.barh(place, width, 0.36, left, color=pick_role_color(list(LABELS).index(role)))
                 left += width
-        _named_lines(axis, [label for label, _ in counts])
+        _name_lines(axis, [label for label, _ in counts])
         axis.set_xlabel('parameters, millions')
-        return as_svg(figure, name, alt)
+        return render_svg(figure, name, alt)
 
 
-def matrix_chart(name: str, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], norm: Normalize, colors: str,
+def draw_matrix_chart(name: str, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], norm: Normalize, colors: str,
                  x_label: str, y_label: str, alt: str, square: bool = False) -> Markup:
-    """A matrix as coloured cells; what is nan stays empty.
+    """Draw a matrix as coloured cells; nan stays empty.
 
     Args:
         name: unique on the page.
@@ -135,7 +140,7 @@ def matrix_chart(name: str, values: np.ndarray, rows: Sequence[str], columns: Se
     """
     width = SIZE[0]
     height = width if square else 0.75 + 0.19 * len(rows)
-    with style():
+    with use_page_style():
         figure = Figure(figsize=(width, height), layout='constrained')
         axis = figure.subplots()
         axis.grid(visible=False)
@@ -147,20 +152,20 @@ def matrix_chart(name: str, values: np.ndarray, rows: Sequence[str], columns: Se
             set_ticks(list(shown), [names[place] for place in shown], **(dict(rotation=90) if long else {}))
         axis.set_xlabel(x_label)
         axis.set_ylabel(y_label)
-        return as_svg(figure, name, alt)
+        return render_svg(figure, name, alt)
 
 
-def color_bar(name: str, norm: Normalize, colors: str, label: str) -> Markup:
-    """The scale of some matrices."""
-    with style():
+def draw_color_bar(name: str, norm: Normalize, colors: str, label: str) -> Markup:
+    """Draw the colour scale of some matrices."""
+    with use_page_style():
         figure = Figure(figsize=(SIZE[0], 0.75), layout='constrained')
         bar = Colorbar(figure.subplots(), ScalarMappable(norm, colors), orientation='horizontal')
         bar.outline.set_visible(False)
         bar.set_label(label)
-        return as_svg(figure, name, f'Colours of {label}, from {norm.vmin:.3g} to {norm.vmax:.3g}.')
+        return render_svg(figure, name, f'Colours of {label}, from {norm.vmin:.3g} to {norm.vmax:.3g}.')
 
 
-def describe_curves(what: str, groups: Sequence[Group], ends: Mapping[int, Sequence[float]], digits: int) -> str:
-    """The words of a chart of curves: where each group's ends."""
+def describe_curves(what: str, groups: Sequence[RunGroup], ends: Mapping[int, Sequence[float]], digits: int) -> str:
+    """Describe a chart of curves in words: where the curves of each group end."""
     parts = [f'{group.label} {mean_and_spread(ends[group.number], digits)}' for group in groups if ends.get(group.number)]
     return f'{what}; at the end: {"; ".join(parts)}.'

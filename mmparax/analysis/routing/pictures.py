@@ -1,4 +1,4 @@
-"""Pictures of a look at the gates; each is drawn from the content of routing.json."""
+"""Pictures of a routing measurement; each is drawn from the content of routing.json."""
 import math
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
@@ -24,7 +24,7 @@ Shade = Callable[[float, int], float]
 
 
 def draw_usage(result: Result, path: Path) -> None:
-    """Layers x experts for each group of gates: mean usage relative to an equal share, 1/M; a cross: dead.
+    """Draw layers x experts for each group of gates: mean usage relative to an equal share, 1/M; a cross: dead.
 
     Args:
         result: content of routing.json.
@@ -45,7 +45,7 @@ def draw_usage(result: Result, path: Path) -> None:
 
 
 def draw_class_layers(result: Result, name: str, path: Path) -> None:
-    """Layers x experts for one class: how the usage in its images differs from that in all, relative to an equal share.
+    """Draw layers x experts for one class: usage in its images minus that in all, relative to an equal share.
 
     Args:
         result: content of routing.json.
@@ -58,7 +58,7 @@ def draw_class_layers(result: Result, name: str, path: Path) -> None:
         found = layers[adapter['name']][group]
         return None if None in found else [difference * adapter['num_experts'] for difference in found]
 
-    limit = _limit(values(adapter, group) for adapter in result['adapters'] for group in adapter['groups'])
+    limit = _find_limit(values(adapter, group) for adapter in result['adapters'] for group in adapter['groups'])
     figure, grid = _draw_layers(result, values, lambda value, experts: value / limit, '{:+.2f}')
     count = result['classes']['images'][result['classes']['names'].index(name)]
     figure.suptitle(f'Usage of the experts in the {count} images with "{name}", minus that in all {result["images"]}',
@@ -67,8 +67,8 @@ def draw_class_layers(result: Result, name: str, path: Path) -> None:
     write_figure(path, figure)
 
 
-def _limit(rows: Iterable[Optional[Sequence[float]]]) -> float:
-    """End of a colour scale that is the same on both sides of 0."""
+def _find_limit(rows: Iterable[Optional[Sequence[float]]]) -> float:
+    """Find the end of a colour scale that is the same on both sides of 0."""
     return max([abs(value) for row in rows if row is not None for value in row if not math.isnan(value)] + [1e-3])
 
 
@@ -78,10 +78,10 @@ def _add_colorbar(figure: Figure, axes: Any, limit: float) -> Any:
 
 
 def _draw_layers(result: Result, values: Values, shade: Shade, number: str) -> Tuple[Figure, np.ndarray]:
-    """One map for each stage (lines) and group of gates (columns)."""
+    """Draw one map for each stage (lines) and group of gates (columns)."""
     stages: Dict[str, List[Mapping[str, Any]]] = {}
     for adapter in result['adapters']:
-        stages.setdefault(_stage(adapter), []).append(adapter)
+        stages.setdefault(_name_stage(adapter), []).append(adapter)
     groups = list(dict.fromkeys(group for adapter in result['adapters'] for group in adapter['groups']))
     heights = [len(adapters) for adapters in stages.values()]
     widest = max(adapter['num_experts'] for adapter in result['adapters'])
@@ -94,18 +94,19 @@ def _draw_layers(result: Result, values: Values, shade: Shade, number: str) -> T
             if line == 0:
                 axis.set_title(group, fontsize=11)
             _draw_map(axis, adapters, group, values, shade, number)
-            axis.set_yticks(range(len(adapters)), [_short(adapter) for adapter in adapters] if column == 0 else [], fontsize=8)
+            names = [_name_layer(adapter) for adapter in adapters] if column == 0 else []
+            axis.set_yticks(range(len(adapters)), names, fontsize=8)
         grid[line, 0].set_ylabel(stage, fontsize=11)
     for axis in grid[-1]:
         axis.set_xlabel('expert', fontsize=9)
     return figure, grid
 
 
-def _stage(adapter: Mapping[str, Any]) -> str:
+def _name_stage(adapter: Mapping[str, Any]) -> str:
     return adapter['name'].rpartition('/block')[0]
 
 
-def _short(adapter: Mapping[str, Any]) -> str:
+def _name_layer(adapter: Mapping[str, Any]) -> str:
     site = SITES.get(adapter['site'], adapter['site'])
     return f'block {adapter["block"]}' + ('' if site == 'block' else f', {site}')
 
@@ -133,7 +134,7 @@ def _draw_map(axis: Axes, adapters: Sequence[Mapping[str, Any]], group: str, val
 
 
 def draw_entropy(result: Result, path: Path) -> None:
-    """Layer by layer: entropy of the mean usage and mean entropy (above), and how much the gates vary (below).
+    """Draw layer by layer: entropy of the mean usage and mean entropy (above), and how much the gates vary (below).
 
     Args:
         result: content of routing.json; without a router that has a choice, the picture says so.
@@ -148,7 +149,7 @@ def draw_entropy(result: Result, path: Path) -> None:
     groups = list(dict.fromkeys(group for adapter in adapters for group in adapter['groups']))
     places = range(len(adapters))
     for place in places[1:]:
-        if _stage(adapters[place]) != _stage(adapters[place - 1]):
+        if _name_stage(adapters[place]) != _name_stage(adapters[place - 1]):
             for axis in (upper, lower):
                 axis.axvline(place - 0.5, color='gray', linewidth=0.5)
     for number, group in enumerate(groups):
@@ -166,7 +167,7 @@ def draw_entropy(result: Result, path: Path) -> None:
     lower.set_ylabel('spread over the images / mean')
     lower.set_title(f'below the dashed line the gates do not depend on the input (less than {LOWEST:g} is drawn at {LOWEST:g})',
                     fontsize=9)
-    lower.set_xticks(places, [f'{_stage(adapter)} {_short(adapter)}' for adapter in adapters], rotation=90,
+    lower.set_xticks(places, [f'{_name_stage(adapter)} {_name_layer(adapter)}' for adapter in adapters], rotation=90,
                      fontsize=8)
     if groups:
         figure.legend(loc='outside lower center', ncol=len(groups), fontsize=9)
@@ -174,7 +175,7 @@ def draw_entropy(result: Result, path: Path) -> None:
 
 
 def draw_classes(result: Result, path: Path) -> None:
-    """Classes x experts for each group of gates: usage in the images with a class minus that in all, mean over the layers.
+    """Draw classes x experts for each group of gates: usage in the images with a class minus that in all, mean over layers.
 
     Args:
         result: content of routing.json with ``classes``.
@@ -190,7 +191,7 @@ def draw_classes(result: Result, path: Path) -> None:
     strongest = {number: max((abs(value) for table in tables.values() for value in table[number]), default=0.)
                  for number, count in enumerate(classes['images']) if count}
     numbers = sorted(sorted(strongest, key=lambda number: -strongest[number])[:MOST_CLASSES])
-    limit = _limit(table[number] for table in tables.values() for number in numbers)
+    limit = _find_limit(table[number] for table in tables.values() for number in numbers)
     columns = sum(experts[center] for center in chosen)
     figure = Figure(figsize=(2.5 + len(groups) * max(1.7, 0.22 * columns), 2.4 + 0.26 * len(numbers)), layout='constrained')
     grid = figure.subplots(1, len(groups), squeeze=False)[0]
@@ -218,15 +219,15 @@ def draw_classes(result: Result, path: Path) -> None:
     write_figure(path, figure)
 
 
-def most_dependent(result: Result, name: Optional[str] = None) -> Tuple[str, str]:
-    """(adapter, group) of the gates that tell most of the image, among those of one adapter or of all."""
+def find_most_dependent(result: Result, name: Optional[str] = None) -> Tuple[str, str]:
+    """Find the (adapter, group) of the gates that depend most on the image, among those of one adapter or of all."""
     return max(((found['normalized']['dependence'] or 0., adapter['name'], group) for adapter in result['adapters']
                 for group, found in adapter['groups'].items() if name in (None, adapter['name'])),
                key=lambda entry: entry[0])[1:]
 
 
 def draw_top_images(result: Result, name: str, group: str, picture: Callable[[int], np.ndarray], path: Path) -> None:
-    """For each expert of one group of gates the images with its largest gates.
+    """Draw for each expert of one group of gates the images with its largest gates.
 
     Args:
         result: content of routing.json.

@@ -1,4 +1,4 @@
-"""Looks at the gates of a model over the images of a data set; what it knows is saved and goes on where it stopped."""
+"""Measures the gates of a model over the images of a data set; saves its state and continues after an interruption."""
 import hashlib
 import json
 import logging
@@ -28,8 +28,8 @@ TOP = 8  # images that are kept for each expert
 STATE = 'routing_state.npz'
 
 
-class Totals:
-    """What is kept of the images seen so far; it does not grow with their number.
+class RoutingTotals:
+    """Sums and extremes over the images seen so far; their memory does not grow with the number of images.
 
     Args:
         adapters: those of the model.
@@ -38,7 +38,7 @@ class Totals:
 
     Attributes:
         gates: sums over all images.
-        class_images: (classes,), images in which a class is.
+        class_images: (classes,), the number of images with each class.
         class_sums: (G, M) -> (classes, A, G, M), sums of the shares over these images.
         best: (G, M) -> (A, G, M, top), the largest gates; the earlier image wins a tie.
         best_images: (G, M) -> (A, G, M, top), their images; -1 for none.
@@ -60,32 +60,32 @@ class Totals:
         Args:
             gates: number of the adapter -> (G, B, M) on the CPU.
             images: numbers of the B images.
-            labels: classes that are in each.
+            labels: the classes in each image.
         """
         self.gates.add(gates)
-        member = torch.zeros(len(images), len(self.class_images), dtype=torch.float64)
-        for row, present in zip(member, labels):
+        has_class = torch.zeros(len(images), len(self.class_images), dtype=torch.float64)
+        for row, present in zip(has_class, labels):
             row[list(present)] = 1
-        self.class_images += member.sum(0)
+        self.class_images += has_class.sum(0)
         for shape, numbers in self.gates.shapes.items():
             x = torch.stack([gates[number] for number in numbers]).double()
-            self.class_sums[shape] += torch.einsum('bc,agbm->cagm', member, shares(x))
+            self.class_sums[shape] += torch.einsum('bc,agbm->cagm', has_class, shares(x))
             values = torch.cat([self.best[shape], x.transpose(2, 3)], -1)
             numbered = torch.tensor(images).expand(*x.shape[:2], x.shape[3], -1)
             order = torch.argsort(values, dim=-1, descending=True, stable=True)[..., :self.top]
             self.best[shape] = values.gather(-1, order)
             self.best_images[shape] = torch.cat([self.best_images[shape], numbered], -1).gather(-1, order)
 
-    def arrays(self) -> Dict[str, np.ndarray]:
-        """All of it, for a file."""
-        found = dict(gates=self.gates.flat('cpu').numpy(), class_images=self.class_images.numpy())
+    def to_arrays(self) -> Dict[str, np.ndarray]:
+        """Return all of it as arrays, for a file."""
+        arrays = dict(gates=self.gates.flat('cpu').numpy(), class_images=self.class_images.numpy())
         for kind in ('class_sums', 'best', 'best_images'):
             for (groups, experts), values in getattr(self, kind).items():
-                found[f'{kind}/{groups}/{experts}'] = values.numpy()
-        return found
+                arrays[f'{kind}/{groups}/{experts}'] = values.numpy()
+        return arrays
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take what :meth:`arrays` gave."""
+        """Take the arrays of :meth:`to_arrays`."""
         self.gates.set_flat(torch.from_numpy(arrays['gates']))
         self.class_images = torch.from_numpy(arrays['class_images'])
         for kind in ('class_sums', 'best', 'best_images'):
@@ -96,8 +96,8 @@ class Totals:
 # ---- the data ----
 
 
-def data_loader_name(cfg: Config) -> str:
-    """Which dataloader of a config gives the images: that of validation, or else of testing.
+def choose_dataloader(cfg: Config) -> str:
+    """Choose the dataloader of a config that gives the images: that of validation, or else of testing.
 
     Raises:
         InputError: if the config has neither.
@@ -105,46 +105,55 @@ def data_loader_name(cfg: Config) -> str:
     for name in ('val_dataloader', 'test_dataloader'):
         if cfg.get(name):
             return name
-    raise InputError(f'the config {cfg.filename!r} has neither val_dataloader nor test_dataloader, so there are no images '
-                         'to look at.')
+    raise InputError(f'the config {cfg.filename!r} has neither val_dataloader nor test_dataloader, so there are no '
+                     'images.')
 
 
-def validation_data(cfg: Config) -> Tuple[Any, int]:
-    """The data set of :func:`data_loader_name` and the number of processes that read it.
+def build_validation_data(cfg: Config) -> Tuple[Any, int]:
+    """Build the data set of :func:`choose_dataloader`; return it and the number of processes that read it.
 
     Raises:
         InputError: if it is empty.
     """
-    name = data_loader_name(cfg)
+    name = choose_dataloader(cfg)
     dataset = DATASETS.build(cfg[name].dataset)
     if not len(dataset):
         raise InputError(f'{name}.dataset has no images.')
     return dataset, cfg[name].get('num_workers', 0)
 
 
-def spread(count: int, wanted: Optional[int]) -> List[int]:
-    """``wanted`` of the numbers below ``count``, evenly spread, as data are often sorted by class; all for None."""
-    if wanted is None or wanted >= count:
-        return list(range(count))
-    return [number * count // wanted for number in range(wanted)]
+def spread_indices(total: int, count: Optional[int]) -> List[int]:
+    """Choose ``count`` of the numbers below ``total``, evenly spread, because data are often sorted by class; None: all."""
+    if count is None or count >= total:
+        return list(range(total))
+    return [number * total // count for number in range(count)]
 
 
-def labels_in(sample: Any, classes: int) -> List[int]:
-    """The classes that the annotation of a data sample has, of any task; none without an annotation."""
-    found: List[Tensor] = []
+def find_labels(sample: Any, classes: int) -> List[int]:
+    """Find the classes in the annotation of a data sample of any task; none without an annotation."""
+    parts: List[Tensor] = []
     if 'gt_label' in sample:
-        found.append(torch.as_tensor(sample.gt_label))
+        parts.append(torch.as_tensor(sample.gt_label))
     if 'gt_instances' in sample and 'labels' in sample.gt_instances:
-        found.append(torch.as_tensor(sample.gt_instances.labels))
+        parts.append(torch.as_tensor(sample.gt_instances.labels))
     if 'gt_sem_seg' in sample:
         maps = sample.gt_sem_seg
-        found.append(torch.as_tensor(maps.data if 'data' in maps else maps.sem_seg))
-    values = torch.cat([labels.flatten().long() for labels in found]).unique().tolist() if found else []
+        parts.append(torch.as_tensor(maps.data if 'data' in maps else maps.sem_seg))
+    values = torch.cat([labels.flatten().long() for labels in parts]).unique().tolist() if parts else []
     return [value for value in values if 0 <= value < classes]
 
 
-def batches(entries: Iterator[Tuple[int, Dict[str, Any]]], size: int) -> Iterator[Tuple[List[int], List[Dict[str, Any]]]]:
-    """Group images of one size, in order: padding one to the size of another would change its gates."""
+def batch_by_size(entries: Iterator[Tuple[int, Dict[str, Any]]],
+                  size: int) -> Iterator[Tuple[List[int], List[Dict[str, Any]]]]:
+    """Batch images of one size, in order: padding one to the size of another would change its gates.
+
+    Args:
+        entries: number and sample of each image.
+        size: of the batches, at most.
+
+    Yields:
+        tuple: numbers and samples of the images of a batch.
+    """
     images: List[int] = []
     samples: List[Dict[str, Any]] = []
     for image, sample in entries:
@@ -157,76 +166,77 @@ def batches(entries: Iterator[Tuple[int, Dict[str, Any]]], size: int) -> Iterato
         yield images, samples
 
 
-def _as_it_is(sample: Any) -> Any:
+def _return_sample(sample: Any) -> Any:
     return sample
 
 
-# ---- the run ----
+# ---- the measurement ----
 
 
-def look(cfg: Config, checkpoint: str, folder: Path, device: torch.device, images: Optional[int],
-             batch_size: int, check: Callable[['RoutingRun'], None] = lambda run: None) -> Tuple['RoutingRun', Dict[str, Any]]:
-    """Look at the validation data of a config with the model of a checkpoint.
+def measure_routing(cfg: Config, checkpoint: str, out: Path, device: str, num_images: Optional[int], batch_size: int,
+                    check: Callable[['RoutingMeasurement'], None] = lambda measurement: None
+                    ) -> Tuple['RoutingMeasurement', Dict[str, Any]]:
+    """Measure the gates of a checkpoint over the validation data of its config.
 
     Args:
         cfg: the config.
         checkpoint: path of the checkpoint.
-        folder: for the results.
-        device: where to run.
-        images: how many to look at; None: all.
-        batch_size: images at once.
+        out: folder of the results.
+        device: where the model runs.
+        num_images: how many images; None: all.
+        batch_size: images at a time.
         check: called before the first image.
 
     Returns:
-        tuple: the finished run, and what it is of, for the result.
+        tuple: the finished measurement, and what identifies the model, for the result.
 
     Raises:
-        UserError: if the data are not there, or the checkpoint is not one of this config.
+        UserError: if the data are not there, or the checkpoint belongs to another config.
     """
-    name = data_loader_name(cfg)
+    name = choose_dataloader(cfg)
     check_datasets(cfg, [name])
     model = load_model(cfg, checkpoint, device)
-    dataset, workers = validation_data(cfg)
+    dataset, workers = build_validation_data(cfg)
     identity = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest() if Path(checkpoint).is_file() else None
-    asked = dict(model=cfg.model, data=cfg[name].dataset, checkpoint=identity or checkpoint)
-    run = RoutingRun(model, dataset, folder, asked, images)
-    check(run)
-    if run.done:
-        print(f'{run.done} of {len(run.images)} images were seen before.')
-    run.run(batch_size, workers)
-    return run, dict(config=cfg.filename, checkpoint=checkpoint, checkpoint_sha256=identity)
+    key = dict(model=cfg.model, data=cfg[name].dataset, checkpoint=identity or checkpoint)
+    measurement = RoutingMeasurement(model, dataset, out, key, num_images)
+    check(measurement)
+    if measurement.num_seen:
+        print(f'{measurement.num_seen} of {len(measurement.images)} images were seen before.')
+    measurement.run(batch_size, workers)
+    return measurement, dict(config=cfg.filename, checkpoint=checkpoint, checkpoint_sha256=identity)
 
 
-class RoutingRun:
+class RoutingMeasurement:
     """The gates of a model over a data set.
 
     Args:
         model: in evaluation mode, from :func:`mmparax.inference.predictions.load_model`.
         dataset: gives what the model's ``data_preprocessor`` takes.
         folder: where the state is saved.
-        asked: what the result depends on besides: a saved state of something else is not used.
+        key: what else the result depends on; a saved state with another key is not used.
         num_images: how many images, evenly spread over the data; None for all.
 
     Raises:
         InputError: if the model has no AdaRoute adapter.
     """
 
-    def __init__(self, model: nn.Module, dataset: Any, folder: Path, asked: Mapping[str, Any],
+    def __init__(self, model: nn.Module, dataset: Any, folder: Path, key: Mapping[str, Any],
                  num_images: Optional[int] = None):
         self.model, self.dataset, self.folder = model, dataset, Path(folder)
         self.adapters = routed_adapters(model)
         names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or getattr(model, 'dataset_meta', {}).get('classes')
         self.classes = [str(name) for name in names or ()]
-        self.images = spread(len(dataset), num_images)
-        self.totals = Totals(self.adapters, len(self.classes))
-        text = json.dumps([asked, len(dataset), len(self.images), [adapter.name for adapter in self.adapters], TOP],
+        self.images = spread_indices(len(dataset), num_images)
+        self.totals = RoutingTotals(self.adapters, len(self.classes))
+        text = json.dumps([key, len(dataset), len(self.images), [adapter.name for adapter in self.adapters], TOP],
                           sort_keys=True, default=str)
-        self.asked = hashlib.sha256(text.encode()).hexdigest()
+        self.key = hashlib.sha256(text.encode()).hexdigest()
         self._restore()
 
     @property
-    def done(self) -> int:
-        """Number of images that were seen."""
+    def num_seen(self) -> int:
+        """Number of images seen so far."""
         return self.totals.gates.images
 
     def _restore(self) -> None:
@@ -235,22 +245,22 @@ class RoutingRun:
             return
         try:
             with np.load(path, allow_pickle=False) as saved:
-                if str(saved['asked']) == self.asked:
+                if str(saved['key']) == self.key:
                     self.totals.restore(saved)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            print_log(f'{path} cannot be read: the images are looked at anew.', logger='current', level=logging.WARNING)
-            self.totals = Totals(self.adapters, len(self.classes))
+            print_log(f'{path} cannot be read: the measurement starts anew.', logger='current', level=logging.WARNING)
+            self.totals = RoutingTotals(self.adapters, len(self.classes))
 
     def save(self) -> None:
-        """Write what was seen, so that it need not be seen again."""
-        write_arrays(self.folder / STATE, dict(asked=np.array(self.asked), **self.totals.arrays()))
+        """Write the totals, from which the measurement continues after an interruption."""
+        write_arrays(self.folder / STATE, dict(key=np.array(self.key), **self.totals.to_arrays()))
 
     @torch.no_grad()
     def run(self, batch_size: int = 8, workers: int = 0, save_every: float = SAVE_SECONDS) -> None:
-        """Look at the images that were not seen yet, with a progress bar.
+        """Run the images that were not seen yet, with a progress bar.
 
         Args:
-            batch_size: images at once; those of different sizes are not put together.
+            batch_size: images at a time; those of different sizes are not put together.
             workers: processes that read images.
             save_every: seconds between two saves.
 
@@ -260,13 +270,13 @@ class RoutingRun:
         seen: Dict[int, Tensor] = {}
         handles = attach(self.adapters, seen.__setitem__)
         try:
-            with tqdm(total=len(self.images), initial=self.done, desc='routing', unit='image') as bar:
+            with tqdm(total=len(self.images), initial=self.num_seen, desc='routing', unit='image') as bar:
                 saved = time.monotonic()
-                for images, samples in batches(self._entries(workers), batch_size):
-                    self._look(samples)
+                for images, samples in batch_by_size(self._load_rest(workers), batch_size):
+                    self._run_backbone(samples)
                     gates = {number: values.cpu() for number, values in seen.items()}
-                    self._check(gates)
-                    labels = [labels_in(sample['data_samples'], len(self.classes)) for sample in samples]
+                    self._check_finite(gates)
+                    labels = [find_labels(sample['data_samples'], len(self.classes)) for sample in samples]
                     self.totals.add(gates, images, labels)
                     bar.update(len(images))
                     if time.monotonic() - saved >= save_every:
@@ -277,44 +287,42 @@ class RoutingRun:
                 handle.remove()
         self.save()
 
-    def _entries(self, workers: int) -> Iterator[Tuple[int, Dict[str, Any]]]:
-        left = self.images[self.done:]
+    def _load_rest(self, workers: int) -> Iterator[Tuple[int, Dict[str, Any]]]:
+        left = self.images[self.num_seen:]
         if not left:
             return
-        loader = DataLoader(Subset(self.dataset, left), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+        loader = DataLoader(Subset(self.dataset, left), batch_size=None, num_workers=workers, collate_fn=_return_sample)
         yield from zip(left, loader)
 
-    def _look(self, samples: List[Dict[str, Any]]) -> None:
-        # The base alone: the gates do not depend on heads.
+    def _run_backbone(self, samples: List[Dict[str, Any]]) -> None:
+        # The backbone suffices: the gates do not depend on heads.
         self.model.extract_feat(self.model.data_preprocessor(pseudo_collate(samples), False)['inputs'])
 
-    def _check(self, gates: Mapping[int, Tensor]) -> None:
+    def _check_finite(self, gates: Mapping[int, Tensor]) -> None:
         for number, values in gates.items():
             if not values.isfinite().all():
-                raise InputError(f'the gates of {self.adapters[number].name} are not finite: the checkpoint may be of a '
-                                     'run that diverged.')
+                raise InputError(f'the gates of {self.adapters[number].name} are not finite: its run may have '
+                                 'diverged.')
 
-    def picture(self, image: int) -> np.ndarray:
-        """An image as the model gets it, (H, W, 3) uint8 RGB."""
+    def get_picture(self, image: int) -> np.ndarray:
+        """Return an image as the model gets it, (H, W, 3) uint8 RGB."""
         pixels = self.dataset[image]['inputs']
         preprocessor = self.model.data_preprocessor
         if getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'to_rgb', False)):
             pixels = pixels.flip(0)
         return pixels.permute(1, 2, 0).clamp(0, 255).byte().numpy()
 
-    def path(self, image: int) -> Optional[str]:
-        """File of an image, if it is in one of its own."""
+    def get_path(self, image: int) -> Optional[str]:
+        """Return the file of an image, if it has one of its own."""
         return self.dataset.get_data_info(image).get('img_path')
 
-    # ---- what a user may ask for ----
-
     def check_adapter(self, name: str) -> None:
-        """Raise InputError, which lists those that exist, if no adapter has this name."""
+        """Raise ParameterError, which lists the adapters, if none has this name."""
         names = [adapter.name for adapter in self.adapters]
         if name not in names:
-            raise ParameterError('--adapter', name, f'the model has {", ".join(names)}')
+            raise ParameterError('adapter', name, f'the model has {", ".join(names)}')
 
     def check_class(self, name: str) -> None:
-        """Raise InputError, which lists those that exist, if no class has this name."""
+        """Raise ParameterError, which lists the classes, if none has this name."""
         if name not in self.classes:
-            raise ParameterError('--classes', name, f'the data have {", ".join(self.classes) or "no classes"}')
+            raise ParameterError('classes', name, f'the data have {", ".join(self.classes) or "no classes"}')

@@ -1,0 +1,1 @@
+"""The sections of the page: each function builds one from the runs and the results of their analyses."""
