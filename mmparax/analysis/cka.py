@@ -168,7 +168,7 @@ def measure_cka(setup: Setup, blocks: Optional[Sequence[str]] = None, pool: str 
             extractor.to(device)
         key = ['cka', images.key, size, pool, [[extractor.key, [block.name for block in own]] for extractor, own in together]]
         total = sum_batches(setup.out / SUMS, key, batches,
-                            lambda numbers: _estimate_batch(together, images.crops(numbers, size), images.bgr, pool),
+                            lambda numbers: _estimate_batch(together, images.cut(numbers, size), images.bgr, pool),
                             ' and '.join(extractor.source.name for extractor, _ in together), setup.progress)
         for extractor, _ in together:
             extractor.to('cpu')
@@ -202,7 +202,7 @@ def _select_two_or_more(extractor: FeatureExtractor, patterns: Optional[Sequence
 def _choose_size(setup: Setup, images: ImageCrops) -> int:
     if setup.size is not None:
         return check_int('size', setup.size)
-    largest = min(images.smallest_side(setup.progress), LARGEST)
+    largest = min(images.find_smallest_side(setup.progress), LARGEST)
     return largest // STEP * STEP or largest
 
 

@@ -170,7 +170,7 @@ def measure_erf(setup: Setup, stage: Optional[int] = None) -> Dict[str, Any]:
         extractor.to(device)
         total = sum_batches(
             setup.out / SUMS, ['erf', extractor.key, images.key, size, stage], batches,
-            lambda numbers: sum_erf(extractor.backbone, extractor.prepare(images.crops(numbers, size), images.bgr), stage),
+            lambda numbers: sum_erf(extractor.backbone, extractor.prepare(images.cut(numbers, size), images.bgr), stage),
             extractor.source.name, setup.progress)
         extractor.to('cpu')
         fields.append(total / len(images))
@@ -200,7 +200,7 @@ def _choose_size(setup: Setup, extractors: Sequence[FeatureExtractor], stage: Op
         with torch.no_grad():
             cells = get_stage_output(extractor.backbone, torch.zeros(1, 3, PROBE, PROBE), stage).shape[-1]
         strides.append(PROBE // cells)
-    largest = min(images.smallest_side(setup.progress), LARGEST)
+    largest = min(images.find_smallest_side(setup.progress), LARGEST)
     whole = [size for size in range(largest, 0, -1) if all(size % stride == 0 for stride in strides)]
     if not whole:
         raise InputError(f'the images have {largest} pixels along their smallest side, less than the stride of '

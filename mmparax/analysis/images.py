@@ -56,12 +56,12 @@ class ImageCrops:
         """A digest of the images and of their preparation."""
         return self._identity.hexdigest()
 
-    def smallest_side(self, progress: bool = True) -> int:
+    def find_smallest_side(self, progress: bool = True) -> int:
         """Measure the shortest side of any of the images after the pipeline, in pixels."""
         numbers = tqdm(range(len(self)), desc='sizes', unit='image', disable=not progress, leave=False)
         return min(min(self._load(number).shape[-2:]) for number in numbers)
 
-    def crops(self, numbers: Sequence[int], size: int) -> List[Tensor]:
+    def cut(self, numbers: Sequence[int], size: int) -> List[Tensor]:
         """Cut the middle out of some images.
 
         Returns:

@@ -82,8 +82,8 @@ def check_mergeable(backbone: AdaptedBackbone) -> None:
     method = backbone.method
     if any(not hasattr(module, 'weight_update') for _, module in adapter_modules(backbone)):
         raise InputError(f'{type(method).__name__} cannot be merged into the frozen weights: {method.not_mergeable}. Only '
-                             'linear, input-independent adapters such as LoRA can; deploy this one as it is '
-                             '(docs/deployment.md).')
+                         'linear, input-independent adapters such as LoRA can; deploy this one as it is '
+                         '(docs/deployment.md).')
     if backbone.shared and any(True for _ in adapter_modules(backbone)):
         raise InputError(f'this {type(backbone).__name__} shares its base with other models of an AdapterBank, which would '
                          'change: load the adapter into a model of its own to merge it.')

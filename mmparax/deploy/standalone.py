@@ -71,7 +71,7 @@ def make_upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Tuple
     for (prefix, backbone), outputs in zip(backbones, expected):
         start = f'{prefix}.' if prefix else ''
         worst = max(worst, _compare_upstream(backbone, {name[len(start):]: value for name, value in state.items()
-                                                  if name.startswith(start)}, outputs))
+                                                        if name.startswith(start)}, outputs))
     return dict(state_dict=state, meta={key: value for key, value in meta.items() if key not in ('cfg', 'mmparax')}), worst
 
 

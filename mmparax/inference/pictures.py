@@ -64,7 +64,7 @@ def draw_objects(image: np.ndarray, masks: np.ndarray, boxes: np.ndarray, colors
 
 
 def draw_prediction_sheet(path: Path, rows: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str],
-                     palette: Palette, title: str) -> None:
+                          palette: Palette, title: str) -> None:
     """Draw a sheet with input, ground truth and prediction side by side, two scenes a line, and a legend.
 
     Args:
@@ -95,7 +95,7 @@ def draw_prediction_sheet(path: Path, rows: Sequence[Tuple[np.ndarray, np.ndarra
 
 
 def draw_label_sheet(path: Path, images: Sequence[np.ndarray], truths: Sequence[str], predictions: Sequence[str],
-                scores: Optional[Sequence[float]], title: str, columns: int = 8) -> None:
+                     scores: Optional[Sequence[float]], title: str, columns: int = 8) -> None:
     """Draw a sheet of images, each with its predicted class: green if right, else red with the true one.
 
     Args:

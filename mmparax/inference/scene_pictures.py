@@ -41,7 +41,7 @@ def draw_scene_predictions(cfg: Config, checkpoint: str, data: str, path: Path, 
         rows = [tuple(_draw_row(model, cfg, Path(data), generator, number)) for number in range(count)]
         empty = hasattr(model, 'panoptic_fusion_head')  # some pixels may belong to no segment
         draw_prediction_sheet(path, rows, [*CLASSES, 'no segment'] if empty else CLASSES,
-                         [*PALETTE, (0, 0, 0)] if empty else PALETTE, title)
+                              [*PALETTE, (0, 0, 0)] if empty else PALETTE, title)
 
 
 def _draw_row(model: nn.Module, cfg: Config, data: Path, generator: SceneGenerator, number: int) -> Iterator[np.ndarray]:
@@ -86,7 +86,7 @@ def _draw_crops(model: nn.Module, cfg: Config, data: Path, path: Path, title: st
     best: Sequence[Tuple[float, int]] = [(score.item(), int(label)) for score, label in
                                          (sample.pred_score.max(0) for sample in samples)]
     draw_label_sheet(path, images, [file.parent.name for file in files], [classes[label] for _, label in best],
-                [score for score, _ in best], title)
+                     [score for score, _ in best], title)
 
 
 def _pick_files(folder: Path) -> Sequence[Path]:

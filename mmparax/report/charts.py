@@ -126,7 +126,7 @@ def draw_parameters_chart(name: str, counts: Sequence[Tuple[str, ParameterCount]
 
 
 def draw_matrix_chart(name: str, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], norm: Normalize, colors: str,
-                 x_label: str, y_label: str, alt: str, square: bool = False) -> Markup:
+                      x_label: str, y_label: str, alt: str, square: bool = False) -> Markup:
     """Draw a matrix as coloured cells; nan stays empty.
 
     Args:

@@ -107,7 +107,7 @@ def group_runs(runs: Sequence[TrainingRun]) -> List[RunGroup]:
 def _make_labels(groups: Sequence[RunGroup]) -> List[str]:
     """Label each group by its method; if that is not enough, also by backbone, config, and folder."""
     more: List[Callable[[RunGroup], str]] = [lambda group: group.first.backbone, lambda group: _find_config_name(group.first),
-                                          lambda group: group.first.name]
+                                             lambda group: group.first.name]
     labels = [group.first.method for group in groups]
     for part in more:
         named = list(zip(labels, map(part, groups)))

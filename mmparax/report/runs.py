@@ -227,7 +227,7 @@ def _read_run(folder: Path, outer: Path, name: str) -> TrainingRun:
     if checkpoint is None:
         notes.append('Its checkpoint is not there, so neither are pictures and analyses that need it.')
     run = TrainingRun(folder, outer, name, config_file, cfg, curves, metrics, source, checkpoint, environment,
-              [session.name for session in logged], result, notes)
+                      [session.name for session in logged], result, notes)
     progress = run.find_progress()
     if progress['total'] and progress['done'] < progress['total']:
         notes.append(f'It is not finished: {progress["unit"]} {progress["done"]} of {progress["total"]}.')

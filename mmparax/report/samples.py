@@ -132,7 +132,7 @@ def shrink(picture: np.ndarray, map_of_classes: bool = False) -> np.ndarray:
 
 
 def _draw_truth(entry: Mapping[str, Any], image: np.ndarray, classes: Sequence[str],
-           palette: Sequence[Sequence[int]]) -> Optional[GallerySample]:
+                palette: Sequence[Sequence[int]]) -> Optional[GallerySample]:
     if 'gt_seg_map' in entry:
         return GallerySample(shrink(colorize(entry['gt_seg_map'], palette), True))
     if 'gt_bboxes' in entry:
@@ -149,7 +149,7 @@ def _make_empty_masks(count: int, image: np.ndarray) -> np.ndarray:
 
 
 def _draw_objects(image: np.ndarray, masks: np.ndarray, boxes: np.ndarray, labels: Sequence[int], texts: Sequence[str],
-             palette: Sequence[Sequence[int]]) -> GallerySample:
+                  palette: Sequence[Sequence[int]]) -> GallerySample:
     return GallerySample(shrink(draw_objects(image, masks, boxes, [palette[label] for label in labels], texts)))
 
 
@@ -165,7 +165,7 @@ def _draw_sample(sample: Any, image: np.ndarray, classes: Sequence[str], palette
         labels = found.labels.tolist()
         masks = found.masks.numpy().astype(bool) if 'masks' in found else _make_empty_masks(len(labels), image)
         return _draw_objects(image, masks, found.bboxes.numpy(), labels,
-                        [f'{classes[label]}: {score:.2f}' for label, score in zip(labels, found.scores.tolist())], palette)
+                             [f'{classes[label]}: {score:.2f}' for label, score in zip(labels, found.scores.tolist())], palette)
     if 'pred_sem_seg' in sample:
         return GallerySample(shrink(colorize(sample.pred_sem_seg.data[0].numpy(), palette), True))
     score, label = sample.pred_score.max(0)

@@ -164,7 +164,7 @@ def outputs_of(folder, name, blocks, size=64):
     for start in (0, 4, 8):
         with record_outputs(select_blocks(extractor.backbone, blocks), lambda output: output.double().flatten(1).numpy()) as kept:
             with torch.no_grad():
-                extractor.backbone(extractor.prepare(images.crops(range(start, start + 4), size), images.bgr))
+                extractor.backbone(extractor.prepare(images.cut(range(start, start + 4), size), images.bgr))
         for batches, output in zip(found, kept.values()):
             batches.append(output)
     return found

@@ -210,7 +210,7 @@ def test_blocks_of_the_toolboxes_are_found():
     resnet = find_blocks(ResNet(depth=50, base_channels=8))
     assert [block.stage for block in resnet] == [1] * 3 + [2] * 4 + [3] * 6 + [4] * 3
     assert [block.name for block in find_blocks(build('mona', 'mit'))] == ['layers.0.1.0', 'layers.0.1.1', 'layers.1.1.0',
-                                                                         'layers.1.1.1']
+                                                                           'layers.1.1.1']
 
 
 def test_blocks_are_chosen_by_label_name_or_pattern():
@@ -307,7 +307,7 @@ def test_the_tool_measures_what_the_function_says(folder):
     result = json.loads((out / 'erf.json').read_text())
     assert result['size'] == 80  # 5 x 16
     extractor, chosen = load_extractor(source), ImageCrops(Config.fromfile(source.config), 4)
-    batches = [extractor.prepare(chosen.crops(range(start, start + 2), 80), chosen.bgr) for start in (0, 2)]
+    batches = [extractor.prepare(chosen.cut(range(start, start + 2), 80), chosen.bgr) for start in (0, 2)]
     assert abs(float(torch.cat(batches).mean())) < 2  # normalised
     np.testing.assert_allclose(read_erf_maps(out, result)[0], erf(extractor.backbone, batches, 3), rtol=1e-12)
 
