@@ -11,9 +11,17 @@ from PIL import Image
 
 from helpers.analysed import Stopped, call, write_folder
 from mmparax.analysis import cka as module
-from mmparax.analysis.cka import MinibatchCKA, compute_gram, estimate_hsic, average_off_diagonal, pool_output, similarity
-from mmparax.analysis.features import ModelSource, select_blocks, load_extractor, record_outputs
+from mmparax.analysis.blocks import record_outputs, select_blocks
+from mmparax.analysis.cka import (
+    MinibatchCKA,
+    average_off_diagonal,
+    compute_gram,
+    estimate_hsic,
+    normalize_hsic,
+    pool_output,
+)
 from mmparax.analysis.images import ImageCrops
+from mmparax.analysis.models import ModelSource, load_extractor
 from mmparax.errors import InputError
 
 
@@ -123,7 +131,7 @@ def test_pooling_is_the_mean_over_positions():
 
 
 @pytest.mark.parametrize('parts, message', [
-    ([features()[0, :3]] * 2, 'batch size=3 .* at least 4 samples'), ([features()[0], features()[0, :5]], 'the same samples'),
+    ([features()[0, :3]] * 2, 'batch_size=3 .* at least 4 samples'), ([features()[0], features()[0, :5]], 'the same samples'),
     ([features()[0]] * 3, 'the batches before had 2')])
 def test_wrong_batches(parts, message):
     measure = MinibatchCKA()
@@ -222,9 +230,9 @@ def test_three_models_have_a_matrix_each_and_a_part_of_a_batch_is_left_out(folde
 
 
 ERRORS = {
-    'no block': (('--blocks', '3.1', '5.1'), r"--blocks='5.1' .* AdaptedSwin has the blocks 1.1 \(stages.0.blocks.0\), "),
+    'no block': (('--blocks', '3.1', '5.1'), r"blocks='5.1' .* AdaptedSwin has the blocks 1.1 \(stages.0.blocks.0\), "),
     'one block': (('--blocks', '3.1'), 'swin has 1 such block'),
-    'a small batch': (('--batch-size', '3'), '--batch-size=3 .* at least 4 images'),
+    'a small batch': (('--batch-size', '3'), 'batch.size=3 .* at least 4 images'),
     'few images': (('--num-images', '5', '--batch-size', '8'), 'there are 5 images, which do not fill a batch'),
     'windows': (('--blocks', 'stages.0.blocks.*.attn.w_msa'), 'samples for 4 images'),
     'small images': (('--size', '100'), 'less than the crop'),

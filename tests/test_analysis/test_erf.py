@@ -1,25 +1,28 @@
 """Effective receptive fields against closed forms; the tool, its errors, and going on after an interruption."""
 import json
-import os
 import re
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmpretrain.models import ConvNeXt, SwinTransformer
-from mmseg.models import ResNet
 from PIL import Image
 from torch import nn
 
 from helpers.analysed import Stopped, call, write_folder
 from helpers.cases import build
-from helpers.runs import in_child
 from mmparax.analysis import erf as module
-from mmparax.analysis.erf import compute_area_ratios, compute_square_shares, erf, sum_erf, read_erf_maps, find_square_sides
-from mmparax.analysis.features import ModelSource, find_blocks, select_blocks, set_map_output, load_extractor, parse_sources
+from mmparax.analysis.erf import (
+    compute_area_ratios,
+    compute_erf,
+    compute_square_shares,
+    find_square_sides,
+    read_erf_maps,
+    sum_erf,
+)
 from mmparax.analysis.images import ImageCrops
-from mmparax.analysis.measuring import Setup, sum_batches
+from mmparax.analysis.measuring import Setup
+from mmparax.analysis.models import ModelSource, load_extractor, set_map_output
 from mmparax.errors import InputError
 
 # Input sizes at which the last map has a single middle.
@@ -49,7 +52,7 @@ def centred(small, size):
 def test_of_one_convolution_is_its_kernel():
     layer = conv(3, 4, 5)
     expected = centred(np.abs(kernel(layer).sum(0)).sum(0), 11)
-    np.testing.assert_allclose(erf(layer, [images(11)], rectify=False), expected, atol=1e-15)
+    np.testing.assert_allclose(compute_erf(layer, [images(11)], rectify=False), expected, atol=1e-15)
 
 
 def test_of_two_convolutions_is_the_convolution_of_their_kernels():
@@ -59,7 +62,7 @@ def test_of_two_convolutions_is_the_convolution_of_their_kernels():
     for y in range(5):
         for x in range(5):
             joint[:, y:y + 3, x:x + 3] += np.einsum('m,mchw->chw', outer[:, y, x], inner)
-    found = erf(nn.Sequential(first, second), [images(13)], rectify=False)
+    found = compute_erf(nn.Sequential(first, second), [images(13)], rectify=False)
     np.testing.assert_allclose(found, centred(np.abs(joint).sum(0), 13), atol=1e-14)
 
 
@@ -69,7 +72,7 @@ def test_an_even_map_has_four_cells_in_its_middle():
     for y in (2, 3):
         for x in (2, 3):
             joint[:, y:y + 3, x:x + 3] += kernel(layer).sum(0)
-    found = erf(layer, [images(8)], rectify=False)
+    found = compute_erf(layer, [images(8)], rectify=False)
     np.testing.assert_allclose(found, np.abs(joint).sum(0), atol=1e-14)
 
 
@@ -78,7 +81,7 @@ def test_negative_channels_are_left_out():
     middle = layer(batch)[:, :, 2, 2].detach().numpy() > 0
     assert 0 < middle.sum() < middle.size
     expected = np.mean([np.abs(np.einsum('o,ochw->chw', positive, kernel(layer))).sum(0) for positive in middle], 0)
-    np.testing.assert_allclose(erf(layer, [batch]), centred(expected, 5), atol=1e-15)
+    np.testing.assert_allclose(compute_erf(layer, [batch]), centred(expected, 5), atol=1e-15)
 
 
 def test_the_rectified_sum_survives_a_layer_norm():
@@ -94,16 +97,16 @@ def test_the_rectified_sum_survives_a_layer_norm():
             return self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     model = Normed()
-    plain, rectified = (erf(model, [images(7)], rectify=rectify) for rectify in (False, True))
+    plain, rectified = (compute_erf(model, [images(7)], rectify=rectify) for rectify in (False, True))
     assert plain.sum() < 1e-10 * rectified.sum()
     assert (rectified > 0).sum() == 9
 
 
 def test_is_the_mean_over_images_however_they_are_batched():
     model, batch = nn.Sequential(conv(3, 4, 3), nn.GELU(), conv(4, 2, 3)), images(9, 4)
-    single = np.mean([erf(model, [image[None]]) for image in batch], 0)
-    np.testing.assert_allclose(erf(model, [batch]), single, rtol=1e-12)
-    np.testing.assert_allclose(erf(model, [batch[:1], batch[1:]]), single, rtol=1e-12)
+    single = np.mean([compute_erf(model, [image[None]]) for image in batch], 0)
+    np.testing.assert_allclose(compute_erf(model, [batch]), single, rtol=1e-12)
+    np.testing.assert_allclose(compute_erf(model, [batch[:1], batch[1:]]), single, rtol=1e-12)
 
 
 @pytest.mark.parametrize('method', ['frozen', 'adaroute', 'vpt', None])
@@ -149,7 +152,7 @@ def test_a_model_without_a_graph_is_refused():
             return x.detach()
 
     with pytest.raises(InputError, match='Detached gives no gradient'):
-        erf(Detached(), [images(5)])
+        compute_erf(Detached(), [images(5)])
 
 
 # ---- area ratios ----
@@ -175,94 +178,6 @@ def test_area_ratios_of_maps_made_by_hand():
 def test_wrong_maps(field, thresholds, message):
     with pytest.raises(InputError, match=message):
         compute_area_ratios(field, thresholds)
-
-
-# ---- models and blocks ----
-
-
-def test_models_are_configs_with_their_checkpoints():
-    found = parse_sources(['r/a/c.py', 'r/a/x/iter_5.pth', 'r/b/d.py', 'r/b/x/iter_5.pth', 'r/b/x/iter_9.pth'])
-    assert found == [ModelSource('a/x/iter_5', 'r/a/c.py', 'r/a/x/iter_5.pth'),
-                     ModelSource('b/x/iter_5', 'r/b/d.py', 'r/b/x/iter_5.pth'),
-                     ModelSource('b/x/iter_9', 'r/b/d.py', 'r/b/x/iter_9.pth')]
-    assert [source.name for source in parse_sources(['c.py', 'w/a/seed0/i.pth', 'w/b/seed0/i.pth'])] == ['a', 'b']
-    assert [source.name for source in parse_sources(['w/c.py', 'w/i.pth'])] == ['c']
-    assert [source.name for source in parse_sources(['w/c.py', 'w/d.py', 'w/i.pth'])] == ['c (start)', 'i']
-    assert [source.name for source in parse_sources(['c.py', 'i.pth', 'd.py', 'i.pth'])] == ['c: i', 'd: i']
-    assert [source.name for source in parse_sources(['c.py', 'd.py'], ['one', 'other'])] == ['one', 'other']
-
-
-@pytest.mark.parametrize('arguments, names, message', [
-    (['i.pth', 'c.py'], None, 'stands behind its config'), (['c.py', 'i.pth', 'i.pth'], None, 'each model is given once'),
-    (['c.py', 'd.py'], ['one'], 'there are 2 models'), (['c.py', 'd.py'], ['one', 'one'], 'a name of its own')])
-def test_wrong_lists_of_models(arguments, names, message):
-    with pytest.raises(InputError, match=message):
-        parse_sources(arguments, names)
-
-
-def test_blocks_of_the_toolboxes_are_found():
-    swin = SwinTransformer(arch=dict(embed_dims=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 4, 8]))
-    assert [(block.label, block.name) for block in find_blocks(swin)] == [
-        ('1.1', 'stages.0.blocks.0'), ('2.1', 'stages.1.blocks.0'), ('2.2', 'stages.1.blocks.1'), ('3.1', 'stages.2.blocks.0'),
-        ('4.1', 'stages.3.blocks.0')]
-    convnext = ConvNeXt(arch=dict(channels=[8, 16], depths=[1, 2]), out_indices=(1, ))
-    assert [block.label for block in find_blocks(convnext)] == ['1.1', '2.1', '2.2']
-    resnet = find_blocks(ResNet(depth=50, base_channels=8))
-    assert [block.stage for block in resnet] == [1] * 3 + [2] * 4 + [3] * 6 + [4] * 3
-    assert [block.name for block in find_blocks(build('mona', 'mit'))] == ['layers.0.1.0', 'layers.0.1.1', 'layers.1.1.0',
-                                                                           'layers.1.1.1']
-
-
-def test_blocks_are_chosen_by_label_name_or_pattern():
-    swin = build('frozen')
-
-    def labels(*patterns):
-        return [block.label for block in select_blocks(swin, patterns)]
-
-    assert labels() == ['1.1', '1.2', '2.1', '2.2', '3.1', '3.2', '3.3', '3.4', '4.1', '4.2']
-    assert labels('4.1', '1.*') == ['1.1', '1.2', '4.1'] and labels('stages.1.blocks.*') == ['2.1', '2.2']
-    inner = select_blocks(swin, ['stages.3.blocks.*.attn', 'patch_embed'])
-    assert [(block.label, block.stage) for block in inner] == [
-        ('patch_embed', 0), ('stages.3.blocks.0.attn', 4), ('stages.3.blocks.1.attn', 4)]
-    with pytest.raises(InputError) as error:
-        labels('3.1', 'stages.2.block.1')
-    text = str(error.value)
-    assert "--blocks='stages.2.block.1' is not allowed: AdaptedSwin has the blocks 1.1 (stages.0.blocks.0), " in text
-    assert text.endswith('Did you mean stages.2.blocks.1?')
-
-
-# ---- sums that go on ----
-
-
-def test_a_killed_sum_goes_on(tmp_path):
-    """Killed, not interrupted: nothing is written at its end."""
-    batches, terms = [[0, 1], [2, 3], [4]], np.random.default_rng(0).standard_normal((3, 4))
-    calls = []
-
-    def term(numbers):
-        calls.append(numbers[0] // 2)
-        return terms[numbers[0] // 2]
-
-    def killed(numbers):
-        if numbers == [4]:
-            os._exit(9)
-        return term(numbers)
-
-    assert in_child(lambda: sum_batches(tmp_path / 'a', ['key'], batches, killed, '', False, every=0)) == 9
-    found = sum_batches(tmp_path / 'a', ['key'], batches, term, '', False)
-    assert calls == [2]
-    np.testing.assert_array_equal(found, sum_batches(tmp_path / 'b', ['key'], batches, term, '', False))
-    assert calls == [2, 0, 1, 2]
-    sum_batches(tmp_path / 'a', ['other key'], batches, term, '', False)
-    assert len(calls) == 7
-
-
-def test_a_broken_file_of_sums_is_computed_anew(tmp_path, capsys):
-    found = sum_batches(tmp_path, ['key'], [[0]], lambda numbers: np.ones(2), '', False)
-    path, = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:40])
-    np.testing.assert_array_equal(found, sum_batches(tmp_path, ['key'], [[0]], lambda numbers: np.ones(2), '', False))
-    assert f'{path} cannot be read and is computed anew' in capsys.readouterr().err
 
 
 # ---- the tool ----
@@ -309,7 +224,7 @@ def test_the_tool_measures_what_the_function_says(folder):
     extractor, chosen = load_extractor(source), ImageCrops(Config.fromfile(source.config), 4)
     batches = [extractor.prepare(chosen.cut(range(start, start + 2), 80), chosen.bgr) for start in (0, 2)]
     assert abs(float(torch.cat(batches).mean())) < 2  # normalised
-    np.testing.assert_allclose(read_erf_maps(out, result)[0], erf(extractor.backbone, batches, 3), rtol=1e-12)
+    np.testing.assert_allclose(read_erf_maps(out, result)[0], compute_erf(extractor.backbone, batches, 3), rtol=1e-12)
 
 
 def test_interrupted_and_continued_is_the_same_bits(folder, capsys, monkeypatch):
@@ -335,11 +250,11 @@ def test_a_size_for_several_strides(folder):
     extractors = [load_extractor(ModelSource(name, str(folder / f'{name}.py'))) for name in ('swin', 'resnet')]
     images = ImageCrops(Config.fromfile(folder / 'swin.py'), 2)
     setup = Setup([], folder, progress=False)
-    assert module._size(setup, extractors, None, images) == 96 and module._size(setup, extractors, 3, images) == 80
+    assert module._choose_size(setup, extractors, None, images) == 96 and module._choose_size(setup, extractors, 3, images) == 80
     extractors[1].backbone = torch.nn.AvgPool2d(4)
-    assert module._size(setup, extractors, None, images) == 96
-    assert module._size(setup, extractors[1:], None, images) == 92
-    assert module._size(Setup([], folder, size=50), extractors, None, images) == 50
+    assert module._choose_size(setup, extractors, None, images) == 96
+    assert module._choose_size(setup, extractors[1:], None, images) == 92
+    assert module._choose_size(Setup([], folder, size=50), extractors, None, images) == 50
 
 
 ERRORS = {
@@ -347,13 +262,13 @@ ERRORS = {
     'no checkpoint': (('swin.py', 'absent.pth'), "the checkpoint 'absent.pth' does not exist"),
     'of another config': (('swin.py', 'crops.pth'), 'does not fit'),
     'of another backbone': (('resnet.py', 'swin.pth'), 'the checkpoint does not fit ResNet'),
-    'an empty folder': (('swin.py', 'swin.pth', '--images', 'empty'), "--images='empty' holds no images"),
-    'no folder': (('swin.py', 'swin.pth', '--images', 'swin.py'), "--images='swin.py' is no folder"),
+    'an empty folder': (('swin.py', 'swin.pth', '--images', 'empty'), "the folder 'empty' holds no images"),
+    'no folder': (('swin.py', 'swin.pth', '--images', 'swin.py'), "the folder of images 'swin.py' does not exist"),
     'no image': (('swin.py', 'swin.pth', '--images', 'broken'), "cannot be read as an image"),
     'small images': (('swin.py', 'swin.pth', '--size', '160'), '128x96 pixels after the test pipeline .* less than the crop'),
     'no stage': (('swin.py', 'swin.pth', '--stage', '7'), 'AdaptedSwin gives the stages 1, 2, 3, 4'),
-    'no device': (('swin.py', 'swin.pth', '--device', 'tpu9'), "--device='tpu9' is not allowed"),
-    'no number': (('swin.py', 'swin.pth', '--num-images', '0'), '--num-images=0'),
+    'no device': (('swin.py', 'swin.pth', '--device', 'tpu9'), "device='tpu9' is not allowed"),
+    'no number': (('swin.py', 'swin.pth', '--num-images', '0'), 'num.images=0'),
 }
 
 

@@ -18,12 +18,12 @@ from torch import nn
 
 from helpers.cases import TINY_SWIN, build, perturb
 from helpers.tasks import config as task_config
+from mmparax.analysis.routing.measure import RoutingMeasurement, batch_by_size, find_labels, spread_indices
 from mmparax.analysis.routing.pictures import draw_classes, draw_entropy, draw_top_images, draw_usage, find_most_dependent
 from mmparax.analysis.routing.result import build_result, format_routing_table, format_top_images_csv
-from mmparax.analysis.routing.measure import RoutingMeasurement, batches, find_labels, spread_indices
 from mmparax.checks.routing import GateSums, attach, dead_everywhere, routed_adapters, warnings_of
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.errors import InputError
+from mmparax.errors import InputError, ParameterError
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'routing.py'
 IMAGES, CLASSES = 11, 3
@@ -223,12 +223,12 @@ def test_what_is_interrupted_goes_on_and_ends_the_same(tmp_path):
         run.run(2, save_every=0.)
     data = Data()
     run = RoutingMeasurement(model, data, tmp_path / 'parts', {})
-    assert 0 < run.done < 7
-    start = run.done
+    assert 0 < run.num_seen < 7
+    start = run.num_seen
     run.run(2)
-    assert data.read == list(range(start, IMAGES)) and run.done == IMAGES
-    for name, values in whole.totals.arrays().items():
-        assert np.array_equal(values, run.totals.arrays()[name]), name
+    assert data.read == list(range(start, IMAGES)) and run.num_seen == IMAGES
+    for name, values in whole.totals.to_arrays().items():
+        assert np.array_equal(values, run.totals.to_arrays()[name]), name
     data = Data()
     again = RoutingMeasurement(model, data, tmp_path / 'parts', {})
     again.run()
@@ -238,17 +238,17 @@ def test_what_is_interrupted_goes_on_and_ends_the_same(tmp_path):
 def test_a_state_of_something_else_or_damaged_is_not_used(tmp_path):
     model = Net()
     looked(model, tmp_path)
-    assert RoutingMeasurement(model, Data(), tmp_path, {}).done == IMAGES
-    assert RoutingMeasurement(model, Data(), tmp_path, dict(checkpoint='another')).done == 0
-    assert RoutingMeasurement(model, Data(), tmp_path, {}, num_images=5).done == 0
+    assert RoutingMeasurement(model, Data(), tmp_path, {}).num_seen == IMAGES
+    assert RoutingMeasurement(model, Data(), tmp_path, dict(checkpoint='another')).num_seen == 0
+    assert RoutingMeasurement(model, Data(), tmp_path, {}, num_images=5).num_seen == 0
     (tmp_path / 'routing_state.npz').write_bytes(b'half')
-    assert RoutingMeasurement(model, Data(), tmp_path, {}).done == 0
+    assert RoutingMeasurement(model, Data(), tmp_path, {}).num_seen == 0
 
 
 def test_images_are_spread_and_only_those_of_one_size_are_put_together():
     assert spread_indices(10, 4) == [0, 2, 5, 7] and spread_indices(3, 5) == spread_indices(3, None) == [0, 1, 2]
     data = Data()
-    grouped = [images for images, _ in batches(((number, data[number]) for number in range(IMAGES)), 2)]
+    grouped = [images for images, _ in batch_by_size(((number, data[number]) for number in range(IMAGES)), 2)]
     assert grouped == [[0, 1], [2], [3, 4], [5, 6], [7], [8], [9, 10]]
 
 
@@ -273,9 +273,9 @@ def test_top_images_as_table_and_picture(tmp_path):
     assert lines[1].startswith('stage1/block01/after_token_mixer,down,1,1,') and 'folder/' in lines[1]
     name, group = find_most_dependent(result, 'stage3/block02/after_token_mixer')
     assert name == 'stage3/block02/after_token_mixer' and group in run.adapters[10].groups
-    draw_top_images(result, name, group, run.picture, tmp_path / 'top.png')
+    draw_top_images(result, name, group, run.get_picture, tmp_path / 'top.png')
     assert (tmp_path / 'top.png').stat().st_size > 5000
-    assert np.array_equal(run.picture(3), Data()[3]['inputs'].permute(1, 2, 0).numpy())
+    assert np.array_equal(run.get_picture(3), Data()[3]['inputs'].permute(1, 2, 0).numpy())
 
 
 # ---- errors ----
@@ -286,9 +286,9 @@ def test_sentences(tmp_path):
         RoutingMeasurement(Net('frozen'), Data(), tmp_path, {})
     model = Net()
     run = RoutingMeasurement(model, Data(), tmp_path, {})
-    with pytest.raises(InputError, match="--adapter='stage9' .* has stage1/block01/after_token_mixer, stage1/"):
+    with pytest.raises(ParameterError, match="adapter='stage9' .* has stage1/block01/after_token_mixer, stage1/"):
         run.check_adapter('stage9')
-    with pytest.raises(InputError, match="--classes='d' is not allowed: the data have a, b, c"):
+    with pytest.raises(ParameterError, match="classes='d' is not allowed: the data have a, b, c"):
         run.check_class('d')
     nn.init.constant_(run.adapters[3].router.gates.bias, math.nan)
     with pytest.raises(InputError, match='gates of stage1/block02/after_channel_mixer are not finite'):
