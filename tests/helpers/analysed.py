@@ -1,4 +1,4 @@
-"""Small models with checkpoints, and images, for the tools that look at features."""
+"""Small models with checkpoints, and images, for the analysis tools."""
 import runpy
 import sys
 from pathlib import Path
@@ -19,8 +19,8 @@ SIZE = (96, 128)
 RESNET = dict(type='ResNet', depth=18, base_channels=8, norm_cfg=dict(type='SyncBN'))
 
 
-def resnet_model(cfg):
-    """The model of a segmentation config with mmsegmentation's own ResNet."""
+def build_resnet_model(cfg):
+    """Build the model config of a segmentation config with mmsegmentation's own ResNet."""
     model = ConfigDict(cfg.model)
     model.backbone = ConfigDict(RESNET)
     widths = [8, 16, 32, 64]
@@ -29,13 +29,13 @@ def resnet_model(cfg):
 
 
 def write_folder(path):
-    """Scenes, configs ``swin.py``, ``resnet.py`` and ``crops.py`` (a classifier), and a checkpoint of each."""
+    """Write scenes, configs ``swin.py``, ``resnet.py`` and ``crops.py`` (a classifier), and a checkpoint of each."""
     write_scenes(path / 'scenes', 2, 12, size=SIZE, progress=False)
     for name, task in (('swin', 'segmentation'), ('resnet', 'segmentation'), ('crops', 'classification')):
         backbone = {**SWIN, **(dict(out_indices=(3, ), pad_small_map=True) if name == 'crops' else {})}
         cfg = config(task, path / 'scenes', path / name, backbone)
         if name == 'resnet':
-            cfg.model = resnet_model(cfg)
+            cfg.model = build_resnet_model(cfg)
         cfg.dump(path / f'{name}.py')
         init_default_scope(cfg.default_scope)
         torch.manual_seed(1)
@@ -55,7 +55,7 @@ def call(tool, *arguments, draw=False):
             return stopped.code
 
 
-class Stopped:
+class InterruptedFunction:
     """A function that is interrupted at one of its calls, and counts them."""
 
     def __init__(self, function, at=None):

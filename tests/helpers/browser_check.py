@@ -42,20 +42,20 @@ def run(browser, *arguments):
         sys.exit(f'BROWSER={browser!r} could not be run ({error}); on Debian or Ubuntu: apt-get install chromium.')
 
 
-def look(browser, report, size, scheme, folder):
-    """What a browser makes of a report."""
+def open_report(browser, report, size, scheme, folder):
+    """Open a report and return what the browser found."""
     width, height = SIZES[size]
     frame = Path(folder) / 'frame.html'
     frame.write_text(FRAME.format(address=report.as_uri(), width=width, height=height), encoding='utf-8')
     shown = run(browser, f'--blink-settings=preferredColorScheme={SCHEMES[scheme]}', '--dump-dom', frame.as_uri())
     found = re.search(r'<pre id="found">(.*?)</pre>', shown, re.S)
     if found is None:
-        sys.exit(f'{report} could not be looked at: the browser shows no page.')
+        sys.exit(f'{report} could not be checked: the browser shows no page.')
     return json.loads(html.unescape(found.group(1)))
 
 
-def faults_of(found, scheme):
-    """Sentences about what is wrong."""
+def find_faults(found, scheme):
+    """Say in sentences what is wrong."""
     brightness = sum(map(int, re.findall(r'\d+', found['ground'])[:3])) / 3
     checks = {
         f'the content is {found["content"]} px wide': found['content'] <= found['width'],
@@ -77,8 +77,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
             for scheme in SCHEMES:
-                found = look(args.browser, args.report.resolve(), size, scheme, folder)
-                faults = faults_of(found, scheme)
+                found = open_report(args.browser, args.report.resolve(), size, scheme, folder)
+                faults = find_faults(found, scheme)
                 failed += bool(faults)
                 print(f'{size}, {scheme}: {found["content"]} of {found["width"]} px wide, {found["height"]} high: '
                       + ('; '.join(faults) or 'good'))

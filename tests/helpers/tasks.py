@@ -1,4 +1,4 @@
-"""A small model and run of each task over any backbone; what heads need to know is read off the backbone's own outputs."""
+"""A small model and run of each task over any backbone; the heads fit the outputs of the backbone."""
 import os
 from itertools import count
 from pathlib import Path
@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from helpers.cases import BACKBONES, FEW_BLOCKS, METHODS
 
 DATASETS = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'
-SIZE, CROP = 64, 96  # of the image that outputs are read off, and of the crops that the scenes' configs train on
+SIZE, CROP = 64, 96  # of the image on which outputs are measured, and of the crops of the scenes' configs
 STATISTICS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 THINGS, STUFF = 10, 5  # digits and surfaces of the synthetic scenes
 WIDTH = 16
@@ -19,7 +19,7 @@ NMS = dict(type='nms', iou_threshold=0.5)
 
 
 def backbone_config(task, backbone, method='adaroute', **options):
-    """The config of a backbone of the table for a task."""
+    """Make the config of a backbone of the table for a task."""
     cls, defaults, _ = BACKBONES[backbone]
     if backbone == 'vit' and task != 'segmentation':
         own = dict(out_type='cls_token', out_indices=(3, )) if task == 'classification' else dict(out_indices=(0, 1, 2, 3))
@@ -27,8 +27,8 @@ def backbone_config(task, backbone, method='adaroute', **options):
     return dict(type=f'mmparax.{cls.__name__}', adapter=METHODS[method][0], **{**defaults, **FEW_BLOCKS[backbone], **options})
 
 
-def outputs(backbone):
-    """(channels, stride) of each output of a backbone; the stride of a vector is None."""
+def measure_outputs(backbone):
+    """Measure (channels, stride) of each output of a backbone; the stride of a vector is None."""
     built = MODELS.build({**backbone, 'base_checkpoint': None, 'allow_random_base': True}).eval()
     with torch.no_grad():
         maps = built(torch.zeros(1, 3, SIZE, SIZE))
@@ -37,7 +37,7 @@ def outputs(backbone):
 
 def segmentation(backbone, classes=THINGS + STUFF):
     """UperNet."""
-    channels = [width for width, _ in outputs(backbone)]
+    channels = [width for width, _ in measure_outputs(backbone)]
     head = dict(channels=WIDTH, num_classes=classes, norm_cfg=dict(type='BN'), dropout_ratio=0., align_corners=False)
     return ConfigDict(
         type='EncoderDecoder', backbone=backbone,
@@ -49,7 +49,7 @@ def segmentation(backbone, classes=THINGS + STUFF):
 
 def detection(backbone, classes=THINGS):
     """Mask R-CNN."""
-    channels, strides = zip(*outputs(backbone))
+    channels, strides = zip(*measure_outputs(backbone))
     neck = dict(type='FPN', in_channels=list(channels), out_channels=WIDTH, num_outs=len(channels) + 1)
     if strides[0] == strides[-1]:  # a plain ViT: its four maps become a pyramid
         strides = [strides[0] // 2, strides[0], 2 * strides[0], 4 * strides[0]]
@@ -99,7 +99,7 @@ def panoptic(backbone, things=THINGS, stuff=STUFF):
 
 def classification(backbone, classes=THINGS + STUFF):
     """The last output, averaged if it is a map, and a linear layer."""
-    width, stride = outputs(backbone)[-1]
+    width, stride = measure_outputs(backbone)[-1]
     return ConfigDict(
         type='ImageClassifier', backbone=backbone,
         data_preprocessor=dict(type='ClsDataPreprocessor', **STATISTICS, to_rgb=True),
@@ -118,17 +118,17 @@ TASKS = {
 number = count()
 
 
-def moved(value, root):
-    """A config with the scenes in another folder."""
+def move_scenes(value, root):
+    """Copy a config, with the scenes in another folder."""
     if isinstance(value, dict):
-        return {name: moved(part, root) for name, part in value.items()}
+        return {name: move_scenes(part, root) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(moved(part, root) for part in value)
+        return type(value)(move_scenes(part, root) for part in value)
     return value.replace('data/scenes', str(root)) if isinstance(value, str) else value
 
 
 def config(task, scenes, work_dir, backbone, iterations=4, **changes):
-    """The config of a run of a task on synthetic scenes.
+    """Make the config of a run of a task on synthetic scenes.
 
     Args:
         task: a key of ``TASKS``.
@@ -139,7 +139,7 @@ def config(task, scenes, work_dir, backbone, iterations=4, **changes):
         **changes: what goes into the config in the end.
     """
     make, scope, datasets, kind = TASKS[task]
-    cfg = moved(Config.fromfile(DATASETS / f'{datasets}.py').to_dict(), scenes)
+    cfg = move_scenes(Config.fromfile(DATASETS / f'{datasets}.py').to_dict(), scenes)
     for name in ('train', 'val', 'test'):
         cfg[f'{name}_dataloader'].update(num_workers=0, persistent_workers=False, batch_size=2)
     cfg.update(

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
-from helpers.analysed import Stopped, call, write_folder
+from helpers.analysed import InterruptedFunction, call, write_folder
 from helpers.cases import build
 from mmparax.analysis import erf as module
 from mmparax.analysis.erf import (
@@ -29,19 +29,19 @@ from mmparax.errors import InputError
 SIZES = {'swin': 96, 'convnext': 96, 'vit': 40, 'mit': 56}
 
 
-def conv(inside, outside, size):
+def make_conv(inside, outside, size):
     return nn.Conv2d(inside, outside, size, padding=size // 2).double()
 
 
-def kernel(layer):
+def get_kernel(layer):
     return layer.weight.detach().numpy()
 
 
-def images(size, batch=3, dtype=torch.float64):
+def make_images(size, batch=3, dtype=torch.float64):
     return torch.randn(batch, 3, size, size, dtype=dtype, generator=torch.Generator().manual_seed(3))
 
 
-def centred(small, size):
+def center(small, size):
     """A small array in the middle of zeros (size, size)."""
     found = np.zeros((size, size))
     start = (size - len(small)) // 2
@@ -50,38 +50,38 @@ def centred(small, size):
 
 
 def test_of_one_convolution_is_its_kernel():
-    layer = conv(3, 4, 5)
-    expected = centred(np.abs(kernel(layer).sum(0)).sum(0), 11)
-    np.testing.assert_allclose(compute_erf(layer, [images(11)], rectify=False), expected, atol=1e-15)
+    layer = make_conv(3, 4, 5)
+    expected = center(np.abs(get_kernel(layer).sum(0)).sum(0), 11)
+    np.testing.assert_allclose(compute_erf(layer, [make_images(11)], rectify=False), expected, atol=1e-15)
 
 
 def test_of_two_convolutions_is_the_convolution_of_their_kernels():
-    first, second = conv(3, 2, 3), conv(2, 4, 5)
-    inner, outer = kernel(first), kernel(second).sum(0)
+    first, second = make_conv(3, 2, 3), make_conv(2, 4, 5)
+    inner, outer = get_kernel(first), get_kernel(second).sum(0)
     joint = np.zeros((3, 7, 7))
     for y in range(5):
         for x in range(5):
             joint[:, y:y + 3, x:x + 3] += np.einsum('m,mchw->chw', outer[:, y, x], inner)
-    found = compute_erf(nn.Sequential(first, second), [images(13)], rectify=False)
-    np.testing.assert_allclose(found, centred(np.abs(joint).sum(0), 13), atol=1e-14)
+    found = compute_erf(nn.Sequential(first, second), [make_images(13)], rectify=False)
+    np.testing.assert_allclose(found, center(np.abs(joint).sum(0), 13), atol=1e-14)
 
 
 def test_an_even_map_has_four_cells_in_its_middle():
-    layer = conv(3, 2, 3)
+    layer = make_conv(3, 2, 3)
     joint = np.zeros((3, 8, 8))
     for y in (2, 3):
         for x in (2, 3):
-            joint[:, y:y + 3, x:x + 3] += kernel(layer).sum(0)
-    found = compute_erf(layer, [images(8)], rectify=False)
+            joint[:, y:y + 3, x:x + 3] += get_kernel(layer).sum(0)
+    found = compute_erf(layer, [make_images(8)], rectify=False)
     np.testing.assert_allclose(found, np.abs(joint).sum(0), atol=1e-14)
 
 
 def test_negative_channels_are_left_out():
-    layer, batch = conv(3, 6, 3), images(5)
+    layer, batch = make_conv(3, 6, 3), make_images(5)
     middle = layer(batch)[:, :, 2, 2].detach().numpy() > 0
     assert 0 < middle.sum() < middle.size
-    expected = np.mean([np.abs(np.einsum('o,ochw->chw', positive, kernel(layer))).sum(0) for positive in middle], 0)
-    np.testing.assert_allclose(compute_erf(layer, [batch]), centred(expected, 5), atol=1e-15)
+    expected = np.mean([np.abs(np.einsum('o,ochw->chw', positive, get_kernel(layer))).sum(0) for positive in middle], 0)
+    np.testing.assert_allclose(compute_erf(layer, [batch]), center(expected, 5), atol=1e-15)
 
 
 def test_the_rectified_sum_survives_a_layer_norm():
@@ -91,19 +91,19 @@ def test_the_rectified_sum_survives_a_layer_norm():
 
         def __init__(self):
             super().__init__()
-            self.conv, self.norm = conv(3, 8, 3), nn.LayerNorm(8).double()
+            self.conv, self.norm = make_conv(3, 8, 3), nn.LayerNorm(8).double()
 
         def forward(self, x):
             return self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     model = Normed()
-    plain, rectified = (compute_erf(model, [images(7)], rectify=rectify) for rectify in (False, True))
+    plain, rectified = (compute_erf(model, [make_images(7)], rectify=rectify) for rectify in (False, True))
     assert plain.sum() < 1e-10 * rectified.sum()
     assert (rectified > 0).sum() == 9
 
 
 def test_is_the_mean_over_images_however_they_are_batched():
-    model, batch = nn.Sequential(conv(3, 4, 3), nn.GELU(), conv(4, 2, 3)), images(9, 4)
+    model, batch = nn.Sequential(make_conv(3, 4, 3), nn.GELU(), make_conv(4, 2, 3)), make_images(9, 4)
     single = np.mean([compute_erf(model, [image[None]]) for image in batch], 0)
     np.testing.assert_allclose(compute_erf(model, [batch]), single, rtol=1e-12)
     np.testing.assert_allclose(compute_erf(model, [batch[:1], batch[1:]]), single, rtol=1e-12)
@@ -115,7 +115,7 @@ def test_a_frozen_base_gives_the_gradient_of_the_input(backbone, method):
     if (method, backbone) in (('vpt', 'convnext'), ('vpt', 'mit')):
         method = 'adaptformer'
     model = build(method, backbone).eval()
-    batch = images(SIZES[backbone], 2, torch.float32)
+    batch = make_images(SIZES[backbone], 2, torch.float32)
     found = sum_erf(model, batch)
     x = batch.clone().requires_grad_()
     output = model.requires_grad_(True)(x)[-1]
@@ -128,20 +128,20 @@ def test_a_frozen_base_gives_the_gradient_of_the_input(backbone, method):
 @pytest.mark.parametrize('stage, size', [(1, 36), (2, 40), (3, 48), (4, 96)])
 def test_each_stage_has_its_own(stage, size):
     model = build('adaroute').eval()
-    assert sum_erf(model, images(size, 1, torch.float32), stage).shape == (size, size)
+    assert sum_erf(model, make_images(size, 1, torch.float32), stage).shape == (size, size)
 
 
 def test_vectors_of_a_classifier_become_maps():
     model = build('frozen', 'convnext', out_indices=(3, )).eval()
     with pytest.raises(InputError, match=r'AdaptedConvNeXt gives no feature map \(B, C, H, W\) but \(1, 64\)'):
-        sum_erf(model, images(96, 1, torch.float32))
+        sum_erf(model, make_images(96, 1, torch.float32))
     set_map_output(model)
-    assert sum_erf(model, images(96, 1, torch.float32)).sum() > 0
+    assert sum_erf(model, make_images(96, 1, torch.float32)).sum() > 0
 
 
 def test_no_such_stage():
     with pytest.raises(InputError, match='AdaptedSwin gives the stages 1, 2, 3, 4'):
-        sum_erf(build('frozen').eval(), images(96, 1, torch.float32), 5)
+        sum_erf(build('frozen').eval(), make_images(96, 1, torch.float32), 5)
 
 
 def test_a_model_without_a_graph_is_refused():
@@ -152,19 +152,19 @@ def test_a_model_without_a_graph_is_refused():
             return x.detach()
 
     with pytest.raises(InputError, match='Detached gives no gradient'):
-        compute_erf(Detached(), [images(5)])
+        compute_erf(Detached(), [make_images(5)])
 
 
 # ---- area ratios ----
 
 
 def test_area_ratios_of_maps_made_by_hand():
-    point = centred(np.ones((1, 1)), 9)
+    point = center(np.ones((1, 1)), 9)
     assert compute_area_ratios(point) == {threshold: 1 / 81 for threshold in (0.2, 0.3, 0.5, 0.99)}
     even = np.ones((10, 10))
     assert find_square_sides(even, (0.04, 0.041, 0.5, 1)) == {0.04: 2, 0.041: 4, 0.5: 8, 1: 10}
     assert compute_area_ratios(even, (0.5, )) == {0.5: 0.64}
-    rings = centred(np.full((5, 5), 1.), 7)
+    rings = center(np.full((5, 5), 1.), 7)
     rings[3, 3] = 76  # 76 of 100 in the middle, 8 around it, 16 around those
     assert find_square_sides(rings, (0.76, 0.77, 0.84, 0.85, 1)) == {0.76: 1, 0.77: 3, 0.84: 3, 0.85: 5, 1: 5}
     sides, shares = compute_square_shares(rings)
@@ -208,7 +208,7 @@ def test_the_tool_compares_models_of_any_toolbox(folder, capsys, monkeypatch):
         assert model['area_ratios'] == {f'{name:g}': ratio for name, ratio in compute_area_ratios(field).items()}
     assert Image.open(out / 'erf.png').size[0] > 800
     # What is finished is not computed again, in other company either.
-    monkeypatch.setattr(module, 'sum_erf', Stopped(sum_erf, 0))
+    monkeypatch.setattr(module, 'sum_erf', InterruptedFunction(sum_erf, 0))
     before = (out / 'erf.json').read_bytes()
     assert call('erf', *arguments) is None and (out / 'erf.json').read_bytes() == before
     assert call('erf', folder / 'resnet.py', folder / 'resnet.pth', folder / 'swin.py', folder / 'swin.pth', '--size', 96,
@@ -230,10 +230,10 @@ def test_the_tool_measures_what_the_function_says(folder):
 def test_interrupted_and_continued_is_the_same_bits(folder, capsys, monkeypatch):
     arguments = folder / 'swin.py', folder / 'swin.pth', '--size', 32, '--images', folder / 'scenes' / 'images', *SHORT
     assert call('erf', *arguments, '--out', folder / 'whole') is None
-    monkeypatch.setattr(module, 'sum_erf', Stopped(sum_erf, 1))
+    monkeypatch.setattr(module, 'sum_erf', InterruptedFunction(sum_erf, 1))
     assert call('erf', *arguments, '--out', folder / 'parts') == 130
     assert 'the same command goes on from here' in capsys.readouterr().err and not (folder / 'parts' / 'erf.json').exists()
-    rest = Stopped(sum_erf)
+    rest = InterruptedFunction(sum_erf)
     monkeypatch.setattr(module, 'sum_erf', rest)
     assert call('erf', *arguments, '--out', folder / 'parts') is None and rest.calls == 1
     for name in ('erf.json', 'erf.npz'):

@@ -12,21 +12,21 @@ def test_a_killed_sum_goes_on(tmp_path):
     batches, terms = [[0, 1], [2, 3], [4]], np.random.default_rng(0).standard_normal((3, 4))
     calls = []
 
-    def term(numbers):
+    def compute(numbers):
         calls.append(numbers[0] // 2)
         return terms[numbers[0] // 2]
 
-    def killed(numbers):
+    def kill(numbers):
         if numbers == [4]:
             os._exit(9)
-        return term(numbers)
+        return compute(numbers)
 
-    assert in_child(lambda: sum_batches(tmp_path / 'a', ['key'], batches, killed, '', False, every=0)) == 9
-    found = sum_batches(tmp_path / 'a', ['key'], batches, term, '', False)
+    assert in_child(lambda: sum_batches(tmp_path / 'a', ['key'], batches, kill, '', False, every=0)) == 9
+    found = sum_batches(tmp_path / 'a', ['key'], batches, compute, '', False)
     assert calls == [2]
-    np.testing.assert_array_equal(found, sum_batches(tmp_path / 'b', ['key'], batches, term, '', False))
+    np.testing.assert_array_equal(found, sum_batches(tmp_path / 'b', ['key'], batches, compute, '', False))
     assert calls == [2, 0, 1, 2]
-    sum_batches(tmp_path / 'a', ['other key'], batches, term, '', False)
+    sum_batches(tmp_path / 'a', ['other key'], batches, compute, '', False)
     assert len(calls) == 7
 
 

@@ -75,7 +75,7 @@ def set_gates(model, logits):
             adapter.router.gates.bias.copy_(torch.tensor(logits(adapter.num_experts)).repeat(len(adapter.groups)))
 
 
-def depending(**options):
+def build_dependent(**options):
     """A model whose gates depend on the image."""
     model = Net(**options)
     for number, adapter in enumerate(routed_adapters(model)):
@@ -84,13 +84,13 @@ def depending(**options):
     return model
 
 
-def looked(model, folder, data=None, batch_size=4, **options):
+def measure(model, folder, data=None, batch_size=4, **options):
     run = RoutingMeasurement(model, data or Data(), folder, {}, **options)
     run.run(batch_size)
     return run
 
 
-def every_group(run):
+def list_groups(run):
     return [(adapter, group, found) for adapter, groups in zip(run.adapters, run.totals.gates.statistics())
             for group, found in groups.items()]
 
@@ -103,12 +103,12 @@ def test_gates_set_by_hand(tmp_path):
     model = Net()
     shares = {2: [0.25, 0.75], 4: [0.5, 0.25, 0.25 - 1e-4, 1e-4]}
     set_gates(model, lambda experts: np.log(shares[experts]))
-    run = looked(model, tmp_path)
+    run = measure(model, tmp_path)
     assert [(adapter.name, adapter.num_experts) for adapter in run.adapters][:2] == [
         ('stage1/block01/after_token_mixer', 2), ('stage1/block01/after_channel_mixer', 2)]
     assert run.adapters[8].name == 'stage3/block01/after_token_mixer' and run.adapters[8].num_experts == 4
     assert run.adapters[0].groups == ('down', 'up', 'kernels.0', 'kernels.1', 'kernels.2')
-    for adapter, _, found in every_group(run):
+    for adapter, _, found in list_groups(run):
         p = np.array(shares[adapter.num_experts])
         assert found.usage == pytest.approx(p, rel=1e-5) and found.mean_gate == pytest.approx(p, rel=1e-5)
         for value in (found.entropy_of_mean, found.mean_entropy):
@@ -127,7 +127,7 @@ def test_sigmoid_gates_are_divided_by_their_sum(tmp_path):
     model = Net('adaroute-sigmoid')
     gates = {2: np.array([0.2, 0.6]), 4: np.array([0.1, 0.1, 0.3, 0.5])}
     set_gates(model, lambda experts: np.log(gates[experts] / (1 - gates[experts])))
-    for adapter, _, found in every_group(looked(model, tmp_path)):
+    for adapter, _, found in list_groups(measure(model, tmp_path)):
         own = gates[adapter.num_experts]
         assert adapter.activation == 'sigmoid'
         assert found.mean_gate == pytest.approx(own, rel=1e-5) and found.usage == pytest.approx(own / own.sum(), rel=1e-5)
@@ -166,8 +166,8 @@ def test_sums_of_several_processes_add_up():
 @pytest.mark.parametrize('method', ['adaroute', 'adaroute-sigmoid'])
 def test_sums_equal_a_direct_computation(method, batch_size, tmp_path):
     """Every number from the gates of single images, in float64; batches do not matter, nor does the size of other images."""
-    model, data = depending(method=method), Data()
-    run = looked(model, tmp_path, batch_size=batch_size)
+    model, data = build_dependent(method=method), Data()
+    run = measure(model, tmp_path, batch_size=batch_size)
     assert not any(adapter.router._forward_hooks for adapter in run.adapters)
     gates = {number: [] for number in range(len(run.adapters))}
     handles = attach(run.adapters, lambda number, values: gates[number].append(values[:, 0].double().numpy()))
@@ -201,7 +201,7 @@ def test_sums_equal_a_direct_computation(method, batch_size, tmp_path):
 
 def test_one_expert_is_no_choice(tmp_path):
     """Nothing is warned of, and everything is drawn."""
-    run = looked(Net(dict(type='mmparax.AdaRoute', hidden_dim=4, layers_per_center=1, kernel_sizes=())), tmp_path)
+    run = measure(Net(dict(type='mmparax.AdaRoute', hidden_dim=4, layers_per_center=1, kernel_sizes=())), tmp_path)
     result = build_result(run)
     assert not result['warnings'] and result['summary']['groups_with_a_choice'] == 0
     assert result['adapters'][0]['groups']['down']['normalized']['mean_entropy'] is None
@@ -216,8 +216,8 @@ def test_one_expert_is_no_choice(tmp_path):
 
 
 def test_what_is_interrupted_goes_on_and_ends_the_same(tmp_path):
-    model = depending()
-    whole = looked(model, tmp_path / 'whole', batch_size=2)
+    model = build_dependent()
+    whole = measure(model, tmp_path / 'whole', batch_size=2)
     run = RoutingMeasurement(model, Data(stop_at=7), tmp_path / 'parts', {})
     with pytest.raises(KeyboardInterrupt):
         run.run(2, save_every=0.)
@@ -237,7 +237,7 @@ def test_what_is_interrupted_goes_on_and_ends_the_same(tmp_path):
 
 def test_a_state_of_something_else_or_damaged_is_not_used(tmp_path):
     model = Net()
-    looked(model, tmp_path)
+    measure(model, tmp_path)
     assert RoutingMeasurement(model, Data(), tmp_path, {}).num_seen == IMAGES
     assert RoutingMeasurement(model, Data(), tmp_path, dict(checkpoint='another')).num_seen == 0
     assert RoutingMeasurement(model, Data(), tmp_path, {}, num_images=5).num_seen == 0
@@ -265,7 +265,7 @@ def test_classes_in_an_annotation_of_any_task(sample, expected):
 
 
 def test_top_images_as_table_and_picture(tmp_path):
-    run = looked(depending(), tmp_path)
+    run = measure(build_dependent(), tmp_path)
     result = build_result(run)
     lines = format_top_images_csv(result).splitlines()
     assert lines[0] == 'adapter,group,expert,rank,image,gate,path'

@@ -5,7 +5,7 @@ import re
 import pytest
 from mmengine.config import Config
 
-from helpers.tasks import DATASETS, TASKS, moved
+from helpers.tasks import DATASETS, TASKS, move_scenes
 from mmparax.checks.data import categories_of, check_datasets
 from mmparax.config.query import to_be_downloaded
 from mmparax.datasets.synthetic.writers import write_scenes
@@ -22,7 +22,7 @@ def scenes(tmp_path_factory):
 
 def config(task, scenes, changes=()):
     _, scope, datasets, _ = TASKS[task]
-    cfg = Config(dict(moved(Config.fromfile(DATASETS / f'{datasets}.py').to_dict(), scenes), default_scope=scope))
+    cfg = Config(dict(move_scenes(Config.fromfile(DATASETS / f'{datasets}.py').to_dict(), scenes), default_scope=scope))
     cfg.merge_from_dict(dict(changes))
     return cfg
 

@@ -48,8 +48,8 @@ def bank(files):
 
 
 @torch.no_grad()
-def says(model, seed=0):
-    """All tensors of what a model says to an image, in order."""
+def predict(model, seed=0):
+    """Return all tensors of a model's prediction for an image, in order."""
     image = torch.randint(256, (3, 64, 96), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     sample = (SegDataSample if hasattr(model, 'decode_head') else DetDataSample)(metainfo=dict(
         img_shape=(64, 96), ori_shape=(64, 96), pad_shape=(64, 96), scale_factor=(1., 1.), padding_size=(0, 0, 0, 0)))
@@ -58,13 +58,13 @@ def says(model, seed=0):
     return [value for part in parts for _, value in part.items() if isinstance(value, torch.Tensor)]
 
 
-def storages(model, *roles):
-    """Addresses of the backbone's parameters of some roles."""
+def find_storages(model, *roles):
+    """Find the addresses of the backbone's parameters of some roles."""
     of = model.backbone.parameter_roles()
     return {name: value.data_ptr() for name, value in model.backbone.named_parameters() if of[name] in roles}
 
 
-def size_of(tensors):
+def count_bytes(tensors):
     return sum(tensor.nbytes for tensor in tensors)
 
 
@@ -72,7 +72,7 @@ def test_every_task_says_what_it_says_alone(bank, alone):
     before = DefaultScope.get_current_instance()
     for _ in range(2):  # back and forth
         for task, model in alone.items():
-            found, expected = says(bank.use(task)), says(model)
+            found, expected = predict(bank.use(task)), predict(model)
             assert len(found) == len(expected) and sum(value.numel() for value in found) > 0
             assert all(torch.equal(a, b) for a, b in zip(found, expected)), task
             assert bank.use(task).cfg.model.type == type(model).__name__
@@ -104,17 +104,17 @@ def test_the_toolboxes_functions_need_no_scope(files, monkeypatch):
 
 def test_the_base_is_there_once(bank, alone):
     first, second, tuned = (bank.use(task) for task in TASKS)
-    assert storages(first, 'base') == storages(second, 'base')
-    common = storages(tuned, 'base')  # BitFit's biases are its own
-    assert common.items() < storages(first, 'base').items()
-    assert not set(storages(tuned, 'tuned').values()) & set(storages(first, 'base').values())
+    assert find_storages(first, 'base') == find_storages(second, 'base')
+    common = find_storages(tuned, 'base')  # BitFit's biases are its own
+    assert common.items() < find_storages(first, 'base').items()
+    assert not set(find_storages(tuned, 'tuned').values()) & set(find_storages(first, 'base').values())
     counted = bank.memory()
     roles = first.backbone.parameter_roles()
-    assert counted['base'] == size_of(value for name, value in first.backbone.named_parameters() if roles[name] == 'base')
+    assert counted['base'] == count_bytes(value for name, value in first.backbone.named_parameters() if roles[name] == 'base')
     for task, model in alone.items():
         roles = {f'backbone.{name}': role for name, role in model.backbone.parameter_roles().items()}
         own = [value for name, value in model.named_parameters() if roles.get(name) != 'base']
-        assert counted['tasks'][task] == size_of([*own, *model.buffers()])
+        assert counted['tasks'][task] == count_bytes([*own, *model.buffers()])
     addresses = {value.data_ptr(): value.nbytes for task in TASKS for value in [*bank.use(task).parameters(),
                                                                                 *bank.use(task).buffers()]}
     assert sum(addresses.values()) == counted['base'] + sum(counted['tasks'].values())
@@ -128,7 +128,7 @@ def test_a_task_that_is_removed_takes_along_what_only_it_needed(bank):
     assert bank.memory()['base'] == before['base']
     bank.remove('detection')
     assert bank.memory()['base'] < before['base']  # the biases that BitFit does not share
-    says(bank.use('panoptic'))
+    predict(bank.use('panoptic'))
     bank.remove('panoptic')
     assert bank.memory() == dict(base=0, tasks={})
     bank.adopt('another family', build('lora', 'vit'))
@@ -136,16 +136,16 @@ def test_a_task_that_is_removed_takes_along_what_only_it_needed(bank):
 
 def test_a_model_that_left_has_a_base_of_its_own(bank):
     model, other = bank.use('detection'), bank.use('segmentation')
-    before, expected = says(other), says(model)
+    before, expected = predict(other), predict(model)
     for task in ('detection', 'panoptic'):
         bank.remove(task)
-    assert not set(storages(model, 'base').values()) & set(storages(other, 'base').values())
-    assert all(torch.equal(a, b) for a, b in zip(says(model), expected))
+    assert not set(find_storages(model, 'base').values()) & set(find_storages(other, 'base').values())
+    assert all(torch.equal(a, b) for a, b in zip(predict(model), expected))
     assert mmparax.merge_adapter(model) > 0
-    assert all(torch.equal(a, b) for a, b in zip(says(bank.use('segmentation')), before))
+    assert all(torch.equal(a, b) for a, b in zip(predict(bank.use('segmentation')), before))
     mmparax.unmerge_adapter(model)
     bank.adopt('again', model)
-    assert storages(model, 'base') == storages(other, 'base')
+    assert find_storages(model, 'base') == find_storages(other, 'base')
     assert not any(value.requires_grad for name, value in model.backbone.named_parameters()
                    if model.backbone.parameter_roles()[name] == 'base')
 
@@ -154,7 +154,7 @@ def test_tasks_run_at_the_same_time(bank, alone):
     found = {}
 
     def run(task):
-        found[task] = [says(bank.use(task), seed) for seed in range(4)]
+        found[task] = [predict(bank.use(task), seed) for seed in range(4)]
 
     threads = [threading.Thread(target=run, args=(task, )) for task in TASKS]
     for thread in threads:
@@ -163,10 +163,10 @@ def test_tasks_run_at_the_same_time(bank, alone):
         thread.join()
     for task, model in alone.items():
         for seed in range(4):
-            assert all(torch.equal(a, b) for a, b in zip(found[task][seed], says(model, seed)))
+            assert all(torch.equal(a, b) for a, b in zip(found[task][seed], predict(model, seed)))
 
 
-def refused(bank, match, model, name='new', error=ValueError):
+def check_refused(bank, match, model, name='new', error=ValueError):
     before, names, mode = bank.memory(), bank.names(), model.training
     with pytest.raises(error, match=match):
         bank.adopt(name, model)
@@ -178,20 +178,20 @@ def test_what_does_not_belong_is_refused(bank, tmp_path):
     write_base(tmp_path, seed=2)
     with pytest.raises(ValueError, match="the model of 'other' has another base than the other tasks .*: 45 .*of 78 frozen"):
         bank.add('other', *write_task(tmp_path, 'segmentation', 'frozen'))
-    refused(bank, 'another base', build('lora', 'swin'))
-    refused(bank, "has a ViT, and the base of this AdapterBank is a Swin", build('lora', 'vit'))
-    refused(bank, 'no frozen base that an AdapterBank could share', build(None))
-    refused(bank, 'random base', build('lora', allow_random_base=False), error=RuntimeError)
-    refused(bank, 'takes models with one backbone of mmparax, and Linear has 0', torch.nn.Linear(2, 2))
-    refused(bank, 'the bank has a task of that name', build('lora'), 'detection')
-    with pytest.raises(ValueError, match='is that of an AdapterBank already: remove its task there first'):
+    check_refused(bank, 'another base', build('lora', 'swin'))
+    check_refused(bank, "has a ViT, and the base of this AdapterBank is a Swin", build('lora', 'vit'))
+    check_refused(bank, 'no frozen base that an AdapterBank could share', build(None))
+    check_refused(bank, 'random base', build('lora', allow_random_base=False), error=RuntimeError)
+    check_refused(bank, 'takes models with one backbone of mmparax, and Linear has 0', torch.nn.Linear(2, 2))
+    check_refused(bank, 'the bank has a task of that name', build('lora'), 'detection')
+    with pytest.raises(ValueError, match='shares the base of an AdapterBank already: remove its task there first'):
         mmparax.AdapterBank().adopt('taken', bank.use('detection'))
 
 
 def test_a_model_of_a_bank_leaves_the_base_alone(bank):
     model = bank.use('detection')
     before = {name: value.clone() for name, value in model.backbone.named_parameters()}
-    with pytest.raises(ValueError, match='that of other models of an AdapterBank, too'):
+    with pytest.raises(ValueError, match='shares its base with other models of an AdapterBank'):
         mmparax.merge_adapter(model)
     with pytest.raises(ValueError, match='that of other models of an AdapterBank, too'):
         model.backbone.load_base()

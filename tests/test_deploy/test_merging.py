@@ -8,12 +8,12 @@ import mmparax
 from helpers.cases import BACKBONES, METHODS, build, fits, images
 
 LINEAR = ('lora', 'lora-ffn', 'toy-linear')
-CELLS = [(method, backbone) for backbone in BACKBONES for method in LINEAR if fits(method, backbone)]
+CASES = [(method, backbone) for backbone in BACKBONES for method in LINEAR if fits(method, backbone)]
 WHY = {'adaroute': 'mixed anew for each input', 'vpt': 'more tokens', 'adaptformer': 'a ReLU inside',
        'lorand': 'a GELU inside', 'mona': 'a norm and a GELU inside', 'toy-stream': 'no linear maps beside frozen ones'}
 
 
-def trained(method='lora', backbone='swin', **options):
+def build_trained(method='lora', backbone='swin', **options):
     """A model whose adapters do something."""
     model = build(method, backbone, **options).eval()
     with torch.no_grad():
@@ -24,19 +24,19 @@ def trained(method='lora', backbone='swin', **options):
 
 
 @torch.no_grad()
-def outputs(model, x):
+def run(model, x):
     return model(x)
 
 
-@pytest.mark.parametrize('method, backbone', CELLS)
+@pytest.mark.parametrize('method, backbone', CASES)
 def test_merged_equals_unmerged_and_comes_back(method, backbone):
-    model, x = trained(method, backbone).double(), images(backbone, dtype=torch.float64)
-    before, expected = copy.deepcopy(model.state_dict()), outputs(model, x)
+    model, x = build_trained(method, backbone).double(), images(backbone, dtype=torch.float64)
+    before, expected = copy.deepcopy(model.state_dict()), run(model, x)
     adapters, frozen = [module for module in model.modules() if hasattr(module, 'weight_update')], mmparax.fingerprint(model)
     assert mmparax.merge_adapter(model) > 0
     for module in adapters:  # no longer called
         module.forward = None
-    for a, b in zip(outputs(model, x), expected):
+    for a, b in zip(run(model, x), expected):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
         assert not torch.equal(a, b)
     for module in adapters:
@@ -44,13 +44,13 @@ def test_merged_equals_unmerged_and_comes_back(method, backbone):
     assert mmparax.merge_adapter(model) == mmparax.unmerge_adapter(model)  # a second time changes nothing
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), expected))
+    assert all(torch.equal(a, b) for a, b in zip(run(model, x), expected))
     assert mmparax.fingerprint(model) == frozen
     assert mmparax.unmerge_adapter(model) == 0
 
 
 def test_only_the_rows_of_the_adapters_change():
-    model = trained('lora')
+    model = build_trained('lora')
     linear = model.stages[0].blocks[0].attn.w_msa.qkv
     q, k, v = linear.weight.detach().clone().chunk(3)
     mmparax.merge_adapter(model)
@@ -65,7 +65,7 @@ def test_only_the_rows_of_the_adapters_change():
 @pytest.mark.parametrize('action, named', [
     (lambda model, path: model.state_dict(), 'give its state dict'),
     (lambda model, path: torch.nn.Sequential(model).state_dict(), 'give its state dict'),
-    (lambda model, path: model.load_state_dict(trained().state_dict()), 'load a checkpoint'),
+    (lambda model, path: model.load_state_dict(build_trained().state_dict()), 'load a checkpoint'),
     (lambda model, path: mmparax.fingerprint(model), 'be identified by its base'),
     (lambda model, path: mmparax.save_adapter(model, path / 'x.safetensors'), 'give its state dict'),
     (lambda model, path: model.train()(images()), 'train'),
@@ -74,27 +74,27 @@ def test_only_the_rows_of_the_adapters_change():
     (lambda model, path: mmparax.AdapterBank().adopt('it', model), 'join an AdapterBank'),
 ], ids=['state dict', 'state dict around', 'load', 'fingerprint', 'save', 'train', 'init', 'base', 'bank'])
 def test_a_merged_model_only_runs(action, named, tmp_path):
-    model, x = trained(), images()
+    model, x = build_trained(), images()
     mmparax.merge_adapter(model)
-    expected = outputs(model, x)
+    expected = run(model, x)
     with pytest.raises(ValueError, match=f'AdaptedSwin cannot {named}.* call mmparax.unmerge_adapter'):
         action(model, tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(model.eval(), x), expected))
+    assert all(torch.equal(a, b) for a, b in zip(run(model.eval(), x), expected))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('action', [
     lambda stages: stages.state_dict(),
-    lambda stages: stages.load_state_dict(trained().stages.state_dict()),
+    lambda stages: stages.load_state_dict(build_trained().stages.state_dict()),
 ], ids=['state dict', 'load'])
 def test_so_does_a_part_of_it(action):
-    model, x = trained(), images()
-    expected = outputs(model, x)
+    model, x = build_trained(), images()
+    expected = run(model, x)
     mmparax.merge_adapter(model)
     with pytest.raises(ValueError, match='a part of a backbone cannot .* call mmparax.unmerge_adapter'):
         action(model.stages)
     mmparax.unmerge_adapter(model)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), expected))
+    assert all(torch.equal(a, b) for a, b in zip(run(model, x), expected))
     action(model.stages)
 
 
@@ -133,8 +133,8 @@ def test_without_modules_there_is_nothing_to_merge(method, monkeypatch):
 
 
 def test_a_copy_of_a_merged_model_is_its_own():
-    model, x = trained(), images()
-    expected = outputs(model, x)
+    model, x = build_trained(), images()
+    expected = run(model, x)
     mmparax.merge_adapter(model)
     other = copy.deepcopy(model)
     mmparax.unmerge_adapter(model)
@@ -142,12 +142,12 @@ def test_a_copy_of_a_merged_model_is_its_own():
     with pytest.raises(ValueError, match='merged'):
         other.state_dict()
     mmparax.unmerge_adapter(other)
-    for found in (outputs(model, x), outputs(other, x)):
+    for found in (run(model, x), run(other, x)):
         assert all(torch.equal(a, b) for a, b in zip(found, expected))
 
 
 def test_a_failure_halfway_leaves_the_model_as_it_was():
-    model = trained()
+    model = build_trained()
     before = copy.deepcopy(model.state_dict())
     last = [module for module in model.modules() if hasattr(module, 'weight_update')][-1]
     last.weight_update = lambda: torch.zeros(1, 2, 3)
@@ -167,8 +167,8 @@ def test_a_model_without_a_base_or_a_backbone_of_ours():
 
 @pytest.mark.full
 def test_a_merged_model_compiles_in_one_graph():
-    model, x = trained('lora', 'vit'), images('vit')
+    model, x = build_trained('lora', 'vit'), images('vit')
     mmparax.merge_adapter(model)
     compiled = torch.compile(model, backend='eager', fullgraph=True)
-    for a, b in zip(outputs(compiled, x), outputs(model, x)):
+    for a, b in zip(run(compiled, x), run(model, x)):
         torch.testing.assert_close(a, b)

@@ -21,11 +21,11 @@ FEW_BLOCKS = dict(swin=dict(arch=dict(embed_dims=8, depths=[2, 1], num_heads=[1,
                   vit=dict(arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32), out_indices=(0, )),
                   mit=dict(num_layers=[1, 1]))
 QUICK = ('convnext', 2)
-CELLS = [pytest.param(backbone, batch, marks=[] if (backbone, batch) == QUICK else pytest.mark.full)
+CASES = [pytest.param(backbone, batch, marks=[] if (backbone, batch) == QUICK else pytest.mark.full)
          for backbone in BACKBONES for batch in (1, 2)]
 
 
-def small(backbone):
+def build_small(backbone):
     """A backbone in which every term of AdaRoute counts."""
     model = build(ADAROUTE, backbone, **FEW_BLOCKS[backbone])
     with torch.no_grad():
@@ -40,7 +40,7 @@ def small(backbone):
 @pytest.mark.parametrize('backbone', BACKBONES)
 @torch.no_grad()
 def test_torch_export_gives_the_same(backbone, batch):
-    model, x = small(backbone), images(backbone, batch)
+    model, x = build_small(backbone), images(backbone, batch)
     program = torch.export.export(model, (x, ))
     assert not [node for node in program.graph.nodes if 'autocast' in str(node.target)]  # each would be a graph of its own
     for seed in (0, 1):
@@ -49,9 +49,9 @@ def test_torch_export_gives_the_same(backbone, batch):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('backbone, batch', CELLS)
+@pytest.mark.parametrize('backbone, batch', CASES)
 def test_onnxruntime_gives_the_same(backbone, batch, tmp_path):
-    model = small(backbone)
+    model = build_small(backbone)
     about = export_onnx(model, tmp_path / 'x.onnx', BACKBONES[backbone][2], batch)
     assert about['input'] == dict(name='images', shape=[batch, 3, *BACKBONES[backbone][2]])
     shapes = [list(output.shape) for output in model(images(backbone, batch))]
@@ -107,13 +107,13 @@ def test_half_precision_is_compared_in_its_own(tmp_path):
 
 
 def test_what_is_wrong_is_said_before_anything_is_built(tmp_path, monkeypatch):
-    model = small('vit')
+    model = build_small('vit')
     (tmp_path / 'x.onnx').write_bytes(b'mine')
     with pytest.raises(ValueError, match='the file exists'):
         export_onnx(model, tmp_path / 'x.onnx', (48, 48))
     with pytest.raises(ValueError, match='it must end in .onnx'):
         export_onnx(model, tmp_path / 'x.pth', (48, 48))
-    with pytest.raises(ValueError, match='batch=0 is not allowed'):
+    with pytest.raises(ValueError, match='batch_size=0 is not allowed'):
         export_onnx(model, tmp_path / 'y.onnx', (48, 48), 0)
     monkeypatch.setattr(onnx_file, 'is_installed', lambda name: name != 'onnxscript')
     with pytest.raises(ValueError, match=r'needs onnxscript, not installed here: run `pip install .*mmparax\[onnx\]'):

@@ -39,11 +39,11 @@ def merge(monkeypatch, capsys):
 
 
 @torch.no_grad()
-def says(model):
+def run(model):
     return model.eval()(torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)), mode='tensor')
 
 
-def model_of(config, checkpoint, **changes):
+def load(config, checkpoint, **changes):
     cfg = Config.fromfile(config)
     cfg.merge_from_dict({f'model.backbone.{name}': value for name, value in changes.items()})
     init_default_scope('mmseg')
@@ -54,14 +54,14 @@ def model_of(config, checkpoint, **changes):
 def test_it_needs_no_base(suffix, merge, tmp_path):
     base = write_base(tmp_path)
     config, adapter = write_task(tmp_path, 'segmentation', 'adaroute')
-    expected = model_of(config, adapter)
+    expected = load(config, adapter)
     out = tmp_path / f'whole{suffix}'
     assert 'base_checkpoint=None' in merge(config, adapter, out)
     assert not list(tmp_path.glob('.*.part'))
     base.rename(tmp_path / 'elsewhere.pth')
-    model = model_of(config, out, base_checkpoint=None)
+    model = load(config, out, base_checkpoint=None)
     assert model.backbone.base_source == 'checkpoint'
-    assert torch.equal(says(model), says(expected))
+    assert torch.equal(run(model), run(expected))
     assert model.dataset_meta['classes'] == ('a', 'b')
     assert mmparax.fingerprint(model) == mmparax.fingerprint(expected)
     if suffix == '.safetensors':
@@ -77,7 +77,7 @@ def test_the_toolbox_alone_loads_it_strictly(method, backbone, merge, tmp_path, 
     write_base(tmp_path, backbone)
     monkeypatch.setattr('helpers.tasks.METHODS', {**sys.modules['helpers.tasks'].METHODS, None: (None, True)})
     config, adapter = write_task(tmp_path, 'segmentation', method, backbone)
-    expected = model_of(config, adapter)
+    expected = load(config, adapter)
     out = tmp_path / 'plain.pth'
     printed = merge(config, adapter, out, '--upstream')
     content = torch.load(out, weights_only=True)
@@ -88,7 +88,7 @@ def test_the_toolbox_alone_loads_it_strictly(method, backbone, merge, tmp_path, 
     cfg.model.backbone = backbone_config
     model = MODELS.build(cfg.model)
     model.load_state_dict(content['state_dict'], strict=True)
-    torch.testing.assert_close(says(model), says(expected), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(run(model), run(expected), rtol=1e-4, atol=1e-4)
     assert 'adapters' not in str(list(content['state_dict']))
 
 
@@ -131,7 +131,7 @@ def test_files_are_replaced_only_if_asked_for(merge, tmp_path):
     out.write_bytes(b'mine')
     assert 'the file exists' in merge(config, adapter, out) and out.read_bytes() == b'mine'
     merge(config, adapter, out, '--force')
-    load_checkpoint(model_of(config, adapter), str(out))
+    load_checkpoint(load(config, adapter), str(out))
     assert "it must end in .pth or .safetensors" in merge(config, adapter, tmp_path / 'whole.bin')
     assert merge(config, adapter, tmp_path / 'x.safetensors', '--upstream').endswith('it must end in .pth.')
     assert 'does not exist' in merge(config, tmp_path / 'absent.pth', tmp_path / 'other.pth')
@@ -146,4 +146,4 @@ def test_damaged_metadata_are_refused(merge, tmp_path):
     out.write_bytes(content.replace(b'"mmparax_checkpoint":"{', b'"mmparax_checkpoint":"[', 1))
     assert out.read_bytes() != content
     with pytest.raises(ValueError, match='is damaged: its metadata cannot be read'):
-        model_of(config, out)
+        load(config, out)
