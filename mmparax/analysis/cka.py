@@ -145,7 +145,7 @@ def measure_cka(setup: Setup, blocks: Optional[Sequence[str]] = None, pool: str 
         dict: plain data: for each model its blocks, their matrix and the means off its diagonal; ``cross`` for two models.
 
     Raises:
-        UserError: what is wrong with models, images, blocks or sizes.
+        UserError: if models, images, blocks or sizes do not fit.
     """
     check_choice('pool', pool, POOLS)
     if setup.batch_size < SMALLEST_BATCH:

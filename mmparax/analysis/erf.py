@@ -155,7 +155,7 @@ def measure_erf(setup: Setup, stage: Optional[int] = None) -> Dict[str, Any]:
         dict: plain data: size, images, and for each model the area ratios.
 
     Raises:
-        UserError: what is wrong with models, images or sizes.
+        UserError: if models, images or sizes do not fit.
     """
     check_int('batch_size', setup.batch_size)
     device = resolve_device(setup.device)

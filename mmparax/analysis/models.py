@@ -168,7 +168,7 @@ def _init_weights(model: nn.Module, cfg: Config) -> str:
         model.init_weights()
     except UserError:
         raise
-    except Exception as error:  # whatever a download says
+    except Exception as error:  # a download may raise anything
         raise InputError(f'the pre-trained weights that {cfg.filename!r} names could not be loaded '
                          f'({type(error).__name__}: {error}). Give a checkpoint behind the config.') from error
     adapted = adapted_backbones(model)

@@ -81,7 +81,7 @@ def read_image(path: str) -> np.ndarray:
         image = imread(path, channel_order='rgb')
     except FileNotFoundError:
         raise MissingFileError(f'the image {path!r} does not exist.') from None
-    except Exception as error:  # whatever a decoder says
+    except Exception as error:  # a decoder may raise anything
         raise InputError(f'{path!r} cannot be read as an image ({type(error).__name__}).') from error
     if image is None:
         raise InputError(f'{path!r} cannot be read as an image.')

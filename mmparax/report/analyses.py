@@ -131,7 +131,7 @@ def make_analyses(runs: Sequence[TrainingRun], num_images: Optional[int] = None)
                 _make_analysis(kind, run, num_images)
         except UserError as error:
             failed[kind].append(f'{run.name}: could not be made: {error}')
-        except Exception as error:  # whatever a toolbox says: the rest of the report is still wanted
+        except Exception as error:  # a toolbox may raise anything; the report goes on with the other runs
             failed[kind].append(f'{run.name}: could not be made ({type(error).__name__}: {error}).')
     return failed
 

@@ -78,7 +78,7 @@ def sample_predictions(runs: Sequence[TrainingRun], count: int) -> List[Gallery]
             _add_run(gallery, run, dataset, count)
         except UserError as error:
             gallery.notes[run.name] = str(error)
-        except Exception as error:  # whatever a toolbox says: the rest of the report is still wanted
+        except Exception as error:  # a toolbox may raise anything; the report goes on with the other runs
             gallery.notes[run.name] = f'{type(error).__name__}: {error}'
     return list(galleries.values())
 

@@ -33,7 +33,7 @@ def count_groups(groups: Sequence[RunGroup]) -> Dict[int, ParameterCount]:
         try:
             model = build_on_meta(model_without_base(cfg), cfg.get('default_scope', 'mmengine'))
             counts[group.number] = count_parameters(model)
-        except Exception as error:  # whatever a toolbox says
+        except Exception as error:  # a toolbox may raise anything
             group.first.notes.append(f'Its parameters could not be counted ({type(error).__name__}: {error}).')
     return counts
 
