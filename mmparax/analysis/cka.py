@@ -8,12 +8,12 @@ from rich.table import Table
 from torch import Tensor
 
 from mmparax.analysis.blocks import NamedBlock, record_outputs, select_blocks
-from mmparax.analysis.device import resolve_device
 from mmparax.analysis.images import ImageCrops
 from mmparax.analysis.measuring import LARGEST, SUMS, Setup, split_batches, sum_batches, write_figure, write_json
 from mmparax.analysis.models import FeatureExtractor, load_extractor
 from mmparax.config.files import load_config
 from mmparax.errors import InputError, ParameterError, check_choice, check_int
+from mmparax.utils.devices import resolve_device
 from mmparax.utils.tables import as_text
 
 SMALLEST_BATCH = 4  # of the unbiased estimator

@@ -12,12 +12,12 @@ from matplotlib.ticker import PercentFormatter
 from rich.table import Table
 from torch import Tensor, nn
 
-from mmparax.analysis.device import resolve_device
 from mmparax.analysis.images import ImageCrops
 from mmparax.analysis.measuring import LARGEST, SUMS, Setup, split_batches, sum_batches, write_arrays, write_figure, write_json
 from mmparax.analysis.models import FeatureExtractor, load_extractor, set_map_output
 from mmparax.config.files import load_config
 from mmparax.errors import InputError, ParameterError, check_int
+from mmparax.utils.devices import resolve_device
 from mmparax.utils.tables import as_text
 
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)

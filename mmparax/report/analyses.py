@@ -11,7 +11,6 @@ import numpy as np
 from mmengine.registry import DefaultScope
 
 from mmparax.analysis.cka import measure_cka
-from mmparax.analysis.device import resolve_device
 from mmparax.analysis.erf import compute_square_shares, measure_erf, read_erf_maps
 from mmparax.analysis.measuring import Setup, write_json
 from mmparax.analysis.models import ModelSource
@@ -20,6 +19,7 @@ from mmparax.analysis.routing.result import build_result
 from mmparax.config.files import load_config
 from mmparax.errors import UserError
 from mmparax.report.runs import TrainingRun
+from mmparax.utils.devices import resolve_device
 
 ADAROUTE = 'AdaRoute'
 FOLDER = 'analysis'

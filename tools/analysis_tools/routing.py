@@ -4,7 +4,6 @@ import argparse
 import re
 from pathlib import Path
 
-from mmparax.analysis.device import resolve_device
 from mmparax.analysis.measuring import AGAIN, continuable, write_json
 from mmparax.analysis.routing.measure import RoutingMeasurement, measure_routing
 from mmparax.analysis.routing.pictures import (
@@ -18,6 +17,7 @@ from mmparax.analysis.routing.pictures import (
 from mmparax.analysis.routing.result import build_result, format_routing_table, format_top_images_csv
 from mmparax.cli import add_config_options, quiet_config, tool
 from mmparax.errors import check_int
+from mmparax.utils.devices import resolve_device
 from mmparax.utils.storage import write
 
 

@@ -48,7 +48,7 @@ def format_command(kind: str, run: TrainingRun) -> str:
         return shlex.quote(f'WORK_DIR/{path.relative_to(run.outer)}' if inside else shorten_path(str(path)))
 
     checkpoint = format_path(run.checkpoint) if run.checkpoint else 'CHECKPOINT'
-    return f'{TOOLS[kind]} {format_path(find_config_file(run))} {checkpoint} --out {format_path(run.outer / FOLDER / kind)}'
+    return f'{TOOLS[kind]} {format_path(find_config_file(run))} {checkpoint} --out-dir {format_path(run.outer / FOLDER / kind)}'
 
 
 def warn_of_conditions(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ def build_predictions(groups: Sequence[RunGroup], galleries: Sequence[Gallery]) 
             section.blocks.append(NoteList([note if note.endswith('.') else f'{note}.' for note in notes]))
     if not section.blocks:
         section.blocks.append(MissingPart('No predictions were asked for; this command draws those of four images:',
-                                          'python tools/analysis_tools/report.py WORK_DIR ... --images 4'))
+                                          'python tools/analysis_tools/report.py WORK_DIR ... --num-images 4'))
     return section
 
 

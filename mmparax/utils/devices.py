@@ -1,20 +1,20 @@
-"""The device that an analysis runs on."""
+"""Devices by name."""
 import torch
 from mmengine.device import get_device
 
 from mmparax.errors import ParameterError
 
 
-def resolve_device(name: str) -> str:
-    """Return the device of a name, for ``'auto'`` the best one of this machine.
+def resolve_device(name: str) -> torch.device:
+    """The device of a name, ``'auto'`` for the best one of this machine.
 
     Raises:
         ParameterError: if this machine has no such device.
     """
-    name = get_device() if name == 'auto' else name
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+        device = torch.device(get_device() if name == 'auto' else name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ParameterError('device', name, f'torch has no such device here ({str(error).splitlines()[0]})',
                              'Use auto, cpu or cuda.') from error
-    return name
+    return device
