@@ -12,7 +12,8 @@ def test_what_is_missing_names_the_command_that_makes_it(three, tmp_path, monkey
     assert 'No validation was logged' in page and 'No predictions were asked for' in page
     monkeypatch.chdir(three[0].parent)
     run, = gather_runs([three[0].name])
-    assert format_command('erf', run) == 'python tools/analysis_tools/erf.py a0/some-config.py CHECKPOINT --out-dir a0/analysis/erf'
+    arguments = 'a0/some-config.py CHECKPOINT --out-dir a0/analysis/erf'
+    assert format_command('erf', run) == f'python tools/analysis_tools/erf.py {arguments}'
     assert 'is about AdaRoute' in make_page(three[1])
 
 
