@@ -1,4 +1,4 @@
-"""A base file, and configs with adapter files of tasks on it."""
+"""A base checkpoint, and configs with adapter files of tasks on it."""
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -9,7 +9,7 @@ from helpers.tasks import TASKS, backbone_config
 
 
 def write_base(folder, backbone='swin', name='base.pth', seed=1):
-    """Write the file of a random base; return its path."""
+    """Write a random base checkpoint; return its path."""
     torch.manual_seed(seed)
     torch.save(build('frozen', backbone, **FEW_BLOCKS[backbone]).state_dict(), folder / name)
     return folder / name

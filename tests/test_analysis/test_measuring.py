@@ -3,7 +3,7 @@ import os
 
 import numpy as np
 
-from helpers.processes import in_child
+from helpers.runs import in_child
 from mmparax.analysis.measuring import sum_batches
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints without a base file, and for the toolbox's own backbone."""
+"""Checkpoints that need no base checkpoint, and those for the toolbox's own backbone."""
 import json
 import runpy
 import sys
