@@ -5,38 +5,38 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 import torch
 from torch import Tensor
 
-from mmparax.ops.paths import chosen_path, use_path
+from mmparax.ops.dispatch import get_backend, use_backend
 
-_chosen: Optional[bool] = None
-# Called with each tensor that is kept inside :func:`recomputed`, whose hooks hide it from hooks around it.
+_enabled: Optional[bool] = None
+# Called with each tensor that is saved inside :func:`recompute_marked`, whose hooks hide it from hooks around it.
 observers: List[Callable[[Tensor], Any]] = []
 
 
 @contextmanager
-def recompute(wanted: Optional[bool]) -> Iterator[None]:
+def use_recomputation(enabled: Optional[bool]) -> Iterator[None]:
     """Inside, adapters compute again (True), keep everything (False) or do what suits the device (None, the default)."""
-    global _chosen
-    before, _chosen = _chosen, wanted
+    global _enabled
+    before, _enabled = _enabled, enabled
     try:
         yield
     finally:
-        _chosen = before
+        _enabled = before
 
 
-def keeping_all(function: Callable) -> Callable:
+def disable_recomputation(function: Callable) -> Callable:
     """``function`` without recomputation inside: under activation checkpointing it would hold what that lets go."""
 
     def call(*inputs: Any) -> Any:
-        with recompute(False):
+        with use_recomputation(False):
             return function(*inputs)
 
     return function if torch.compiler.is_compiling() else call
 
 
-def worthwhile(x: Tensor) -> bool:
+def should_recompute(x: Tensor) -> bool:
     """Whether to compute again rather than to keep: by default on a GPU, whose memory is what is short."""
-    wanted = x.is_cuda if _chosen is None else _chosen
-    return wanted and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    enabled = x.is_cuda if _enabled is None else _enabled
+    return enabled and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class _Recipe:
@@ -51,27 +51,27 @@ class _Recipe:
             return self.compute().as_strided(self.shape, self.stride)
 
 
-def _circumstances(kind: str) -> Callable[[], ContextManager]:
-    """Gives the path and the autocast of now again later, for the backward may run under others.
+def _capture_circumstances(kind: str) -> Callable[[], ContextManager]:
+    """Gives the backend and the autocast of now again later, for the backward may run under others.
 
     To be called outside any operation: inside one, autocast is off.
     """
     # No cache of casts: those made in a backward know no gradients, and a forward could find them.
     autocast = dict(device_type=kind, enabled=torch.is_autocast_enabled(kind), dtype=torch.get_autocast_dtype(kind),
                     cache_enabled=False)
-    path = chosen_path()
+    backend = get_backend()
 
     @contextmanager
-    def again() -> Iterator[None]:
-        with torch.autocast(**autocast), use_path(path):
+    def restore() -> Iterator[None]:
+        with torch.autocast(**autocast), use_backend(backend):
             yield
 
-    return again
+    return restore
 
 
 @contextmanager
-def recomputed(x: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]], Tensor]]:
-    """Operations inside do not keep the tensors that are marked, or views of all of them, if that is :func:`worthwhile`.
+def recompute_marked(x: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]], Tensor]]:
+    """Operations inside do not keep the tensors that are marked, or views of all of them, if they :func:`should_recompute`.
 
     ``tensor = mark(tensor, compute)``: ``compute()`` gives it again in the backward, without gradients and with the same
     layout in memory. What it needs must be kept anyway.
@@ -79,24 +79,27 @@ def recomputed(x: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tensor]], T
     Args:
         x: what is worked on, to know the device.
     """
-    if not worthwhile(x):
+    if not should_recompute(x):
         yield lambda tensor, compute: tensor
         return
-    circumstances = _circumstances(x.device.type)
+    circumstances = _capture_circumstances(x.device.type)
     marked: Dict[int, Tuple[Tensor, Callable[[], Tensor]]] = {}  # the tensors too: a freed one's address could come again
 
     def mark(tensor: Tensor, compute: Callable[[], Tensor]) -> Tensor:
         marked[tensor.data_ptr()] = tensor, compute
         return tensor
 
-    def pack(kept: Tensor) -> Any:
-        tensor, compute = marked.get(kept.data_ptr(), (None, None))
-        if tensor is not None and tensor.numel() == kept.numel():
-            return _Recipe(compute, kept, circumstances)
+    def pack(saved: Tensor) -> Any:
+        tensor, compute = marked.get(saved.data_ptr(), (None, None))
+        if tensor is not None and tensor.numel() == saved.numel():
+            return _Recipe(compute, saved, circumstances)
         for observe in observers:
-            observe(kept)
-        return kept.detach()  # an operation's own result would hold the operation, and that it: never freed without a backward
+            observe(saved)
+        return saved.detach()  # an operation's own result would hold the operation, and that it: never freed without a backward
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept() if isinstance(kept, _Recipe) else kept):
+    def unpack(packed: Any) -> Tensor:
+        return packed() if isinstance(packed, _Recipe) else packed
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield mark
     marked.clear()

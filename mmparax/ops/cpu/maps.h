@@ -1,10 +1,16 @@
 /* Groups of channels, maps of them in scratch memory, and the depthwise convolution of a map. */
 #include <math.h>
 #include <string.h>
+/* A loop over tasks, or over tokens, by `threads` threads, but not by more than there are turns. */
 #ifdef _OPENMP
 #include <omp.h>
+#define PRAGMA(text) _Pragma(#text)
+#define PARALLEL_TASKS(turns) PRAGMA(omp parallel for schedule(dynamic) num_threads(cap(threads, turns)))
+#define PARALLEL_TOKENS(turns) PRAGMA(omp parallel for num_threads(cap(threads, turns)))
 #else
 #define omp_get_thread_num() 0
+#define PARALLEL_TASKS(turns) (void)threads;
+#define PARALLEL_TOKENS(turns) (void)threads;
 #endif
 
 #ifndef REAL
@@ -52,6 +58,7 @@ INLINE void store(REAL *to, lanes l, int count) {
 }
 
 INLINE int smaller(int a, int b) { return a < b ? a : b; }
+INLINE int cap(int threads, integer turns) { return turns < threads ? (int)turns : threads; }
 INLINE int blocks_of(int channels) { return (channels + LANES - 1) / LANES; }
 INLINE int lanes_of(int channels, int block) {
     return smaller(channels - block * LANES, LANES);

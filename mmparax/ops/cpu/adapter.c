@@ -1,7 +1,7 @@
 /* The three operations of AdaRoute's adapter on a CPU, with their gradients.
 
-   Compiled for one type of number, REAL (float or double), at its first use. Arrays are contiguous, tokens (B, H*W, C);
-   `scratch` has `room` numbers for each of `threads`.
+   Compiled for one type of number, REAL (float or double), at its first use; the prototypes come from signatures.py. Arrays
+   are contiguous, tokens (B, H*W, C); `scratch` has `room` numbers for each of `threads`, or of the tasks if these are fewer.
    A task is one image and LANES channels: its maps are copied into scratch memory with a border of zeros, where channels
    lie side by side and every step finds them in the cache. What goes across channels is a pass over tokens before or
    after, on sums that each task writes for itself, so results do not depend on the number of threads. */
@@ -35,8 +35,8 @@ static REAL row_spread(const REAL *row, REAL mean, int channels) { /* sum of squ
 }
 
 /* Mean and 1 / std of each token. */
-void token_statistics(const REAL *x, REAL *mean, REAL *rstd, integer tokens, int channels, double eps) {
-#pragma omp parallel for
+void token_statistics(const REAL *x, REAL *mean, REAL *rstd, integer tokens, int channels, double eps, int threads) {
+    PARALLEL_TOKENS(tokens)
     for (integer n = 0; n < tokens; n++) {
         const REAL *row = x + n * channels;
         mean[n] = row_sum(row, channels) / channels;
@@ -90,7 +90,7 @@ void norm_conv_forward(const REAL *x, const REAL *mean, const REAL *rstd, const 
                        SHAPE) {
     int blocks = blocks_of(channels);
     geometry whole = make_strip(height, width, 2);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    PARALLEL_TASKS(batch * blocks)
     for (int task = 0; task < batch * blocks; task++) {
         TASK(blocks);
         REAL *u = MAPS(whole, 2), *convolved = u + map_size(whole), ALIGNED taps[9 * LANES];
@@ -123,7 +123,7 @@ void norm_conv_backward(const REAL *grad, const REAL *grad_mean, const REAL *x, 
     int blocks = blocks_of(channels);
     geometry whole = make_strip(height, width, 3);
     integer half = (integer)batch * blocks * height * width;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    PARALLEL_TASKS(batch * blocks)
     for (int task = 0; task < batch * blocks; task++) {
         TASK(blocks);
         REAL *u = MAPS(whole, 3), *of_out = u + map_size(whole), *du = of_out + map_size(whole);
@@ -167,7 +167,7 @@ void norm_conv_backward(const REAL *grad, const REAL *grad_mean, const REAL *x, 
         store(dnorm_weight + place, of_weight, count);
         store(dnorm_bias + place, of_shift, count);
     }
-#pragma omp parallel for
+    PARALLEL_TOKENS((integer)batch * height * width)
     for (integer n = 0; n < (integer)batch * height * width; n++) {
         integer N = (integer)height * width, b = n / N;
         REAL plain = 0, along = 0;
@@ -186,18 +186,18 @@ void norm_conv_backward(const REAL *grad, const REAL *grad_mean, const REAL *x, 
 
 /* ---- out = scale * (y + conv(y)) + bias + shortcut_scale * shortcut ---- */
 
-void out_conv_forward(const REAL *from, const REAL *kernels, const REAL *scale, const REAL *bias, const REAL *shortcut,
+void out_conv_forward(const REAL *input, const REAL *kernels, const REAL *scale, const REAL *bias, const REAL *shortcut,
                       const REAL *shortcut_scale, REAL *out, SHAPE) {
     int blocks = blocks_of(channels);
     geometry whole = make_strip(height, width, 2);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    PARALLEL_TASKS(batch * blocks)
     for (int task = 0; task < batch * blocks; task++) {
         TASK(blocks);
         REAL *map = MAPS(whole, 2), *convolved = map + map_size(whole), ALIGNED taps[9 * LANES];
         load_scaled_taps(kernels + first * 9, fetch(scale + first, count), count, taps);
         lanes shift = fetch(bias + first, count), factor = shortcut_scale ? fetch(shortcut_scale + first, count) : all(1);
         EACH_STRIP(whole, g) {
-            load_strip(from + start, channels, count, all(0), top, height, g, map);
+            load_strip(input + start, channels, count, all(0), top, height, g, map);
             conv(map, taps, convolved, g, 3);
             EACH_POSITION(g) {
                 integer place = start + ((integer)(top + y) * width + x) * channels;
@@ -209,12 +209,12 @@ void out_conv_forward(const REAL *from, const REAL *kernels, const REAL *scale, 
 }
 
 /* Gradients of y, the shortcut, and for each image of the scaled kernels, the bias and the shortcut's scale. */
-void out_conv_backward(const REAL *grad, const REAL *from, const REAL *kernels, const REAL *scale, const REAL *shortcut,
-                       const REAL *shortcut_scale, REAL *dfrom, REAL *dshortcut, REAL *dtaps, REAL *dbias,
+void out_conv_backward(const REAL *grad, const REAL *input, const REAL *kernels, const REAL *scale, const REAL *shortcut,
+                       const REAL *shortcut_scale, REAL *dinput, REAL *dshortcut, REAL *dtaps, REAL *dbias,
                        REAL *dshortcut_scale, SHAPE) {
     int blocks = blocks_of(channels);
     geometry whole = make_strip(height, width, 3);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    PARALLEL_TASKS(batch * blocks)
     for (int task = 0; task < batch * blocks; task++) {
         TASK(blocks);
         REAL *map = MAPS(whole, 3), *of_out = map + map_size(whole), *result = of_out + map_size(whole);
@@ -224,7 +224,7 @@ void out_conv_backward(const REAL *grad, const REAL *from, const REAL *kernels, 
         clear_taps(3, taps);
         lanes factor = shortcut_scale ? fetch(shortcut_scale + first, count) : all(1), of_bias = all(0), of_factor = all(0);
         EACH_STRIP(whole, g) {
-            load_strip(from + start, channels, count, all(0), top, height, g, map);
+            load_strip(input + start, channels, count, all(0), top, height, g, map);
             load_strip(grad + start, channels, count, all(0), top, height, g, of_out);
             conv(of_out, turned, result, g, 3);
             taps_gradient(map, of_out, taps, g, 3);
@@ -236,7 +236,7 @@ void out_conv_backward(const REAL *grad, const REAL *from, const REAL *kernels, 
                     row_bias = add(row_bias, value);
                     row_factor = fma_(value, fetch(shortcut + place, count), row_factor);
                     store(dshortcut + place, times(value, factor), count);
-                    store(dfrom + place, get(at(result, g, y, i)), count);
+                    store(dinput + place, get(at(result, g, y, i)), count);
                 }
                 of_bias = add(of_bias, row_bias);
                 of_factor = add(of_factor, row_factor);
@@ -275,7 +275,7 @@ void mixing_forward(const REAL *z, const REAL *const *kernels, const int *sizes,
                     REAL *mixed, SHAPE) {
     int blocks = blocks_of(channels), size = largest(sizes, convs);
     geometry g = make_geometry(height, width, size / 2);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    PARALLEL_TASKS(batch * blocks)
     for (int task = 0; task < batch * blocks; task++) {
         TASK(blocks);
         REAL *maps = MAPS(g, 4), *source = maps + map_size(g), *out = source + map_size(g), *total = out + map_size(g);
@@ -304,7 +304,7 @@ void mixing_forward(const REAL *z, const REAL *const *kernels, const int *sizes,
             }
     }
     if (!score_weight) return;
-#pragma omp parallel for
+    PARALLEL_TOKENS((integer)batch * height * width)
     for (integer n = 0; n < (integer)batch * height * width; n++) {
         integer N = (integer)height * width, b = n / N;
         REAL weights[MAX_KERNELS], most = -INFINITY, total = 0;
@@ -329,8 +329,8 @@ void mixing_backward(const REAL *grad, const REAL *z, const REAL *const *kernels
                      SHAPE) {
     int blocks = blocks_of(channels), size = largest(sizes, convs);
     geometry g = make_geometry(height, width, size / 2);
-    if (score_weight)
-#pragma omp parallel for
+    if (score_weight) {
+        PARALLEL_TOKENS((integer)batch * height * width)
         for (integer n = 0; n < (integer)batch * height * width; n++) {
             integer N = (integer)height * width, b = n / N;
             REAL of_alpha[MAX_KERNELS], mean = 0;
@@ -341,13 +341,14 @@ void mixing_backward(const REAL *grad, const REAL *z, const REAL *const *kernels
             for (int i = 0; i < convs; i++)
                 dscores[(b * convs + i) * N + n % N] = alpha[(b * convs + i) * N + n % N] * (of_alpha[i] - mean);
         }
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    }
+    PARALLEL_TASKS(batch * blocks)
     for (int task = 0; task < batch * blocks; task++) {
         TASK(blocks);
         REAL *maps = MAPS(g, 4 + 2 * convs), *source = maps + map_size(g), *result = source + map_size(g);
         REAL *of_z = result + map_size(g), *out = of_z + map_size(g), *of_out = out + convs * map_size(g);
         REAL *taps = of_out + convs * map_size(g), *turned = taps + size * size * LANES;
-        const REAL *weights = alpha + (integer)b * convs * N, *of_scores = dscores + (integer)b * convs * N;
+        const REAL *weights = alpha ? alpha + (integer)b * convs * N : NULL, *of_scores = dscores + (integer)b * convs * N;
         load(z + start, channels, count, g, maps);
         load(grad + start, channels, count, g, of_z);
         for (int i = 0; i < convs && outs; i++) load(outs[i] + start, channels, count, g, out + i * map_size(g));

@@ -5,7 +5,7 @@ mean and 1 / std wherever a tap reads it; it never exists in memory. The residua
 
 Bytes of device memory per token and channel for s-byte numbers, ideally (each tensor once; halos from cache):
 statistics read s; forward reads s, writes s (and 4 / 64 for the mean's partial sums); saved for backward: only x, which
-the trunk has anyway, and 8 bytes per token. Backward of the convolution reads 2s (x and the gradient), writes s (and
+the backbone has anyway, and 8 bytes per token. Backward of the convolution reads 2s (x and the gradient), writes s (and
 48 / 128 of partial sums); backward of the norm reads 2s, writes s. Together 3s and 6s.
 """
 from typing import Any, Tuple
@@ -16,8 +16,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmparax.ops.kernels.common import (BACKWARD_TILE, FORWARD_TILE, empty_sums, gradient, grid_of, load_channels, load_tap,
-                                        load_tokens, store_tokens, taps_of, tile_positions, tiling, token_at)
+from mmparax.ops.triton.common import (BACKWARD_TILE, FORWARD_TILE, allocate_sums, choose_tile, flatten_taps, load_channels,
+                                       load_tap, load_tokens, locate_tile, locate_tokens, make_gradient, make_grid,
+                                       store_tokens)
 
 
 @triton.jit
@@ -64,15 +65,15 @@ def forward_kernel(x, mean, rstd, scale, norm_weight, norm_bias, taps, conv_bias
     factor = load_channels(scale, c, has)
     gain = (factor * load_channels(norm_weight, c, has))[None, :]
     offset = (factor * load_channels(norm_bias, c, has))[None, :]
-    row, col = tile_positions(tile, width, TILE_H, TILE_W)
+    row, col = locate_tile(tile, width, TILE_H, TILE_W)
     total = tl.zeros((TILE_H * TILE_W, BLOCK_C), tl.float32) + load_channels(conv_bias, c, has)[None, :]
     for i in range(3):  # a loop, and unrolled inside: with all nine loads at once a program runs out of registers
         for j in tl.static_range(3):
-            token, inside = token_at(row + (i - 1), col + (j - 1), height, width)
+            token, inside = locate_tokens(row + (i - 1), col + (j - 1), height, width)
             value, xhat = load_normalised(x + first * channels, mean + first, rstd + first, token, inside, c, has, channels)
             u = tl.where(inside[:, None], value + xhat * gain + offset, 0.)
             total += u * load_tap(taps, 3 * i + j, c, has, channels)[None, :]
-    token, inside = token_at(row, col, height, width)
+    token, inside = locate_tokens(row, col, height, width)
     store_tokens(out + first * channels, token, inside, c, has, channels, total)
     share = tl.sum(tl.where(inside[:, None], total, 0.), 0) / tokens
     tl.store(out_mean + (batch * tl.num_programs(0) + tile).to(tl.int64) * channels + c, share, mask=has)
@@ -94,8 +95,8 @@ def conv_backward_kernel(x, mean, rstd, scale, norm_weight, norm_bias, taps, gra
     gain = (factor * load_channels(norm_weight, c, has))[None, :]
     offset = (factor * load_channels(norm_bias, c, has))[None, :]
     from_mean = load_channels(grad_mean + batch * channels, c, has)[None, :] / tokens
-    row, col = tile_positions(tile, width, TILE_H, TILE_W)
-    here, in_map = token_at(row, col, height, width)
+    row, col = locate_tile(tile, width, TILE_H, TILE_W)
+    here, in_map = locate_tokens(row, col, height, width)
     value, xhat = load_normalised(x + first * channels, mean + first, rstd + first, here, in_map, c, has, channels)
     u = tl.where(in_map[:, None], value + xhat * gain + offset, 0.)
     sums += (batch * tl.num_programs(0) + tile).to(tl.int64) * 12 * channels
@@ -103,7 +104,7 @@ def conv_backward_kernel(x, mean, rstd, scale, norm_weight, norm_bias, taps, gra
     for i in range(3):
         for j in tl.static_range(3):
             # The output that reads this position through this tap lies in the opposite direction.
-            token, inside = token_at(row - (i - 1), col - (j - 1), height, width)
+            token, inside = locate_tokens(row - (i - 1), col - (j - 1), height, width)
             grad = load_tokens(grad_out + first * channels, token, inside, c, has, channels)
             grad = tl.where(inside[:, None], grad + from_mean, 0.)
             total += grad * load_tap(taps, 3 * i + j, c, has, channels)[None, :]
@@ -137,7 +138,7 @@ def norm_backward_kernel(x, mean, rstd, scale, norm_weight, grad, tokens, channe
     tl.store(grad + offsets, result.to(grad.dtype.element_ty), mask=mask)
 
 
-def rows_of(x: Tensor) -> Tuple[Tuple[int], dict]:
+def choose_rows(x: Tensor) -> Tuple[Tuple[int], dict]:
     """Grid and constants of the kernels over whole tokens."""
     block = triton.next_power_of_2(x.shape[-1])
     rows = max(1, 4096 // block)
@@ -151,14 +152,14 @@ class ScaledNormConv(torch.autograd.Function):
                 conv_weight: Tensor, conv_bias: Tensor, out_dtype: torch.dtype) -> Tuple[Tensor, Tensor]:
         x = x.contiguous()
         batch, tokens, channels = x.shape
-        mean, rstd = empty_sums(2, batch * tokens, like=x)
-        grid, sizes = rows_of(x)
+        mean, rstd = allocate_sums(2, batch * tokens, like=x)
+        grid, sizes = choose_rows(x)
         statistics_kernel[grid](x, mean, rstd, batch * tokens, channels, eps, **sizes)
-        sizes = tiling(hw, channels, FORWARD_TILE)
-        grid = grid_of(hw, channels, batch, sizes)
+        sizes = choose_tile(hw, channels, FORWARD_TILE)
+        grid = make_grid(hw, channels, batch, sizes)
         out = torch.empty_like(x, dtype=out_dtype)
-        shares = empty_sums(batch, grid[0], channels, like=x)
-        forward_kernel[grid](x, mean, rstd, scale, norm_weight, norm_bias, taps_of(conv_weight), conv_bias, out, shares, *hw,
+        shares = allocate_sums(batch, grid[0], channels, like=x)
+        forward_kernel[grid](x, mean, rstd, scale, norm_weight, norm_bias, flatten_taps(conv_weight), conv_bias, out, shares, *hw,
                              channels, **sizes)
         ctx.save_for_backward(x, mean, rstd, scale, norm_weight, norm_bias, conv_weight, conv_bias)
         ctx.hw = hw
@@ -169,21 +170,22 @@ class ScaledNormConv(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor, grad_mean: Tensor) -> tuple:
         x, mean, rstd, scale, norm_weight, norm_bias, conv_weight, conv_bias = ctx.saved_tensors
         batch, tokens, channels = x.shape
-        sizes = tiling(ctx.hw, channels, BACKWARD_TILE)
-        grid = grid_of(ctx.hw, channels, batch, sizes)
+        sizes = choose_tile(ctx.hw, channels, BACKWARD_TILE)
+        grid = make_grid(ctx.hw, channels, batch, sizes)
         grad = torch.empty_like(x)
-        sums = empty_sums(batch, grid[0], 12, channels, like=x)
-        conv_backward_kernel[grid](x, mean, rstd, scale, norm_weight, norm_bias, taps_of(conv_weight), grad_out.contiguous(),
+        sums = allocate_sums(batch, grid[0], 12, channels, like=x)
+        conv_backward_kernel[grid](x, mean, rstd, scale, norm_weight, norm_bias, flatten_taps(conv_weight), grad_out.contiguous(),
                                    grad_mean.contiguous(), grad, sums, *ctx.hw, channels, **sizes)
         if ctx.needs_input_grad[0]:
-            grid, sizes = rows_of(x)
+            grid, sizes = choose_rows(x)
             norm_backward_kernel[grid](x, mean, rstd, scale, norm_weight, grad, batch * tokens, channels, **sizes)
         sums = sums.sum((0, 1))
         needed = ctx.needs_input_grad
         return (grad if needed[0] else None, None,
-                gradient(needed[2], norm_weight * sums[11] + norm_bias * sums[10], scale),
-                gradient(needed[3], scale * sums[11], norm_weight), gradient(needed[4], scale * sums[10], norm_bias), None,
-                gradient(needed[6], sums[:9].t(), conv_weight), gradient(needed[7], sums[9], conv_bias), None)
+                make_gradient(needed[2], norm_weight * sums[11] + norm_bias * sums[10], scale),
+                make_gradient(needed[3], scale * sums[11], norm_weight),
+                make_gradient(needed[4], scale * sums[10], norm_bias), None,
+                make_gradient(needed[6], sums[:9].t(), conv_weight), make_gradient(needed[7], sums[9], conv_bias), None)
 
 
 run = ScaledNormConv.apply

@@ -13,8 +13,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmparax.ops.kernels.common import (BACKWARD_TILE, FORWARD_TILE, empty_sums, gradient, grid_of, load_channels, load_tap,
-                                        load_tokens, store_tokens, taps_of, tile_positions, tiling, token_at)
+from mmparax.ops.triton.common import (BACKWARD_TILE, FORWARD_TILE, allocate_sums, choose_tile, flatten_taps, load_channels,
+                                       load_tap, load_tokens, locate_tile, locate_tokens, make_gradient, make_grid,
+                                       store_tokens)
 
 
 @triton.jit(do_not_specialize=['height', 'width'])
@@ -24,14 +25,14 @@ def forward_kernel(y, taps, conv_bias, layer_scale, layer_bias, shortcut, shortc
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     has = c < channels
     sample = batch.to(tl.int64) * height * width * channels
-    row, col = tile_positions(tile, width, TILE_H, TILE_W)
+    row, col = locate_tile(tile, width, TILE_H, TILE_W)
     total = tl.zeros((TILE_H * TILE_W, BLOCK_C), tl.float32) + load_channels(conv_bias, c, has)[None, :]
     for i in range(3):  # a loop, and unrolled inside: with all nine loads at once a program runs out of registers
         for j in tl.static_range(3):
-            token, inside = token_at(row + (i - 1), col + (j - 1), height, width)
+            token, inside = locate_tokens(row + (i - 1), col + (j - 1), height, width)
             value = load_tokens(y + sample, token, inside, c, has, channels)
             total += value * load_tap(taps, 3 * i + j, c, has, channels)[None, :]
-    token, inside = token_at(row, col, height, width)
+    token, inside = locate_tokens(row, col, height, width)
     residual = load_tokens(shortcut + sample, token, inside, c, has, channels)
     offset = load_channels(layer_bias, c, has)
     if shortcut_scale is not None:
@@ -52,15 +53,15 @@ def backward_kernel(y, taps, layer_scale, shortcut, shortcut_scale, grad_out, gr
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     has = c < channels
     sample = batch.to(tl.int64) * height * width * channels
-    row, col = tile_positions(tile, width, TILE_H, TILE_W)
-    here, in_map = token_at(row, col, height, width)
+    row, col = locate_tile(tile, width, TILE_H, TILE_W)
+    here, in_map = locate_tokens(row, col, height, width)
     value = load_tokens(y + sample, here, in_map, c, has, channels)
     sums += (batch * tl.num_programs(0) + tile).to(tl.int64) * 11 * channels
     total = tl.zeros((TILE_H * TILE_W, BLOCK_C), tl.float32)
     for i in range(3):
         for j in tl.static_range(3):
             # The output that reads this position through this tap lies in the opposite direction.
-            token, inside = token_at(row - (i - 1), col - (j - 1), height, width)
+            token, inside = locate_tokens(row - (i - 1), col - (j - 1), height, width)
             grad = load_tokens(grad_out + sample, token, inside, c, has, channels)
             total += grad * load_tap(taps, 3 * i + j, c, has, channels)[None, :]
             tl.store(sums + (3 * i + j) * channels + c, tl.sum(grad * value, 0), mask=has)
@@ -83,8 +84,8 @@ class ConvScaleShortcut(torch.autograd.Function):
         y, shortcut = y.contiguous(), shortcut.contiguous()
         batch, _, channels = y.shape
         out = torch.empty_like(y, dtype=torch.promote_types(y.dtype, shortcut.dtype))
-        sizes = tiling(hw, channels, FORWARD_TILE)
-        forward_kernel[grid_of(hw, channels, batch, sizes)](y, taps_of(conv_weight), conv_bias, layer_scale, layer_bias,
+        sizes = choose_tile(hw, channels, FORWARD_TILE)
+        forward_kernel[make_grid(hw, channels, batch, sizes)](y, flatten_taps(conv_weight), conv_bias, layer_scale, layer_bias,
                                                            shortcut, shortcut_scale, shortcut_bias, out, *hw, channels,
                                                            **sizes)
         ctx.save_for_backward(y, conv_weight, conv_bias, layer_scale, layer_bias,
@@ -97,23 +98,23 @@ class ConvScaleShortcut(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple:
         y, conv_weight, conv_bias, layer_scale, layer_bias, shortcut, shortcut_scale, shortcut_bias = ctx.saved_tensors
         batch, _, channels = y.shape
-        sizes = tiling(ctx.hw, channels, BACKWARD_TILE)
-        grid = grid_of(ctx.hw, channels, batch, sizes)
+        sizes = choose_tile(ctx.hw, channels, BACKWARD_TILE)
+        grid = make_grid(ctx.hw, channels, batch, sizes)
         grad_out, grad_y, needed = grad_out.contiguous(), torch.empty_like(y), ctx.needs_input_grad
         scaled = shortcut_scale is not None
         grad_shortcut = torch.empty_like(shortcut) if scaled else grad_out.to(ctx.shortcut_dtype)
-        sums = empty_sums(batch, grid[0], 11, channels, like=y)
-        taps = taps_of(conv_weight)
+        sums = allocate_sums(batch, grid[0], 11, channels, like=y)
+        taps = flatten_taps(conv_weight)
         backward_kernel[grid](y, taps, layer_scale, shortcut, shortcut_scale, grad_out, grad_y,
                               grad_shortcut if scaled else None, sums, *ctx.hw, channels, **sizes)
         sums = sums.sum((0, 1))
         products, grads = sums[:9], sums[9]
         # sum(grad * (y + conv(y) + bias)), from the sums of grad * y for each tap.
         grad_scale = products[4] + (taps * products).sum(0) + conv_bias * grads
-        return (grad_y if needed[0] else None, None, gradient(needed[2], (layer_scale * products).t(), conv_weight),
-                gradient(needed[3], layer_scale * grads, conv_bias), gradient(needed[4], grad_scale, layer_scale),
-                gradient(needed[5], grads, layer_bias), grad_shortcut if needed[6] else None,
-                gradient(needed[7], sums[10], shortcut_scale), gradient(needed[8], grads, shortcut_bias))
+        return (grad_y if needed[0] else None, None, make_gradient(needed[2], (layer_scale * products).t(), conv_weight),
+                make_gradient(needed[3], layer_scale * grads, conv_bias), make_gradient(needed[4], grad_scale, layer_scale),
+                make_gradient(needed[5], grads, layer_bias), grad_shortcut if needed[6] else None,
+                make_gradient(needed[7], sums[10], shortcut_scale), make_gradient(needed[8], grads, shortcut_bias))
 
 
 run = ConvScaleShortcut.apply

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @triton.jit
-def tile_positions(tile, width, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
+def locate_tile(tile, width, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
     """Rows and columns of a tile's positions, which may lie outside the map."""
     tiles_wide = tl.cdiv(width, TILE_W)
     position = tl.arange(0, TILE_H * TILE_W)
@@ -23,7 +23,7 @@ def tile_positions(tile, width, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
 
 
 @triton.jit
-def token_at(row, col, height, width):
+def locate_tokens(row, col, height, width):
     """Index of the token at each position, and whether the map has it."""
     return row * width + col, (row >= 0) & (row < height) & (col >= 0) & (col < width)
 
@@ -53,13 +53,13 @@ def load_tap(taps, tap, c, has, channels):
 
 
 # The variable TRITON_INTERPRET is read where a kernel is defined; later changes have no effect.
-INTERPRETED = not isinstance(tile_positions, triton.JITFunction)
+INTERPRETED = not isinstance(locate_tile, triton.JITFunction)
 
 FORWARD_TILE = 8, 8, 64  # height, width, channels
 BACKWARD_TILE = 8, 16, 32  # more positions: fewer partial sums
 
 
-def tiling(hw: Tuple[int, int], channels: int, tile: Tuple[int, int, int]) -> dict:
+def choose_tile(hw: Tuple[int, int], channels: int, tile: Tuple[int, int, int]) -> dict:
     """Constants of a kernel: a tile's height, width and channels, at most those given, and warps.
 
     Eight warps leave each thread 16 numbers of a tile, so that two programs or more fit on a multiprocessor.
@@ -68,21 +68,21 @@ def tiling(hw: Tuple[int, int], channels: int, tile: Tuple[int, int, int]) -> di
     return dict(TILE_H=height, TILE_W=width, BLOCK_C=block, num_warps=8)
 
 
-def grid_of(hw: Tuple[int, int], channels: int, batch: int, sizes: dict) -> Tuple[int, int, int]:
+def make_grid(hw: Tuple[int, int], channels: int, batch: int, sizes: dict) -> Tuple[int, int, int]:
     """Programs for tiles, blocks of channels and samples."""
     tiles = triton.cdiv(hw[0], sizes['TILE_H']) * triton.cdiv(hw[1], sizes['TILE_W'])
     return tiles, triton.cdiv(channels, sizes['BLOCK_C']), batch
 
 
-def taps_of(conv_weight: Tensor) -> Tensor:
+def flatten_taps(conv_weight: Tensor) -> Tensor:
     """Static kernels (C, 1, 3, 3) as contiguous (9, C): a program reads a tap of neighbouring channels at once."""
     return conv_weight.flatten(1).t().contiguous()
 
 
-def gradient(needed: bool, value: Tensor, like: Tensor) -> Optional[Tensor]:
+def make_gradient(needed: bool, value: Tensor, like: Tensor) -> Optional[Tensor]:
     """The gradient of parameter ``like``, in memory of its own (optimizers change it in place), or None if not ``needed``."""
     return value.reshape(like.shape).to(like.dtype, copy=True, memory_format=torch.contiguous_format) if needed else None
 
 
-def empty_sums(*shape: int, like: Tensor) -> Tensor:
+def allocate_sums(*shape: int, like: Tensor) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device=like.device)

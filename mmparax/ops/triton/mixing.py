@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmparax.ops.kernels.common import (BACKWARD_TILE, FORWARD_TILE, empty_sums, gradient, grid_of, load_channels, load_tokens,
-                                        store_tokens, tile_positions, tiling, token_at)
+from mmparax.ops.triton.common import (BACKWARD_TILE, FORWARD_TILE, allocate_sums, choose_tile, load_channels, load_tokens,
+                                       locate_tile, locate_tokens, make_gradient, make_grid, store_tokens)
 
 
 @triton.jit(do_not_specialize=['first_tap', 'num_taps', 'first_mix', 'height', 'width'])
@@ -35,14 +35,14 @@ def conv_kernel(source, taps, out, z, mix, mixed, first_tap, num_taps, first_mix
     has = c < channels
     sample = batch * height * width * channels
     taps += (batch * num_taps + first_tap) * channels
-    row, col = tile_positions(tile, width, TILE_H, TILE_W)
+    row, col = locate_tile(tile, width, TILE_H, TILE_W)
     total = tl.zeros((TILE_H * TILE_W, BLOCK_C), tl.float32)
     for i in range(SIZE):
         for j in tl.static_range(SIZE):
-            token, inside = token_at(row + (i - SIZE // 2), col + (j - SIZE // 2), height, width)
+            token, inside = locate_tokens(row + (i - SIZE // 2), col + (j - SIZE // 2), height, width)
             value = load_tokens(source + sample, token, inside, c, has, channels)
             total += value * load_channels(taps + (i * SIZE + j) * channels, c, has)[None, :]
-    token, inside = token_at(row, col, height, width)
+    token, inside = locate_tokens(row, col, height, width)
     store_tokens(out + sample, token, inside, c, has, channels, total)
     if mixed is not None:
         if z is not None:
@@ -69,8 +69,8 @@ def conv_backward_kernel(grad, taps, z, previous, mix, grad_z, grad_previous, ta
     sample = batch * height * width * channels
     taps += (batch * num_taps + first_tap) * channels
     tap_sums += ((batch * tl.num_programs(0) + tile) * num_taps + first_tap) * channels
-    row, col = tile_positions(tile, width, TILE_H, TILE_W)
-    here, in_map = token_at(row, col, height, width)
+    row, col = locate_tile(tile, width, TILE_H, TILE_W)
+    here, in_map = locate_tokens(row, col, height, width)
     source = tl.zeros((TILE_H * TILE_W, BLOCK_C), tl.float32)
     if z is not None:
         source = load_tokens(z + sample, here, in_map, c, has, channels)
@@ -86,7 +86,7 @@ def conv_backward_kernel(grad, taps, z, previous, mix, grad_z, grad_previous, ta
     for i in range(SIZE):
         for j in tl.static_range(SIZE):
             # The output that reads this position through this tap lies in the opposite direction.
-            token, inside = token_at(row - (i - SIZE // 2), col - (j - SIZE // 2), height, width)
+            token, inside = locate_tokens(row - (i - SIZE // 2), col - (j - SIZE // 2), height, width)
             value = load_tokens(grad + sample, token, inside, c, has, channels)
             tap = (i * SIZE + j) * channels
             total += value * load_channels(taps + tap, c, has)[None, :]
@@ -108,7 +108,7 @@ def conv_backward_kernel(grad, taps, z, previous, mix, grad_z, grad_previous, ta
 
 
 @triton.jit
-def score_of(total, weight, bias, i, c, has, channels):
+def score_output(total, weight, bias, i, c, has, channels):
     """Score of output ``i`` at each token, from the sum of the outputs."""
     return tl.sum(total * load_channels(weight + i * channels, c, has)[None, :], 1) + tl.load(bias + i)
 
@@ -136,7 +136,7 @@ def aggregate_kernel(maps, weight, bias, out, log_sums, tokens, channels, COUNT:
         denominator = tl.zeros((TOKENS, ), tl.float32)
         result = tl.zeros((TOKENS, BLOCK_C), tl.float32)
         for i in tl.static_range(COUNT):
-            score = score_of(total, weight, bias, i, c, has, channels)
+            score = score_output(total, weight, bias, i, c, has, channels)
             new_largest = tl.maximum(largest, score)
             keep, share = tl.exp(largest - new_largest), tl.exp(score - new_largest)
             denominator = denominator * keep + share
@@ -171,18 +171,18 @@ def aggregate_backward_kernel(maps, weight, bias, log_sums, grad, grad_maps, wei
         average = tl.zeros((TOKENS, ), tl.float32)
         for i in tl.static_range(COUNT):
             value = load_tokens(maps + i * size, token, valid, c, has, channels)
-            alpha = tl.exp(score_of(total, weight, bias, i, c, has, channels) - log_sum)
+            alpha = tl.exp(score_output(total, weight, bias, i, c, has, channels) - log_sum)
             average += alpha * tl.sum(grad_out * value, 1)
         grad_total = tl.zeros((TOKENS, BLOCK_C), tl.float32)
         for i in tl.static_range(COUNT):
             value = load_tokens(maps + i * size, token, valid, c, has, channels)
-            alpha = tl.exp(score_of(total, weight, bias, i, c, has, channels) - log_sum)
+            alpha = tl.exp(score_output(total, weight, bias, i, c, has, channels) - log_sum)
             grad_score = tl.where(valid, alpha * (tl.sum(grad_out * value, 1) - average), 0.)
             grad_total += grad_score[:, None] * load_channels(weight + i * channels, c, has)[None, :]
             tl.store(weight_sums + (program * COUNT + i) * channels + c, tl.sum(grad_score[:, None] * total, 0), mask=has)
             tl.store(bias_sums + program * COUNT + i, tl.sum(grad_score, 0))
         for i in tl.static_range(COUNT):
-            alpha = tl.exp(score_of(total, weight, bias, i, c, has, channels) - log_sum)
+            alpha = tl.exp(score_output(total, weight, bias, i, c, has, channels) - log_sum)
             store_tokens(grad_maps + i * size, token, valid, c, has, channels, alpha[:, None] * grad_out + grad_total)
 
 
@@ -194,7 +194,7 @@ def join_taps(kernels: Tuple[Tensor, ...]) -> Tuple[Tensor, List[int]]:
     return torch.cat([kernel.flatten(2).transpose(1, 2) for kernel in kernels], 1).contiguous(), starts
 
 
-def token_blocks(tokens: int, channels: int, count: int) -> Tuple[Tuple[int], dict]:
+def choose_token_blocks(tokens: int, channels: int, count: int) -> Tuple[Tuple[int], dict]:
     """Grid and constants of the kernels of the aggregation."""
     block = triton.next_power_of_2(channels)
     size = max(1, min(32, 4096 // block))
@@ -209,8 +209,8 @@ class MixSpatially(torch.autograd.Function):
         z = z.contiguous()
         (batch, tokens, channels), count = z.shape, len(kernels)
         taps, starts = join_taps(kernels)
-        sizes = tiling(hw, channels, FORWARD_TILE)
-        grid = grid_of(hw, channels, batch, sizes)
+        sizes = choose_tile(hw, channels, FORWARD_TILE)
+        grid = make_grid(hw, channels, batch, sizes)
         maps, source = z.new_empty(count, *z.shape), z
         for i, kernel in enumerate(kernels):
             # The last convolution, and every one of the parallel layout, has no successor to prepare.
@@ -219,14 +219,14 @@ class MixSpatially(torch.autograd.Function):
                               None if mixed is None else stage_mix, mixed, starts[i], starts[-1],
                               2 * i if layout == 'sequential' else i, *hw, channels, SIZE=kernel.shape[-1], **sizes)
             source = z if mixed is None else mixed
-        log_sums = None if score_weight is None or count == 1 else empty_sums(batch * tokens, like=z)
-        keeps = count > 1 and (score_weight is not None or layout != 'parallel')
-        ctx.save_for_backward(z, maps if keeps else None, stage_mix, score_weight, score_bias, log_sums, *kernels)
+        log_sums = None if score_weight is None or count == 1 else allocate_sums(batch * tokens, like=z)
+        is_read = count > 1 and (score_weight is not None or layout != 'parallel')
+        ctx.save_for_backward(z, maps if is_read else None, stage_mix, score_weight, score_bias, log_sums, *kernels)
         ctx.hw, ctx.layout = hw, layout
         if count == 1:
             return maps[0]
         out = torch.empty_like(z)
-        grid, sizes = token_blocks(batch * tokens, channels, count)
+        grid, sizes = choose_token_blocks(batch * tokens, channels, count)
         aggregate_kernel[grid](maps, score_weight, score_bias, out, log_sums, batch * tokens, channels, **sizes)
         return out
 
@@ -241,21 +241,21 @@ class MixSpatially(torch.autograd.Function):
             grad_maps = grad[None]
         else:
             grad_maps = z.new_empty(count, *z.shape)
-            grid, sizes = token_blocks(batch * tokens, channels, count)
+            grid, sizes = choose_token_blocks(batch * tokens, channels, count)
             scored = score_weight is not None
-            weight_sums = empty_sums(*grid, count, channels, like=z) if scored else None
-            bias_sums = empty_sums(*grid, count, like=z) if scored else None
+            weight_sums = allocate_sums(*grid, count, channels, like=z) if scored else None
+            bias_sums = allocate_sums(*grid, count, like=z) if scored else None
             aggregate_backward_kernel[grid](maps, score_weight, score_bias, log_sums, grad, grad_maps, weight_sums, bias_sums,
                                             batch * tokens, channels, **sizes)
             if scored:
-                weight_grads = [gradient(needed[4], weight_sums.sum(0), score_weight),
-                                gradient(needed[5], bias_sums.sum(0), score_bias)]
+                weight_grads = [make_gradient(needed[4], weight_sums.sum(0), score_weight),
+                                make_gradient(needed[5], bias_sums.sum(0), score_bias)]
         taps, starts = join_taps(kernels)
-        sizes = tiling(ctx.hw, channels, BACKWARD_TILE)
-        grid = grid_of(ctx.hw, channels, batch, sizes)
+        sizes = choose_tile(ctx.hw, channels, BACKWARD_TILE)
+        grid = make_grid(ctx.hw, channels, batch, sizes)
         grad_z = torch.empty_like(z)
-        tap_sums = empty_sums(batch, grid[0], starts[-1], channels, like=z)
-        mix_sums = [empty_sums(grid[0] * grid[1] * grid[2], 2, like=z) for _ in kernels[1:]] if stage_mix is not None else []
+        tap_sums = allocate_sums(batch, grid[0], starts[-1], channels, like=z)
+        mix_sums = [allocate_sums(grid[0] * grid[1] * grid[2], 2, like=z) for _ in kernels[1:]] if stage_mix is not None else []
         for i in reversed(range(count)):
             chained = i > 0 and ctx.layout != 'parallel'
             reads_z = not chained or ctx.layout == 'sequential'
@@ -268,9 +268,9 @@ class MixSpatially(torch.autograd.Function):
         grad_mix = None
         if needed[3]:
             pairs = torch.stack(mix_sums).sum(1)
-            grad_mix = gradient(True, pairs if ctx.layout == 'sequential' else pairs[:, 1], stage_mix)
+            grad_mix = make_gradient(True, pairs if ctx.layout == 'sequential' else pairs[:, 1], stage_mix)
         tap_grads = tap_sums.sum(1).split([end - start for start, end in zip(starts, starts[1:])], 1)
-        kernel_grads = [gradient(want, part.transpose(1, 2), kernel)
+        kernel_grads = [make_gradient(want, part.transpose(1, 2), kernel)
                         for want, part, kernel in zip(needed[6:], tap_grads, kernels)]
         return (grad_z if needed[0] else None, None, None, grad_mix, *weight_grads, *kernel_grads)
 

@@ -1,53 +1,18 @@
-"""The end of an adapter: 3x3 depthwise convolution, residual, layer scale, and the shortcut with a scale of its own.
-
-Paper: AdaRoute, figure 3.
-"""
+"""Depthwise 3x3 with residual, layer scale and the shortcut, in one autograd function."""
 from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from mmparax.ops.depthwise import (add_identity, depthwise_backward, depthwise_conv2d, map_to_tokens, tokens_to_map)
-from mmparax.ops.functions import plain_backward
-from mmparax.ops.paths import native_ops, path_for, triton_ops
-
-HW = Tuple[int, int]
+from mmparax.ops.autograd import make_backward
+from mmparax.ops.reference.depthwise import add_identity, convolve_depthwise, differentiate_depthwise
+from mmparax.ops.token_maps import HW, map_to_tokens, tokens_to_map
 
 
 def conv_scale_shortcut(y: Tensor, hw: HW, weight: Tensor, bias: Tensor, layer_scale: Tensor, layer_bias: Tensor,
                         shortcut: Tensor, shortcut_scale: Optional[Tensor], shortcut_bias: Optional[Tensor]) -> Tensor:
-    """``layer_scale * (y + DWConv(y)) + layer_bias + shortcut_scale * shortcut + shortcut_bias``.
-
-    Args:
-        y: tokens (B, H*W, C).
-        hw: (H, W).
-        weight: (C, 1, 3, 3).
-        bias: (C,).
-        layer_scale: (C,).
-        layer_bias: (C,).
-        shortcut: (B, H*W, C).
-        shortcut_scale: (C,), or None for 1.
-        shortcut_bias: (C,), or None for 0.
-
-    Returns:
-        Tensor: (B, H*W, C).
-    """
-    arguments = (y, hw, weight, bias, layer_scale, layer_bias, shortcut, shortcut_scale, shortcut_bias)
-    path = path_for(shortcut)
-    if path == 'eager':
-        return eager(*arguments)
-    if path == 'triton':
-        return triton_ops().conv_scale_shortcut(*arguments)
-    return (native_ops().ConvScaleShortcut if path == 'native' else ConvScaleShortcut).apply(*arguments)
-
-
-def eager(y: Tensor, hw: HW, weight: Tensor, bias: Tensor, layer_scale: Tensor, layer_bias: Tensor, shortcut: Tensor,
-          shortcut_scale: Optional[Tensor], shortcut_bias: Optional[Tensor]) -> Tensor:
-    """:func:`conv_scale_shortcut`, step by step."""
-    y = layer_scale * (y + depthwise_conv2d(y, hw, weight, bias)) + layer_bias
-    if shortcut_scale is None:
-        return y + shortcut
-    return y + (shortcut_scale * shortcut + shortcut_bias)
+    """:func:`mmparax.ops.functional.conv_scale_shortcut`."""
+    return ConvScaleShortcut.apply(y, hw, weight, bias, layer_scale, layer_bias, shortcut, shortcut_scale, shortcut_bias)
 
 
 class ConvScaleShortcut(torch.autograd.Function):
@@ -59,22 +24,22 @@ class ConvScaleShortcut(torch.autograd.Function):
         all_bias = torch.addcmul(layer_bias, layer_scale, bias)
         if shortcut_bias is not None:
             all_bias += shortcut_bias
-        out = depthwise_conv2d(y, hw, layer_scale[:, None, None, None] * add_identity(weight), all_bias)
+        out = convolve_depthwise(y, hw, layer_scale[:, None, None, None] * add_identity(weight), all_bias)
         out = out.add_(shortcut) if shortcut_scale is None else out.addcmul_(shortcut, shortcut_scale)
         ctx.save_for_backward(y, weight, bias, layer_scale, shortcut, shortcut_scale)
         ctx.hw = hw
         return out.detach()  # autograd forbids in-place changes of a view that a function made
 
     @staticmethod
-    @plain_backward
+    @make_backward
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         y, weight, bias, layer_scale, shortcut, shortcut_scale = ctx.saved_tensors
         needs = ctx.needs_input_grad
         grad = grad.contiguous()
         kernel, scale = add_identity(weight), layer_scale[:, None, None, None]
         weights_need = any(needs[i] for i in (2, 3, 4))
-        dy, folded, total = depthwise_backward(tokens_to_map(grad, ctx.hw), tokens_to_map(y, ctx.hw), scale * kernel,
-                                               (needs[0], weights_need, any(needs[i] for i in (3, 4, 5, 8))))
+        dy, folded, total = differentiate_depthwise(tokens_to_map(grad, ctx.hw), tokens_to_map(y, ctx.hw), scale * kernel,
+                                                    (needs[0], weights_need, any(needs[i] for i in (3, 4, 5, 8))))
         dshortcut = dscale = None
         if shortcut_scale is None:
             dshortcut = grad

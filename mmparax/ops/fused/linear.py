@@ -1,24 +1,15 @@
-"""Linear maps of tokens whose matrix is another for each sample."""
+"""Linear maps of tokens whose matrix is another for each sample, as an autograd function."""
 from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from mmparax.ops.functions import plain_backward
-from mmparax.ops.paths import path_for
+from mmparax.ops.autograd import make_backward
 
 
 def sample_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight'`` of each sample.
-
-    Args:
-        x: (B, N, I).
-        weight: (B, O, I).
-
-    Returns:
-        Tensor: (B, N, O).
-    """
-    return x @ weight.transpose(1, 2) if path_for(x) == 'eager' else SampleLinear.apply(x, weight)
+    """:func:`mmparax.ops.functional.sample_linear`."""
+    return SampleLinear.apply(x, weight)
 
 
 class SampleLinear(torch.autograd.Function):
@@ -30,7 +21,7 @@ class SampleLinear(torch.autograd.Function):
         return x @ weight.transpose(1, 2)
 
     @staticmethod
-    @plain_backward
+    @make_backward
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, weight = ctx.saved_tensors
         return (grad @ weight if ctx.needs_input_grad[0] else None,

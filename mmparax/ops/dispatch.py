@@ -1,0 +1,85 @@
+"""Which backend an operation runs by.
+
+All give the same numbers within float tolerance. ``auto`` takes the fastest that can run; another choice is for
+comparison and for finding faults: ``with use_backend('reference'): ...`` or the environment variable ``MMPARAX_OPS``.
+"""
+import os
+from contextlib import contextmanager, nullcontext
+from typing import Iterator, Optional, Union
+
+import torch
+from torch import Tensor
+
+from mmparax.errors import bad_value, check_choice
+from mmparax.ops.cpu.build import load_library
+from mmparax.ops.triton import runs_on
+
+BACKENDS = ('auto', 'reference', 'fused', 'cpu', 'triton')
+VARIABLE = 'MMPARAX_OPS'
+_chosen = check_choice(VARIABLE, os.environ.get(VARIABLE, 'auto'), BACKENDS)
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Run the operations inside by one of ``BACKENDS``, in every thread of the process."""
+    global _chosen
+    before, _chosen = _chosen, check_choice('backend', backend, BACKENDS)
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+def get_backend() -> str:
+    """The choice that holds now, one of ``BACKENDS``."""
+    return _chosen
+
+
+def select_backend(x: Tensor) -> str:
+    """The backend, never ``'auto'``, that an operation on ``x`` runs by.
+
+    Raises:
+        ParameterError: if ``'cpu'`` was chosen and cannot work on ``x``.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return 'reference'  # the compiler fuses by itself, and a graph that leaves the process knows no custom functions
+    if _chosen == 'auto' and x.is_cuda and x.dtype != torch.float64 and runs_on(x.device):
+        return 'triton'
+    if _chosen in ('reference', 'triton'):
+        return _chosen
+    # What is fused relies on single precision throughout.
+    if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
+        return 'reference'
+    if _chosen == 'cpu' and not _can_run_in_c(x):
+        raise bad_value('backend', 'cpu', f'this tensor is {x.dtype} on {str(x.device)!r}, and the operations in C take '
+                        'float32 and float64 on CPUs, on Linux with a C compiler', "Use backend 'auto'.")
+    return 'fused' if _chosen == 'fused' or not _can_run_in_c(x) else 'cpu'
+
+
+def _can_run_in_c(x: Tensor) -> bool:
+    """Whether the operations in C can run on ``x``; they are compiled at the first question."""
+    plain = type(x) in (Tensor, torch.nn.Parameter)  # a stand-in, such as a FakeTensor, has no memory
+    return plain and x.device.type == 'cpu' and x.numel() > 0 and load_library(x.dtype) is not None
+
+
+def describe_backend(device: Union[str, torch.device], dtype: torch.dtype = torch.float32,
+                     autocast: Optional[torch.dtype] = None) -> str:
+    """Which backend runs, in what, for a line of a log: ``'cpu (C, float32, 2 threads)'``.
+
+    Args:
+        device: of the features.
+        dtype: of the features.
+        autocast: the type of automatic mixed precision, or None without.
+
+    Raises:
+        ParameterError: if ``'cpu'`` was chosen and cannot run there.
+    """
+    device = torch.device(device)
+    with torch.autocast(device.type, autocast) if autocast else nullcontext():
+        backend = select_backend(torch.empty(1, device=device, dtype=dtype))
+    numbers = str(autocast or dtype).removeprefix('torch.')
+    if backend == 'cpu':
+        threads = torch.get_num_threads() if load_library(dtype).has_openmp else 1
+        return f'cpu (C, {numbers}, {threads} thread{"s" * (threads != 1)})'
+    how = dict(reference='PyTorch, step by step', fused='PyTorch, fused autograd functions', triton='Triton kernels')[backend]
+    return f'{backend} ({how}, {numbers})'

@@ -1,0 +1,1 @@
+"""The operations as PyTorch autograd functions: fewer passes over memory, less kept for the backward; differentiable once."""
