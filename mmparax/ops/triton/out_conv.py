@@ -86,8 +86,8 @@ class ConvScaleShortcut(torch.autograd.Function):
         out = torch.empty_like(y, dtype=torch.promote_types(y.dtype, shortcut.dtype))
         sizes = choose_tile(hw, channels, FORWARD_TILE)
         forward_kernel[make_grid(hw, channels, batch, sizes)](y, flatten_taps(conv_weight), conv_bias, layer_scale, layer_bias,
-                                                           shortcut, shortcut_scale, shortcut_bias, out, *hw, channels,
-                                                           **sizes)
+                                                             shortcut, shortcut_scale, shortcut_bias, out, *hw, channels,
+                                                             **sizes)
         ctx.save_for_backward(y, conv_weight, conv_bias, layer_scale, layer_bias,
                               None if shortcut_scale is None else shortcut, shortcut_scale, shortcut_bias)
         ctx.hw, ctx.shortcut_dtype = hw, shortcut.dtype
