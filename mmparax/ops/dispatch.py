@@ -10,7 +10,7 @@ from typing import Iterator, Optional, Union
 import torch
 from torch import Tensor
 
-from mmparax.errors import bad_value, check_choice
+from mmparax.errors import ParameterError, check_choice
 from mmparax.ops.cpu.build import load_library
 from mmparax.ops.triton import runs_on
 
@@ -51,8 +51,8 @@ def select_backend(x: Tensor) -> str:
     if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
         return 'reference'
     if _chosen == 'cpu' and not _can_run_in_c(x):
-        raise bad_value('backend', 'cpu', f'this tensor is {x.dtype} on {str(x.device)!r}, and the operations in C take '
-                        'float32 and float64 on CPUs, on Linux with a C compiler', "Use backend 'auto'.")
+        raise ParameterError('backend', 'cpu', f'this tensor is {x.dtype} on {str(x.device)!r}, and the operations in C '
+                             'take float32 and float64 on CPUs, on Linux with a C compiler', "Use backend 'auto'.")
     return 'fused' if _chosen == 'fused' or not _can_run_in_c(x) else 'cpu'
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmparax.errors import bad_value
+from mmparax.errors import ParameterError
 from mmparax.ops.cpu.build import load_library
 from mmparax.ops.cpu.signatures import FUNCTIONS, READ, READ_LIST, WRITTEN, WRITTEN_LIST, Kind
 from mmparax.ops.token_maps import HW
@@ -16,7 +16,7 @@ LANE_BYTES = 64  # of the channels of one task
 def check_tokens(tokens: Tensor, hw: HW) -> Tensor:
     """Contiguous tokens, of whose number the operations rely on ``hw``."""
     if tokens.shape[1] != hw[0] * hw[1]:
-        raise bad_value('hw', hw, f'these are {tokens.shape[1]} tokens, which are no map of that size')
+        raise ParameterError('hw', hw, f'these are {tokens.shape[1]} tokens, which are no map of that size')
     return tokens.contiguous()
 
 

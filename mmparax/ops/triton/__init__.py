@@ -14,7 +14,7 @@ from typing import Any, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from mmparax.errors import bad_value
+from mmparax.errors import ParameterError
 from mmparax.ops.compiler import find_compiler
 from mmparax.ops.token_maps import HW
 
@@ -38,18 +38,18 @@ def runs_on(device: torch.device) -> bool:
 def _run(module: str, x: Tensor, *args: Any) -> Any:
     """Check that Triton can work on ``x``, then call ``run`` of a module, imported at its first use."""
     if not has_triton():
-        raise bad_value('backend', 'triton', "Triton, or the C compiler with Python's headers that it needs, is not installed "
-                        'here', "Install it, or use backend 'auto'.")
+        raise ParameterError('backend', 'triton', "Triton, or the C compiler with Python's headers that it needs, is not "
+                             'installed here', "Install it, or use backend 'auto'.")
     module = import_module(f'mmparax.ops.triton.{module}')
     if not (x.is_cuda or import_module('mmparax.ops.triton.common').INTERPRETED):
-        raise bad_value('backend', 'triton', f'Triton runs on GPUs and this tensor is on {str(x.device)!r}',
-                        "Use backend 'auto', or start Python with TRITON_INTERPRET=1 to interpret the kernels, slowly.")
+        raise ParameterError('backend', 'triton', f'Triton runs on GPUs and this tensor is on {str(x.device)!r}',
+                             "Use backend 'auto', or start Python with TRITON_INTERPRET=1 to interpret the kernels, slowly.")
     if x.dtype not in DTYPES:
-        raise bad_value('backend', 'triton', f'the kernels take {", ".join(map(str, DTYPES))} and this tensor is {x.dtype}',
-                        "Use backend 'fused' or 'reference'.")
+        raise ParameterError('backend', 'triton', f'the kernels take {", ".join(map(str, DTYPES))} and this tensor is '
+                             f'{x.dtype}', "Use backend 'fused' or 'reference'.")
     if x.shape[1] * x.shape[2] >= MAX_ELEMENTS:
-        raise bad_value('backend', 'triton', f'a sample must have fewer than {MAX_ELEMENTS} elements and this one is '
-                        f'{tuple(x.shape[1:])}', "Use backend 'fused' or 'reference'.")
+        raise ParameterError('backend', 'triton', f'a sample must have fewer than {MAX_ELEMENTS} elements and this one is '
+                             f'{tuple(x.shape[1:])}', "Use backend 'fused' or 'reference'.")
     with torch.cuda.device_of(x):
         return module.run(x, *args)
 
