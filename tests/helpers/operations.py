@@ -1,17 +1,25 @@
-"""The operations of AdaRoute's adapter with random arguments, by every path, for the tests of tests/test_ops."""
+"""The operations of AdaRoute's adapter with random arguments, by every backend, for the tests of tests/test_ops."""
 import torch
 
-from mmparax.ops import mixing, norm_conv, out_conv
-from mmparax.ops.native import functions as native
-from mmparax.ops.paths import use_path
+from mmparax.ops import functional
+from mmparax.ops.cpu import mixing as cpu_mixing
+from mmparax.ops.cpu import norm_conv as cpu_norm_conv
+from mmparax.ops.cpu import out_conv as cpu_out_conv
+from mmparax.ops.dispatch import use_backend
+from mmparax.ops.fused import mixing as fused_mixing
+from mmparax.ops.fused import norm_conv as fused_norm_conv
+from mmparax.ops.fused import out_conv as fused_out_conv
 
 # Float64 rounds by 1e-16, and no sum here has more than some thousand terms of about 1: what differs by rounding alone
 # differs by less than 1e-11, and a wrong term by far more.
 CLOSE = dict(rtol=1e-11, atol=1e-11)
-FUNCTIONS = dict(norm_conv=norm_conv.scaled_norm_conv, mixing=mixing.mix_spatially, out_conv=out_conv.conv_scale_shortcut)
+FUNCTIONS = dict(norm_conv=functional.scaled_norm_conv, mixing=functional.mix_spatially,
+                 out_conv=functional.conv_scale_shortcut)
 MADE_BY = dict(
-    fused=dict(norm_conv=norm_conv.ScaledNormConv, mixing=mixing.MixSpatially, out_conv=out_conv.ConvScaleShortcut),
-    native=dict(norm_conv=native.ScaledNormConv, mixing=native.MixSpatially, out_conv=native.ConvScaleShortcut),
+    fused=dict(norm_conv=fused_norm_conv.ScaledNormConv, mixing=fused_mixing.MixSpatially,
+               out_conv=fused_out_conv.ConvScaleShortcut),
+    cpu=dict(norm_conv=cpu_norm_conv.ScaledNormConv, mixing=cpu_mixing.MixSpatially,
+             out_conv=cpu_out_conv.ConvScaleShortcut),
 )
 
 
@@ -49,31 +57,31 @@ def tensors(arguments):
     return {name: value for name, value in flat.items() if isinstance(value, torch.Tensor)}
 
 
-def took(operation, out):
-    """The path whose function made ``out``."""
-    return next((path for path, functions in MADE_BY.items()
-                 if isinstance(out.grad_fn, functions[operation]._backward_cls)), 'eager')
+def find_backend(operation, out):
+    """The backend whose function made ``out``."""
+    return next((backend for backend, functions in MADE_BY.items()
+                 if isinstance(out.grad_fn, functions[operation]._backward_cls)), 'reference')
 
 
-def results(operation, arguments, path, loss=None):
-    """Outputs and gradients by one path; the loss weighs every number of every output differently, if it is not given."""
+def compute_all(operation, arguments, backend, loss=None):
+    """Outputs and gradients by one backend; the loss weighs every number of every output differently, if it is not given."""
     if loss is None:
         def loss(outs):
             generator = torch.Generator().manual_seed(7)
             weights = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype) for out in outs]
             return sum((out * weight).sum() for out, weight in zip(outs, weights))
-    with use_path(path):
+    with use_backend(backend):
         outs = FUNCTIONS[operation](**arguments)
     outs = outs if isinstance(outs, tuple) else (outs, )
-    assert took(operation, outs[0]) == path
+    assert find_backend(operation, outs[0]) == backend
     wanted = {name: tensor for name, tensor in tensors(arguments).items() if tensor.requires_grad}
     grads = torch.autograd.grad(loss(outs), list(wanted.values()))
     return {**{f'output {i}': out for i, out in enumerate(outs)}, **dict(zip(wanted, grads))}
 
 
-def assert_equal(operation, arguments, path, loss=None):
-    """Outputs and gradients by ``path`` are those of the eager path."""
-    expected, found = (results(operation, arguments, each, loss) for each in ('eager', path))
+def assert_equal(operation, arguments, backend, loss=None):
+    """Outputs and gradients by ``backend`` are those of the reference."""
+    expected, found = (compute_all(operation, arguments, each, loss) for each in ('reference', backend))
     assert len(expected) > 1
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, **CLOSE, msg=lambda text, name=name: f'{name}: {text}')

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from mmparax.adapters.adaroute import AdaRouteAdapter, ExpertCenter
-from mmparax.ops import kernels
-from mmparax.ops.paths import use_path
+from mmparax.ops import triton as operations
+from mmparax.ops.dispatch import use_backend
 
 DTYPES = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
 
@@ -23,9 +23,9 @@ def conv_case(name, batch, hw, channels, dtype='float32', full=False, **options)
 
 
 def mix_case(batch, hw, channels, sizes, layout='sequential', scored=True, dtype='float32', full=False):
-    label = '-'.join(['mix_spatially', f'b{batch}', 'x'.join(map(str, hw)), f'r{channels}', dtype, ''.join(map(str, sizes)),
+    label = '-'.join(['sum_convolutions', f'b{batch}', 'x'.join(map(str, hw)), f'r{channels}', dtype, ''.join(map(str, sizes)),
                       layout, 'scored' if scored else 'mean'])
-    return dict(id=label, full=full, name='mix_spatially', batch=batch, hw=hw, channels=channels, dtype=dtype,
+    return dict(id=label, full=full, name='sum_convolutions', batch=batch, hw=hw, channels=channels, dtype=dtype,
                 options=dict(sizes=sizes, layout=layout, scored=scored))
 
 
@@ -93,7 +93,7 @@ def conv_scale_shortcut(y, hw, conv_weight, conv_bias, layer_scale, layer_bias, 
     return layer_scale * (y + conv(y, hw, conv_weight, conv_bias)) + layer_bias + shortcut,
 
 
-def mix_spatially(z, hw, stack, stage_mix, layout, weight, bias):
+def sum_convolutions(z, hw, stack, stage_mix, layout, weight, bias):
     outputs = []
     for i, kernel in enumerate(stack):
         source = z
@@ -157,7 +157,7 @@ def errors(case):
     expected = globals()[case['name']](*(value for _, value in exact))
     out_dtype = case['options'].get('out_dtype')
     extra = {} if out_dtype is None else dict(out_dtype=DTYPES[out_dtype])
-    found = getattr(kernels, case['name'])(*(value for _, value in ours), **extra)
+    found = getattr(operations, case['name'])(*(value for _, value in ours), **extra)
     found = found if isinstance(found, tuple) else (found, )
     weights = [torch.rand(out.shape).to(out.dtype) for out in found]
     dtypes = [str(out.dtype) for out in found]
@@ -172,7 +172,7 @@ def errors(case):
 
 
 def adapter_errors():
-    """As :func:`errors`, for an adapter on the triton path against itself on the eager path.
+    """As :func:`errors`, for an adapter by the Triton kernels against itself by the reference.
 
     Its gradients are those that two backward passes accumulated and that then were scaled in place, as accumulation and
     clipping do: a gradient that shares memory with another is wrong by now.
@@ -182,29 +182,29 @@ def adapter_errors():
                               True, 'trunc_normal')
     torch.nn.init.ones_(adapter.norm_scale)
     x, weight, results = uniform(2, 12, 24), torch.rand(2, 12, 24), {}
-    for path in ('eager', 'triton'):
+    for backend in ('reference', 'triton'):
         named = dict(x=x, **dict(adapter.named_parameters()), **dict(adapter.center.named_parameters()))
         for tensor in named.values():
             tensor.grad = None
         for _ in range(2):
-            with use_path(path):
+            with use_backend(backend):
                 out = adapter(x, (3, 4))
             (out * weight).sum().backward()
         for tensor in named.values():
             tensor.grad.mul_(0.5)
-        results[path] = {**{name: tensor.grad for name, tensor in named.items()}, 'out': out}
+        results[backend] = {**{name: tensor.grad for name, tensor in named.items()}, 'out': out}
     return dict(dtypes=[str(out.dtype)], errors={
         name: ((results['triton'][name] - exact).abs().max() / exact.abs().max().clamp_min(1e-30)).item()
-        for name, exact in results['eager'].items()})
+        for name, exact in results['reference'].items()})
 
 
-def compiled(capability):
-    """{kernel: the targets it was compiled for}, of every kernel that the operations launch for some real sizes."""
+def compile_all(capability):
+    """The kernels that there are and, {kernel: the targets it was compiled for}, those that the operations launch."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    from mmparax.ops.kernels import common
+    from mmparax.ops.triton import common, mixing, norm_conv, out_conv
 
     class Device:
         """Stands in for the driver of a GPU, which Triton asks what to compile for."""
@@ -223,23 +223,29 @@ def compiled(capability):
 
     launch, results = JITFunction.run, {}
 
+    def label(kernel):
+        return f'{kernel.module.rpartition(".")[2]}.{kernel.fn.__name__}'
+
     def compile_only(kernel, *args, grid, warmup, **constants):
         binary = launch(kernel, *args, grid=grid, warmup=True, **constants)
         assert binary.asm['cubin']
         target = next(line.split()[1] for line in binary.asm['ptx'].splitlines() if line.startswith('.target'))
-        results.setdefault(f'{kernel.module.rpartition(".")[2]}.{kernel.fn.__name__}', set()).add(target)
+        results.setdefault(label(kernel), set()).add(target)
 
     driver.set_active(Device)
     JITFunction.run, common.INTERPRETED = compile_only, True
     for case in COMPILED:
-        found = getattr(kernels, case['name'])(*(value for _, value in arguments(case)))
+        found = getattr(operations, case['name'])(*(value for _, value in arguments(case)))
         sum(out.float().sum() for out in (found if isinstance(found, tuple) else (found, ))).backward()
-    return {name: sorted(targets) for name, targets in results.items()}
+    # Functions of kernels are JITFunctions, too; only a kernel's name ends so.
+    kernels = {label(value) for module in (mixing, norm_conv, out_conv) for name, value in vars(module).items()
+               if isinstance(value, JITFunction) and name.endswith('_kernel')}
+    return dict(kernels=sorted(kernels), compiled={name: sorted(targets) for name, targets in results.items()})
 
 
 def main(path, task):
     if task.isdigit():
-        results = compiled(int(task))
+        results = compile_all(int(task))
     else:
         results = {case['id']: errors(case) for case in CASES if case['full'] == (task == 'full')}
         results['adapter'] = adapter_errors()

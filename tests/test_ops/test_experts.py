@@ -7,19 +7,19 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from helpers.cases import adapter_and_center, build, perturb
-from mmparax.ops import experts
-from mmparax.ops.experts import summed_at_once
-from mmparax.ops.paths import use_path
+from mmparax.ops.fused import experts
+from mmparax.ops.functional import sum_expert_gradients_once
+from mmparax.ops.dispatch import use_backend
 from mmparax.ops.recompute import recompute
 
 # More than one expert in each stage: a softmax over one gives its router no gradient.
 SMALL = dict(arch=dict(embed_dims=8, depths=[2, 2], num_heads=[1, 2]), out_indices=(0, 1), pad_small_map=True)
-PATHS = pytest.mark.parametrize('path', ['fused', 'native'])
+BACKENDS = pytest.mark.parametrize('backend', ['fused', 'cpu'])
 
 
 @pytest.fixture(autouse=True)
 def automatic():
-    with use_path('auto'):
+    with use_backend('auto'):
         yield
 
 
@@ -44,10 +44,10 @@ def expert_parameters(model):
     return {name: value for name, value in model.named_parameters() if name.startswith('expert_centers.')}
 
 
-def gradients(model, step, path):
+def gradients(model, step, backend):
     """Gradients of all parameters, and of the inputs that ``step(model)`` returns, by one path."""
     model.zero_grad()
-    with use_path(path):
+    with use_backend(backend):
         inputs = step(model)
     grads = {f'input {i}': x.grad for i, x in enumerate(inputs)}
     return {**grads, **{name: value.grad for name, value in model.named_parameters() if value.requires_grad}}
@@ -173,28 +173,28 @@ def shared_model():
     return make()
 
 
-@PATHS
-def test_one_backward(shared_model, path):
-    found, expected = (gradients(shared_model, once, each) for each in (path, 'eager'))
+@BACKENDS
+def test_one_backward(shared_model, backend):
+    found, expected = (gradients(shared_model, once, each) for each in (backend, 'reference'))
     assert_close(found, expected)
     assert all(found[name].abs().max() > 0 for name in expert_parameters(shared_model))
 
 
 @pytest.mark.parametrize('step', STEPS, ids=lambda step: step.__name__)
 def test_every_way_to_go_back(shared_model, step):
-    assert_close(*(gradients(shared_model, step, each) for each in ('auto', 'eager')))
+    assert_close(*(gradients(shared_model, step, each) for each in ('auto', 'reference')))
 
 
 @pytest.mark.parametrize('again', [False, True], ids=['kept', 'recomputed'])
-@PATHS
-def test_training_with_accumulation_and_clipping_goes_the_same_way(shared_model, path, again):
+@BACKENDS
+def test_training_with_accumulation_and_clipping_goes_the_same_way(shared_model, backend, again):
     """Both work on gradients in place, which must be nobody else's."""
     trained = {}
-    for each in ('eager', path):
+    for each in ('reference', backend):
         model = copy.deepcopy(shared_model)
         parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         optimizer = torch.optim.SGD(parameters.values(), lr=0.01, momentum=0.9)
-        with use_path(each), recompute(again and each == path):
+        with use_backend(each), use_recomputation(again and each == backend):
             for step in range(3):
                 for batch in range(2):
                     (loss_of(model(picture(2 * step + batch))) / 2).backward()
@@ -202,11 +202,11 @@ def test_training_with_accumulation_and_clipping_goes_the_same_way(shared_model,
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=step == 1)
         trained[each] = {name: value.detach() for name, value in parameters.items()}
-    moved = [name for name, value in shared_model.named_parameters() if name in trained['eager'] and
-             not torch.equal(trained['eager'][name], value)]
-    assert len(moved) == len(trained['eager'])
-    for name, value in trained['eager'].items():
-        torch.testing.assert_close(trained[path][name], value, rtol=1e-10, atol=1e-10,
+    moved = [name for name, value in shared_model.named_parameters() if name in trained['reference'] and
+             not torch.equal(trained['reference'][name], value)]
+    assert len(moved) == len(trained['reference'])
+    for name, value in trained['reference'].items():
+        torch.testing.assert_close(trained[backend][name], value, rtol=1e-10, atol=1e-10,
                                    msg=lambda text, name=name: f'{name}: {text}')
 
 
@@ -215,7 +215,7 @@ def test_training_with_accumulation_and_clipping_goes_the_same_way(shared_model,
     ('adaroute-no-kernels', {}), ('adaroute-no-sa', {}), ('adaroute-one-site', {})], ids=str)
 def test_other_backbones(method, options):
     model = make(method, **options)
-    assert_close(*(gradients(model, once, each) for each in ('auto', 'eager')))
+    assert_close(*(gradients(model, once, each) for each in ('auto', 'reference')))
 
 
 @pytest.mark.parametrize('index', [0, 1])
@@ -226,7 +226,7 @@ def test_the_output_of_one_stage_alone(shared_model, index):
         model(x)[index].sin().sum().backward()
         return [x]
 
-    found, expected = (gradients(shared_model, one, each) for each in ('auto', 'eager'))
+    found, expected = (gradients(shared_model, one, each) for each in ('auto', 'reference'))
     assert_close(found, expected, ('norm0', ) if index else ('norm1', 'stages.1', 'expert_centers.1'))
     assert [name for name, value in found.items() if value is None and name.startswith('expert_centers')] == (
         [] if index else [name for name in expert_parameters(shared_model) if name.startswith('expert_centers.1')])
@@ -238,14 +238,14 @@ def test_experts_that_are_partly_frozen(frozen):
     model = make()
     for name, value in expert_parameters(model).items():
         value.requires_grad_(not name.endswith(frozen))
-    assert_close(*(gradients(model, once, each) for each in ('auto', 'eager')))
+    assert_close(*(gradients(model, once, each) for each in ('auto', 'reference')))
     assert all((value.grad is None) == name.endswith(frozen) for name, value in expert_parameters(model).items())
 
 
 def test_gradients_of_chosen_experts_alone(shared_model):
     named, found = expert_parameters(shared_model), []
-    for path in ('auto', 'eager'):
-        with use_path(path):
+    for backend in ('auto', 'reference'):
+        with use_backend(backend):
             loss = loss_of(shared_model(picture()))
         found.append({name: torch.autograd.grad(loss, value, retain_graph=True)[0] for name, value in named.items()})
     assert_close(*found)
@@ -262,7 +262,7 @@ def test_an_adapter_outside_a_backbone():
         return [x]
 
     both = torch.nn.ModuleList([adapter, center])
-    assert_close(*(gradients(both, two_calls, each) for each in ('auto', 'eager')))
+    assert_close(*(gradients(both, two_calls, each) for each in ('auto', 'reference')))
 
 
 @pytest.mark.parametrize('use_reentrant', [True, False])
@@ -274,7 +274,7 @@ def test_some_adapters_are_checkpointed(use_reentrant):
 
     def step(first, second):
 
-        @summed_at_once
+        @sum_expert_gradients_once
         def forward(x):
             for is_checkpointed in (first, second):
                 x = checkpoint(adapter, x, (5, 7), use_reentrant=use_reentrant) if is_checkpointed else adapter(x, (5, 7))
@@ -287,7 +287,7 @@ def test_some_adapters_are_checkpointed(use_reentrant):
 
         return call
 
-    expected = gradients(both, step(False, False), 'eager')
+    expected = gradients(both, step(False, False), 'reference')
     for first, second in ((True, False), (False, True), (True, True)):
         assert_close(gradients(both, step(first, second), 'auto'), expected)
 
@@ -296,7 +296,7 @@ def test_a_forward_inside_a_forward(shared_model):
     """As of a teacher that a student calls; and nothing stays open behind."""
     inner = make()
 
-    @summed_at_once
+    @sum_expert_gradients_once
     def outer(x):
         return loss_of(shared_model(x)) * loss_of(inner(x))
 
@@ -306,7 +306,7 @@ def test_a_forward_inside_a_forward(shared_model):
         return [x]
 
     both = torch.nn.ModuleList([shared_model, inner])
-    assert_close(*(gradients(both, step, each) for each in ('auto', 'eager')))
+    assert_close(*(gradients(both, step, each) for each in ('auto', 'reference')))
     assert experts._open.shared is None
 
 
@@ -348,7 +348,7 @@ def test_second_derivatives_are_refused(shared_model, wanted):
         (loss + sum(grad.square().sum() for grad in grads)).backward()
 
 
-def test_half_precision_mixes_as_the_eager_path():
+def test_half_precision_mixes_as_the_reference():
     model = make().float()
 
     def step(module):
@@ -357,5 +357,5 @@ def test_half_precision_mixes_as_the_eager_path():
         loss_of(out.float() for out in outs).backward()
         return []
 
-    found, expected = (gradients(model, step, path) for path in ('auto', 'eager'))
+    found, expected = (gradients(model, step, backend) for backend in ('auto', 'reference'))
     assert all(torch.equal(found[name], value) for name, value in expected.items())

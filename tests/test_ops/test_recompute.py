@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_leaves
 from helpers.cases import adapter_and_center, build, images, perturb
 from mmparax.analysis.saved_memory import SavedBytes
 from mmparax.backbones.sites import adapter_modules
-from mmparax.ops.paths import use_path
-from mmparax.ops.recompute import keeping_all, recompute, worthwhile
+from mmparax.ops.dispatch import use_backend
+from mmparax.ops.recompute import disable_recomputation, recompute, should_recompute
 
 HW = (5, 7)
-PATHS = pytest.mark.parametrize('path', ['eager', 'fused', 'native'])
+BACKENDS = pytest.mark.parametrize('backend', ['reference', 'fused', 'cpu'])
 OPTIONS = pytest.mark.parametrize('options', [{}, dict(kernel_sizes=()), dict(shortcut_scale=False, conv_layout='parallel')],
                                   ids=str)
 
@@ -56,10 +56,10 @@ def tokens(batch=2, dim=12, **options):
     return torch.randn(batch, HW[0] * HW[1], dim, **options).requires_grad_()
 
 
-def results(adapter, named, x, wanted, path='auto', autocast=nullcontext):
+def results(adapter, named, x, wanted, backend='auto', autocast=nullcontext):
     """Output and gradients."""
     named = dict(named, **{'x': x} if x.requires_grad else {})
-    with use_path(path), recompute(wanted):
+    with use_backend(backend), use_recomputation(wanted):
         with autocast():
             out = adapter(x, HW)
         grads = torch.autograd.grad(out.float().sin().sum(), list(named.values()))
@@ -72,32 +72,32 @@ def assert_same(found, expected):
     assert not different
 
 
-@PATHS
+@BACKENDS
 @OPTIONS
 @pytest.mark.parametrize('autocast', [nullcontext, bfloat16], ids=['float32', 'bfloat16'])
 @pytest.mark.parametrize('batch', [1, 3])
-def test_outputs_and_gradients_are_the_same_bits(path, options, autocast, batch):
+def test_outputs_and_gradients_are_the_same_bits(backend, options, autocast, batch):
     adapter, named = make(**options)
     x = tokens(batch)
-    assert_same(results(adapter, named, x, True, path, autocast), results(adapter, named, x, False, path, autocast))
+    assert_same(results(adapter, named, x, True, backend, autocast), results(adapter, named, x, False, backend, autocast))
 
 
-@PATHS
-def test_an_input_without_gradient_too(path):
+@BACKENDS
+def test_an_input_without_gradient_too(backend):
     adapter, named = make()
     x = tokens().detach()
-    assert_same(results(adapter, named, x, True, path), results(adapter, named, x, False, path))
+    assert_same(results(adapter, named, x, True, backend), results(adapter, named, x, False, backend))
 
 
-@PATHS
+@BACKENDS
 @pytest.mark.parametrize('autocast', [nullcontext, bfloat16], ids=['float32', 'bfloat16'])
-def test_fewer_bytes_are_held(path, autocast):
+def test_fewer_bytes_are_held(backend, autocast):
     dim, held = 64, {}
     adapter, _ = make(dim=dim)
     x = tokens(dim=dim)
     for wanted in (None, False, True):
         alive = Alive()
-        with use_path(path), recompute(wanted), autocast(), alive:
+        with use_backend(backend), use_recomputation(wanted), autocast(), alive:
             out = adapter(x, HW)
         held[wanted] = alive.bytes
         del out
@@ -106,32 +106,32 @@ def test_fewer_bytes_are_held(path, autocast):
     assert held[False] - held[True] >= 2 * (dim + 8) * (x.numel() // dim) * (4 if autocast is nullcontext else 2)
 
 
-@PATHS
+@BACKENDS
 @pytest.mark.parametrize('wanted', [False, True])
-def test_a_slice_of_tokens_is_copied_once(path, wanted):
+def test_a_slice_of_tokens_is_copied_once(backend, wanted):
     """As a ViT's patches behind its class token are; both ends of an adapter need it."""
     adapter, _ = make(dim=64)
     whole = tokens(dim=64)
     held = []
     for x in (whole, torch.cat([whole, whole], 1)[:, :whole.shape[1]]):
         alive = Alive()
-        with use_path(path), recompute(wanted), alive:
+        with use_backend(backend), use_recomputation(wanted), alive:
             out = adapter(x, HW)
         held.append(alive.bytes)
         del out
     assert held[1] - held[0] == whole.numel() * whole.element_size()
 
 
-@PATHS
-def test_bytes_are_those_that_autograd_counts(path):
+@BACKENDS
+def test_bytes_are_those_that_autograd_counts(backend):
     adapter, named = make(dim=64)
     x = tokens(dim=64)
     less = []
     for wanted in (False, True):
         counter, alive = SavedBytes([*named.values(), x]), Alive()
-        with use_path(path), recompute(wanted), counter.counting():
+        with use_backend(backend), use_recomputation(wanted), counter.counting():
             adapter(x, HW)
-        with use_path(path), recompute(wanted), alive:
+        with use_backend(backend), use_recomputation(wanted), alive:
             out = adapter(x, HW)
         less.append((counter.total, alive.bytes))
         del out
@@ -145,7 +145,7 @@ def test_checkpointing_holds_what_it_holds_alone():
     held = {}
     for wanted in (None, False, True):
         alive = Alive()
-        with recompute(wanted), alive:
+        with use_recomputation(wanted), alive:
             outs = model(images())
         held[wanted] = alive.bytes
         del outs
@@ -159,7 +159,7 @@ def test_checkpointing_and_recomputing_give_the_same_gradients():
     found = {}
     for name, model, wanted in (('expected', plain, False), ('recomputed', plain, True), ('both', checkpointed, True)):
         model.zero_grad()
-        with recompute(wanted):
+        with use_recomputation(wanted):
             sum(out.square().mean() for out in model(images())).backward()
         found[name] = {key: parameter.grad.clone() for key, parameter in model.named_parameters() if parameter.requires_grad}
     assert_same(found['recomputed'], found['expected'])
@@ -169,7 +169,7 @@ def test_checkpointing_and_recomputing_give_the_same_gradients():
 
 def test_a_model_can_be_copied_while_its_graph_is_alive():
     model = build('adaroute').eval()
-    with recompute(True):
+    with use_recomputation(True):
         outs = model(images())
         stored = io.BytesIO()
         pickle.dump(model, stored)
@@ -180,61 +180,61 @@ def test_a_model_can_be_copied_while_its_graph_is_alive():
     assert all(parameter.grad is not None for _, module in adapter_modules(model) for parameter in module.parameters())
 
 
-@PATHS
-def test_a_graph_can_be_used_twice(path):
+@BACKENDS
+def test_a_graph_can_be_used_twice(backend):
     adapter, named = make()
     x = tokens()
-    with use_path(path), recompute(True):
+    with use_backend(backend), use_recomputation(True):
         out = adapter(x, HW).sin().sum()
         first, second = (torch.autograd.grad(out, list(named.values()), retain_graph=True) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(first, second))
 
 
-def test_second_derivatives_are_those_of_the_eager_path():
+def test_second_derivatives_are_those_of_the_reference():
     adapter, _ = make()
     x, found = tokens(), []
     for wanted in (False, True):
-        with use_path('eager'), recompute(wanted):
+        with use_backend('reference'), use_recomputation(wanted):
             grad, = torch.autograd.grad(adapter(x, HW).sin().sum(), x, create_graph=True)
             found.append(torch.autograd.grad(grad.square().sum(), x)[0])
     assert torch.equal(*found) and found[0].abs().max() > 0
 
 
-@pytest.mark.parametrize('path', ['fused', 'native'])
-def test_fast_paths_refuse_second_derivatives(path):
+@pytest.mark.parametrize('backend', ['fused', 'cpu'])
+def test_fast_paths_refuse_second_derivatives(backend):
     adapter, _ = make()
     x = tokens()
-    with use_path(path):
+    with use_backend(backend):
         grad, = torch.autograd.grad(adapter(x, HW).sin().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.square().sum().backward()
 
 
-@PATHS
-def test_without_gradients_nothing_is_kept(path):
+@BACKENDS
+def test_without_gradients_nothing_is_kept(backend):
     adapter, _ = make()
     x = tokens()
     for mode in (torch.no_grad, torch.inference_mode):
         alive = Alive()
-        with use_path(path), recompute(True), mode():
-            assert not worthwhile(x)
+        with use_backend(backend), use_recomputation(True), mode():
+            assert not should_recompute(x)
             with alive:
                 out = adapter(x, HW)
         assert not out.requires_grad and alive.bytes <= out.untyped_storage().nbytes()
-    with use_path(path), recompute(False):
+    with use_backend(backend), use_recomputation(False):
         assert torch.equal(out, adapter(x, HW))
 
 
-@pytest.mark.parametrize('forward, backward', [('eager', 'fused'), ('fused', 'eager'), ('native', 'eager'),
-                                               ('fused', 'native')])
+@pytest.mark.parametrize('forward, backward', [('reference', 'fused'), ('fused', 'reference'), ('cpu', 'reference'),
+                                               ('fused', 'cpu')])
 def test_a_backward_elsewhere_computes_by_the_path_of_the_forward(forward, backward):
     """Tokens that lie the other way round in memory stay so on one path and not on the other."""
     adapter, named = make()
     x = torch.randn(2, 12, 35).transpose(1, 2).requires_grad_()
     expected = results(adapter, named, x, False, forward)
-    with use_path(forward), recompute(True):
+    with use_backend(forward), use_recomputation(True):
         out = adapter(x, HW)
-    with use_path(backward):
+    with use_backend(backward):
         grads = torch.autograd.grad(out.sin().sum(), [*named.values(), x])
     assert_same(dict(zip([*named, 'x'], grads), out=out.detach()), expected)
 
@@ -244,7 +244,7 @@ def test_a_backward_under_autocast_leaves_no_casts_behind():
     adapter, named = make()
     x = tokens()
     expected = results(adapter, named, x, False, autocast=bfloat16)
-    with recompute(True):
+    with use_recomputation(True):
         with bfloat16():
             first = adapter(x, HW)
         with bfloat16():
@@ -257,7 +257,7 @@ def test_a_backward_under_autocast_leaves_no_casts_behind():
 def test_an_input_that_changed_since_is_noticed():
     adapter, _ = make()
     x = tokens() + 0
-    with recompute(True):
+    with use_recomputation(True):
         out = adapter(x, HW)
     x.mul_(2)
     with pytest.raises(RuntimeError, match='modified by an inplace operation'):
@@ -266,22 +266,22 @@ def test_an_input_that_changed_since_is_noticed():
 
 def test_choices_end_where_they_began():
     x = torch.zeros(1)
-    assert not worthwhile(x)
-    with recompute(True):
-        assert worthwhile(x) and not keeping_all(worthwhile)(x) and worthwhile(x)
+    assert not should_recompute(x)
+    with use_recomputation(True):
+        assert should_recompute(x) and not disable_recomputation(should_recompute)(x) and should_recompute(x)
         with pytest.raises(KeyError):
-            with recompute(False):
-                assert not worthwhile(x)
+            with use_recomputation(False):
+                assert not should_recompute(x)
                 raise KeyError
         with pytest.raises(ZeroDivisionError):
-            keeping_all(lambda: 1 / 0)()
-        with recompute(None):
-            assert not worthwhile(x)
-        assert worthwhile(x)
-    assert not worthwhile(x)
+            disable_recomputation(lambda: 1 / 0)()
+        with use_recomputation(None):
+            assert not should_recompute(x)
+        assert should_recompute(x)
+    assert not should_recompute(x)
 
 
 def test_a_compiled_graph_recomputes_by_itself(monkeypatch):
     monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
-    with recompute(True):
-        assert not worthwhile(torch.zeros(1)) and keeping_all(len) is len
+    with use_recomputation(True):
+        assert not should_recompute(torch.zeros(1)) and disable_recomputation(len) is len

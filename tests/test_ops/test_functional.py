@@ -1,4 +1,4 @@
-"""The fast paths of AdaRoute's operations are the eager one, in value and in every gradient."""
+"""The fast paths of AdaRoute's operations are the reference, in value and in every gradient."""
 import pytest
 import torch
 
@@ -15,40 +15,40 @@ from helpers.operations import (
     tensors,
 )
 from mmparax.errors import ParameterError
-from mmparax.ops import mixing
-from mmparax.ops.paths import use_path
+from mmparax.ops.reference.mixing import LAYOUTS
+from mmparax.ops.dispatch import use_backend
 
 MAPS = [(5, 7), (1, 9), (1, 1)]
 KERNEL_SETS = [(3, 5, 7), (5, ), (3, 3, 3), (5, 7, 9)]
-ALL_PATHS = pytest.mark.parametrize('path', ['eager', 'fused', 'native'])
+ALL_BACKENDS = pytest.mark.parametrize('backend', ['reference', 'fused', 'cpu'])
 OPERATIONS = pytest.mark.parametrize('operation', list(ARGUMENTS))
 
 
-@pytest.fixture(params=['fused', 'native'])
+@pytest.fixture(params=['fused', 'cpu'])
 def path(request):
     return request.param
 
 
 @pytest.mark.parametrize('hw', MAPS, ids=str)
 @pytest.mark.parametrize('batch', [1, 3])
-def test_norm_conv_is_the_eager_one(path, batch, hw):
-    assert_equal('norm_conv', norm_conv_arguments(batch, hw), path)
+def test_norm_conv_is_the_reference(backend, batch, hw):
+    assert_equal('norm_conv', norm_conv_arguments(batch, hw), backend)
 
 
 @pytest.mark.parametrize('hw', MAPS, ids=str)
 @pytest.mark.parametrize('batch', [1, 3])
 @pytest.mark.parametrize('scaled', [True, False])
-def test_out_conv_is_the_eager_one(path, batch, hw, scaled):
-    assert_equal('out_conv', out_conv_arguments(batch, hw, scaled), path)
+def test_out_conv_is_the_reference(backend, batch, hw, scaled):
+    assert_equal('out_conv', out_conv_arguments(batch, hw, scaled), backend)
 
 
 @pytest.mark.parametrize('hw', MAPS, ids=str)
 @pytest.mark.parametrize('batch', [1, 3])
 @pytest.mark.parametrize('sizes', KERNEL_SETS, ids=str)
-@pytest.mark.parametrize('layout', mixing.LAYOUTS)
+@pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('scored', [True, False])
-def test_mixing_is_the_eager_one(path, batch, hw, sizes, layout, scored):
-    assert_equal('mixing', mixing_arguments(batch, hw, sizes, layout, scored and len(sizes) > 1), path)
+def test_mixing_is_the_reference(backend, batch, hw, sizes, layout, scored):
+    assert_equal('mixing', mixing_arguments(batch, hw, sizes, layout, scored and len(sizes) > 1), backend)
 
 
 @pytest.mark.full
@@ -56,19 +56,19 @@ def test_mixing_is_the_eager_one(path, batch, hw, sizes, layout, scored):
 @pytest.mark.parametrize('hw', [(17, 19), (2, 33), (40, 1)], ids=str)
 @pytest.mark.parametrize('batch', [1, 4])
 @pytest.mark.parametrize('channels', [1, 33])
-def test_larger_maps_are_the_eager_ones(path, operation, hw, batch, channels):
-    assert_equal(operation, ARGUMENTS[operation](batch, hw, channels=channels), path)
+def test_larger_maps_are_the_reference(backend, operation, hw, batch, channels):
+    assert_equal(operation, ARGUMENTS[operation](batch, hw, channels=channels), backend)
 
 
 GRADCHECKS = [('norm_conv', {}), ('out_conv', dict(scaled=True)), ('out_conv', dict(scaled=False))]
 GRADCHECKS += [('mixing', dict(sizes=(3, 5), layout=layout, scored=scored))
-               for layout in mixing.LAYOUTS for scored in (True, False)]
+               for layout in LAYOUTS for scored in (True, False)]
 GRADCHECKS += [('mixing', dict(sizes=(5, ), scored=False)), ('mixing', dict(sizes=(3, 3, 3)))]
 
 
 @pytest.mark.parametrize('batch', [1, 2])
 @pytest.mark.parametrize('operation, options', GRADCHECKS, ids=str)
-def test_gradients_are_those_of_small_differences(path, operation, options, batch):
+def test_gradients_are_those_of_small_differences(backend, operation, options, batch):
     arguments = ARGUMENTS[operation](batch, (2, 3), channels=2, **options)
     named = tensors(arguments)
 
@@ -76,7 +76,7 @@ def test_gradients_are_those_of_small_differences(path, operation, options, batc
         given = {**arguments, **dict(zip(named, values))}
         if 'kernels' in given:
             given['kernels'] = [given.pop(name) for name in named if name.startswith('kernel')]
-        with use_path(path):
+        with use_backend(backend):
             return FUNCTIONS[operation](**given)
 
     assert torch.autograd.gradcheck(function, list(named.values()))
@@ -95,16 +95,16 @@ def without_first_token(tensor):
 @OPERATIONS
 @pytest.mark.parametrize('layout', [leave_batch_last, without_first_token])
 @pytest.mark.parametrize('batch', [1, 3])
-def test_tokens_need_not_be_contiguous(path, operation, layout, batch):
+def test_tokens_need_not_be_contiguous(backend, operation, layout, batch):
     arguments = ARGUMENTS[operation](batch, (3, 4))
     arguments = {name: layout(value) if isinstance(value, torch.Tensor) and value.ndim == 3 else value
                  for name, value in arguments.items()}
     assert not all(value.is_contiguous() for value in tensors(arguments).values()) or batch == 1
-    assert_equal(operation, arguments, path)
+    assert_equal(operation, arguments, backend)
 
 
 @OPERATIONS
-def test_weights_need_not_be_contiguous(path, operation):
+def test_weights_need_not_be_contiguous(backend, operation):
     """Nor kernels: the same numbers, with the first axis the last in memory."""
 
     def turned(tensor):
@@ -117,14 +117,14 @@ def test_weights_need_not_be_contiguous(path, operation):
     else:
         arguments['weight'] = turned(arguments['weight'])
     assert not all(tensor.is_contiguous() for tensor in tensors(arguments).values())
-    assert_equal(operation, arguments, path)
+    assert_equal(operation, arguments, backend)
 
 
-@ALL_PATHS
+@ALL_BACKENDS
 @OPERATIONS
-def test_tokens_that_are_no_map_of_this_size_are_refused(path, operation):
+def test_tokens_that_are_no_map_of_this_size_are_refused(backend, operation):
     arguments = dict(ARGUMENTS[operation](1, (3, 4)), hw=(2, 5))
-    with use_path(path), pytest.raises((RuntimeError, ParameterError)):
+    with use_backend(backend), pytest.raises((RuntimeError, ParameterError)):
         FUNCTIONS[operation](**arguments)
 
 
@@ -139,15 +139,15 @@ LOSSES = dict(
 
 @OPERATIONS
 @pytest.mark.parametrize('loss', LOSSES.values(), ids=LOSSES)
-def test_gradients_of_every_kind_come_back(path, operation, loss):
+def test_gradients_of_every_kind_come_back(backend, operation, loss):
     """Expanded and transposed ones, and of one output of two."""
-    assert_equal(operation, ARGUMENTS[operation](2, (3, 4)), path, loss)
+    assert_equal(operation, ARGUMENTS[operation](2, (3, 4)), backend, loss)
 
 
-@pytest.mark.parametrize('layout', mixing.LAYOUTS)
+@pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('sizes', [(5, ), (3, 5)], ids=str)
-def test_an_expanded_gradient_passes_the_mean(path, layout, sizes):
-    assert_equal('mixing', mixing_arguments(2, (3, 4), sizes, layout, scored=False), path, LOSSES['expanded'])
+def test_an_expanded_gradient_passes_the_mean(backend, layout, sizes):
+    assert_equal('mixing', mixing_arguments(2, (3, 4), sizes, layout, scored=False), backend, LOSSES['expanded'])
 
 
 def every_argument():
@@ -159,21 +159,21 @@ def every_argument():
 
 @pytest.mark.parametrize('alone', [True, False], ids=['alone', 'all others'])
 @pytest.mark.parametrize('operation, options, name', every_argument(), ids=str)
-def test_gradients_that_nothing_needs_change_nothing(path, operation, options, name, alone):
+def test_gradients_that_nothing_needs_change_nothing(backend, operation, options, name, alone):
     arguments = ARGUMENTS[operation](2, (3, 4), **options)
     for other, tensor in tensors(arguments).items():
         tensor.requires_grad_((other == name) == alone)
-    assert_equal(operation, arguments, path)
+    assert_equal(operation, arguments, backend)
 
 
 @OPERATIONS
-def test_a_backward_under_autocast_is_exact(path, operation):
+def test_a_backward_under_autocast_is_exact(backend, operation):
     """The gradient of a loss may be asked for where autocast is on, although the operation ran where it was not."""
     arguments = {name: value.detach().float().requires_grad_() if isinstance(value, torch.Tensor) else value
                  for name, value in ARGUMENTS[operation](2, (3, 4)).items()}
     if 'kernels' in arguments:
         arguments['kernels'] = [kernel.detach().float().requires_grad_() for kernel in arguments['kernels']]
-    with use_path(path):
+    with use_backend(backend):
         outs = FUNCTIONS[operation](**arguments)
     outs = outs if isinstance(outs, tuple) else (outs, )
     grads, wanted = [torch.randn_like(out) for out in outs], list(tensors(arguments).values())
@@ -184,10 +184,10 @@ def test_a_backward_under_autocast_is_exact(path, operation):
 
 
 @OPERATIONS
-def test_nothing_is_changed_in_place(path, operation):
+def test_nothing_is_changed_in_place(backend, operation):
     arguments = ARGUMENTS[operation](2, (3, 4))
     before = {name: tensor.detach().clone() for name, tensor in tensors(arguments).items()}
-    with use_path(path):
+    with use_backend(backend):
         outs = FUNCTIONS[operation](**arguments)
     outs = outs if isinstance(outs, tuple) else (outs, )
     values, grads = [out.detach().clone() for out in outs], [torch.randn_like(out) for out in outs]
@@ -216,26 +216,26 @@ ADAPTERS = [dict(), dict(kernel_sizes=()), dict(kernel_sizes=(5, )), dict(kernel
 
 @pytest.mark.parametrize('options', ADAPTERS, ids=str)
 @pytest.mark.parametrize('batch, needs_grad', [(1, True), (3, True), (3, False)])
-def test_an_adapter_is_that_of_the_eager_path(path, options, batch, needs_grad):
+def test_an_adapter_is_that_of_the_reference(backend, options, batch, needs_grad):
     """Also behind a frozen stem, whose output needs no gradient."""
     adapter, center = perturbed(**options)
     x = leaf(batch, 35, 12).requires_grad_(needs_grad)
     wanted = {**trained(adapter, center), **(dict(x=x) if needs_grad else {})}
     found = {}
-    for each in ('eager', path):
-        with use_path(each):
+    for each in ('reference', backend):
+        with use_backend(each):
             out = adapter(x, (5, 7))
         found[each] = dict(zip(wanted, torch.autograd.grad(out.sin().sum(), list(wanted.values()))), out=out)
-    for name, value in found['eager'].items():
+    for name, value in found['reference'].items():
         # A chain of three operations, whose intermediate values reach some thousand.
-        torch.testing.assert_close(found[path][name], value, rtol=1e-10, atol=1e-9, msg=name)
+        torch.testing.assert_close(found[backend][name], value, rtol=1e-10, atol=1e-9, msg=name)
 
 
-@ALL_PATHS
-def test_what_follows_an_adapter_may_work_in_place(path):
+@ALL_BACKENDS
+def test_what_follows_an_adapter_may_work_in_place(backend):
     adapter, _ = perturbed()
     x = leaf(2, 35, 12)
-    with use_path(path):
+    with use_backend(backend):
         out = adapter(x, (5, 7))
         expected, = torch.autograd.grad((2 * out + 1).sin().sum(), x, retain_graph=True)
         out.mul_(2).add_(1)
@@ -243,20 +243,20 @@ def test_what_follows_an_adapter_may_work_in_place(path):
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
-@ALL_PATHS
-def test_every_parameter_has_a_gradient_of_its_own(path):
+@ALL_BACKENDS
+def test_every_parameter_has_a_gradient_of_its_own(backend):
     """Clipping scales each in place: two that share memory would be scaled twice."""
     adapter, center = perturbed()
-    with use_path(path):
+    with use_backend(backend):
         adapter(leaf(2, 35, 12), (5, 7)).sum().backward()
     addresses = [parameter.grad.data_ptr() for parameter in trained(adapter, center).values()]
     assert len(addresses) == len(set(addresses))
 
 
-def test_a_saved_tensor_that_was_changed_is_noticed(path):
+def test_a_saved_tensor_that_was_changed_is_noticed(backend):
     adapter, _ = perturbed()
     x = leaf(2, 35, 12) + 0
-    with use_path(path):
+    with use_backend(backend):
         out = adapter(x, (5, 7))
     x.mul_(2)
     with pytest.raises(RuntimeError, match='modified by an inplace operation'):
