@@ -78,8 +78,18 @@ def compile_library(target: Path, compiler: Sequence[str], flags: Sequence[str])
     return said
 
 
-def _open_library(dtype: torch.dtype, compiler: Sequence[str], threads: Sequence[str]) -> Library:
-    """Load the operations from the cache, compiled before if they are not there."""
+def prepare_library(dtype: torch.dtype, compiler: Sequence[str], threads: Sequence[str]) -> Path:
+    """The file of the operations, in the cache; compiled before if it is not there.
+
+    Args:
+        dtype: a key of ``REALS``.
+        compiler: its command.
+        threads: ``[OPENMP]``, or nothing.
+
+    Raises:
+        UntrustedCacheError: if the cache could hold another user's code.
+        OSError, subprocess.SubprocessError: if it cannot be compiled, or not be written.
+    """
     flags = [*FLAGS, *threads, f'-DREAL={REALS[dtype]}']
     made_from = [*(path.read_text() for path in SOURCES), write_prototypes(), _run([*compiler, '--version']).stdout, *flags,
                  *LINK_FLAGS, _describe_processor()]
@@ -90,9 +100,14 @@ def _open_library(dtype: torch.dtype, compiler: Sequence[str], threads: Sequence
         check_private(target)
     if not _is_whole(target):
         compile_library(target, compiler, flags)
+    return target
+
+
+def open_library(target: Path, has_openmp: bool) -> Library:
+    """Load a compiled file, with the arguments of its functions declared."""
     functions = ctypes.CDLL(str(target))
     declare(functions)
-    return Library(target, functions, bool(threads))
+    return Library(target, functions, has_openmp)
 
 
 def _explain(error: Exception) -> str:
@@ -108,7 +123,7 @@ def load_library(dtype: torch.dtype) -> Optional[Library]:
     name, errors = shlex.join(compiler), []  # type: str, List[str]
     for threads in ([OPENMP], []):
         try:
-            library = _open_library(dtype, compiler, threads)
+            library = open_library(prepare_library(dtype, compiler, threads), bool(threads))
         except UntrustedCacheError as error:
             warnings.warn(f"AdaRoute's operations in C do not run, slower ones do: {error}.")
             return None
