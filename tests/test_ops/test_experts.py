@@ -7,10 +7,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from helpers.cases import adapter_and_center, build, perturb
-from mmparax.ops.fused import experts
-from mmparax.ops.functional import sum_expert_gradients_once
 from mmparax.ops.dispatch import use_backend
-from mmparax.ops.recompute import recompute
+from mmparax.ops.functional import sum_expert_gradients_once
+from mmparax.ops.fused import experts
+from mmparax.ops.recompute import use_recomputation
 
 # More than one expert in each stage: a softmax over one gives its router no gradient.
 SMALL = dict(arch=dict(embed_dims=8, depths=[2, 2], num_heads=[1, 2]), out_indices=(0, 1), pad_small_map=True)
@@ -45,7 +45,7 @@ def expert_parameters(model):
 
 
 def gradients(model, step, backend):
-    """Gradients of all parameters, and of the inputs that ``step(model)`` returns, by one path."""
+    """Gradients of all parameters, and of the inputs that ``step(model)`` returns, by one backend."""
     model.zero_grad()
     with use_backend(backend):
         inputs = step(model)

@@ -1,4 +1,4 @@
-"""The fast paths of AdaRoute's operations are the reference, in value and in every gradient."""
+"""The backends of AdaRoute's operations equal the reference, in value and in every gradient."""
 import pytest
 import torch
 
@@ -15,8 +15,8 @@ from helpers.operations import (
     tensors,
 )
 from mmparax.errors import ParameterError
-from mmparax.ops.reference.mixing import LAYOUTS
 from mmparax.ops.dispatch import use_backend
+from mmparax.ops.reference.mixing import LAYOUTS
 
 MAPS = [(5, 7), (1, 9), (1, 1)]
 KERNEL_SETS = [(3, 5, 7), (5, ), (3, 3, 3), (5, 7, 9)]
@@ -25,7 +25,7 @@ OPERATIONS = pytest.mark.parametrize('operation', list(ARGUMENTS))
 
 
 @pytest.fixture(params=['fused', 'cpu'])
-def path(request):
+def backend(request):
     return request.param
 
 

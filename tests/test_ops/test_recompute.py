@@ -14,7 +14,7 @@ from helpers.cases import adapter_and_center, build, images, perturb
 from mmparax.analysis.saved_memory import SavedBytes
 from mmparax.backbones.sites import adapter_modules
 from mmparax.ops.dispatch import use_backend
-from mmparax.ops.recompute import disable_recomputation, recompute, should_recompute
+from mmparax.ops.recompute import disable_recomputation, should_recompute, use_recomputation
 
 HW = (5, 7)
 BACKENDS = pytest.mark.parametrize('backend', ['reference', 'fused', 'cpu'])
@@ -201,7 +201,7 @@ def test_second_derivatives_are_those_of_the_reference():
 
 
 @pytest.mark.parametrize('backend', ['fused', 'cpu'])
-def test_fast_paths_refuse_second_derivatives(backend):
+def test_other_backends_refuse_second_derivatives(backend):
     adapter, _ = make()
     x = tokens()
     with use_backend(backend):
@@ -228,7 +228,7 @@ def test_without_gradients_nothing_is_kept(backend):
 @pytest.mark.parametrize('forward, backward', [('reference', 'fused'), ('fused', 'reference'), ('cpu', 'reference'),
                                                ('fused', 'cpu')])
 def test_a_backward_elsewhere_computes_by_the_path_of_the_forward(forward, backward):
-    """Tokens that lie the other way round in memory stay so on one path and not on the other."""
+    """Tokens that lie the other way round in memory stay so by one backend and not by the other."""
     adapter, named = make()
     x = torch.randn(2, 12, 35).transpose(1, 2).requires_grad_()
     expected = results(adapter, named, x, False, forward)

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import warnings
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import torch
 
@@ -120,18 +120,20 @@ def load_library(dtype: torch.dtype) -> Optional[Library]:
     compiler = find_compiler()
     if compiler is None or dtype not in REALS:
         return None
-    name, errors = shlex.join(compiler), []  # type: str, List[str]
+    name, errors = shlex.join(compiler), []
     for threads in ([OPENMP], []):
         try:
             library = open_library(prepare_library(dtype, compiler, threads), bool(threads))
         except UntrustedCacheError as error:
-            warnings.warn(f"AdaRoute's operations in C do not run, slower ones do: {error}.")
+            warnings.warn(f"AdaRoute's operations in C do not run, slower ones do: {error}.", stacklevel=2)
             return None
         except FAILURES as error:
             errors.append(_explain(error))
             continue
         if errors:
-            warnings.warn(f"AdaRoute's operations in C run on one thread: OpenMP could not be had with {name}. {errors[0]}")
+            warnings.warn(f"AdaRoute's operations in C run on one thread: OpenMP could not be had with {name}. {errors[0]}",
+                          stacklevel=2)
         return library
-    warnings.warn(f"AdaRoute's operations in C could not be compiled with {name}; slower ones run instead. {errors[-1]}")
+    warnings.warn(f"AdaRoute's operations in C could not be compiled with {name}; slower ones run instead. {errors[-1]}",
+                  stacklevel=2)
     return None

@@ -122,20 +122,20 @@ class MixExperts(torch.autograd.Function):
         count, tensors = len(grads), ctx.saved_tensors
         gates, experts = tensors[:count], tensors[count:]
         of_gates, of_experts = ctx.needs_input_grad[2:2 + count], ctx.needs_input_grad[2 + count:]
-        grads = [grad.flatten(1) for grad in grads]
+        flat = [grad.flatten(1) for grad in grads]
         gate_grads = [grad.to(gate.dtype) @ expert.flatten(1).to(gate.dtype).T if needed else None
-                      for needed, grad, gate, expert in zip(of_gates, grads, gates, experts)]
+                      for needed, grad, gate, expert in zip(of_gates, flat, gates, experts)]
         expert_grads = [None] * count
         if any(of_experts) and ctx.factors is not None:
-            ctx.factors.add(gates, grads)
+            ctx.factors.add(gates, flat)
         else:
             expert_grads = [_sum_outer([gate], [grad], expert.shape, expert.dtype) if needed else None
-                            for needed, gate, grad, expert in zip(of_experts, gates, grads, experts)]
+                            for needed, gate, grad, expert in zip(of_experts, gates, flat, experts)]
         return None, None, *gate_grads, *expert_grads
 
 
 def _sum_outer(gates: Sequence[Tensor], grads: Sequence[Tensor], shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Gradient (M, ...) of experts from gates (B, M) and gradients (B, ...), flattened, of what they mixed."""
     with disable_autocast(gates[0].device.type):
-        gates, grads = (each[0] if len(each) == 1 else torch.cat(each) for each in (gates, grads))
-        return (gates.T @ grads.to(gates.dtype)).view(shape).to(dtype)
+        all_gates, all_grads = (each[0] if len(each) == 1 else torch.cat(each) for each in (gates, grads))
+        return (all_gates.T @ all_grads.to(all_gates.dtype)).view(shape).to(dtype)

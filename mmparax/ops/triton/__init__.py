@@ -35,12 +35,12 @@ def runs_on(device: torch.device) -> bool:
     return has_triton() and torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _run(module: str, x: Tensor, *args: Any) -> Any:
-    """Check that Triton can work on ``x``, then call ``run`` of a module, imported at its first use."""
+def _run(name: str, x: Tensor, *args: Any) -> Any:
+    """Check that Triton can work on ``x``, then call ``run`` of the module ``name``, imported at its first use."""
     if not has_triton():
         raise ParameterError('backend', 'triton', "Triton, or the C compiler with Python's headers that it needs, is not "
                              'installed here', "Install it, or use backend 'auto'.")
-    module = import_module(f'mmparax.ops.triton.{module}')
+    module = import_module(f'mmparax.ops.triton.{name}')
     if not (x.is_cuda or import_module('mmparax.ops.triton.common').INTERPRETED):
         raise ParameterError('backend', 'triton', f'Triton runs on GPUs and this tensor is on {str(x.device)!r}',
                              "Use backend 'auto', or start Python with TRITON_INTERPRET=1 to interpret the kernels, slowly.")

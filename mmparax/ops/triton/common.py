@@ -68,7 +68,7 @@ def choose_tile(hw: Tuple[int, int], channels: int, tile: Tuple[int, int, int]) 
     return dict(TILE_H=height, TILE_W=width, BLOCK_C=block, num_warps=8)
 
 
-def make_grid(hw: Tuple[int, int], channels: int, batch: int, sizes: dict) -> Tuple[int, int, int]:
+def make_grid(hw: Tuple[int, int], channels: int, batch: int, sizes: dict) -> Tuple[int, ...]:
     """Programs for tiles, blocks of channels and samples."""
     tiles = triton.cdiv(hw[0], sizes['TILE_H']) * triton.cdiv(hw[1], sizes['TILE_W'])
     return tiles, triton.cdiv(channels, sizes['BLOCK_C']), batch

@@ -19,8 +19,19 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmparax.ops.triton.common import (BACKWARD_TILE, FORWARD_TILE, allocate_sums, choose_tile, load_channels, load_tokens,
-                                       locate_tile, locate_tokens, make_gradient, make_grid, store_tokens)
+from mmparax.ops.triton.common import (
+    BACKWARD_TILE,
+    FORWARD_TILE,
+    allocate_sums,
+    choose_tile,
+    load_channels,
+    load_tokens,
+    locate_tile,
+    locate_tokens,
+    make_gradient,
+    make_grid,
+    store_tokens,
+)
 
 
 @triton.jit(do_not_specialize=['first_tap', 'num_taps', 'first_mix', 'height', 'width'])
@@ -194,7 +205,7 @@ def join_taps(kernels: Tuple[Tensor, ...]) -> Tuple[Tensor, List[int]]:
     return torch.cat([kernel.flatten(2).transpose(1, 2) for kernel in kernels], 1).contiguous(), starts
 
 
-def choose_token_blocks(tokens: int, channels: int, count: int) -> Tuple[Tuple[int], dict]:
+def choose_token_blocks(tokens: int, channels: int, count: int) -> Tuple[Tuple[int, ...], dict]:
     """Grid and constants of the kernels of the aggregation."""
     block = triton.next_power_of_2(channels)
     size = max(1, min(32, 4096 // block))

@@ -16,9 +16,21 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmparax.ops.triton.common import (BACKWARD_TILE, FORWARD_TILE, allocate_sums, choose_tile, flatten_taps, load_channels,
-                                       load_tap, load_tokens, locate_tile, locate_tokens, make_gradient, make_grid,
-                                       store_tokens)
+from mmparax.ops.triton.common import (
+    BACKWARD_TILE,
+    FORWARD_TILE,
+    allocate_sums,
+    choose_tile,
+    flatten_taps,
+    load_channels,
+    load_tap,
+    load_tokens,
+    locate_tile,
+    locate_tokens,
+    make_gradient,
+    make_grid,
+    store_tokens,
+)
 
 
 @triton.jit
@@ -138,7 +150,7 @@ def norm_backward_kernel(x, mean, rstd, scale, norm_weight, grad, tokens, channe
     tl.store(grad + offsets, result.to(grad.dtype.element_ty), mask=mask)
 
 
-def choose_rows(x: Tensor) -> Tuple[Tuple[int], dict]:
+def choose_rows(x: Tensor) -> Tuple[Tuple[int, ...], dict]:
     """Grid and constants of the kernels over whole tokens."""
     block = triton.next_power_of_2(x.shape[-1])
     rows = max(1, 4096 // block)

@@ -13,9 +13,21 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmparax.ops.triton.common import (BACKWARD_TILE, FORWARD_TILE, allocate_sums, choose_tile, flatten_taps, load_channels,
-                                       load_tap, load_tokens, locate_tile, locate_tokens, make_gradient, make_grid,
-                                       store_tokens)
+from mmparax.ops.triton.common import (
+    BACKWARD_TILE,
+    FORWARD_TILE,
+    allocate_sums,
+    choose_tile,
+    flatten_taps,
+    load_channels,
+    load_tap,
+    load_tokens,
+    locate_tile,
+    locate_tokens,
+    make_gradient,
+    make_grid,
+    store_tokens,
+)
 
 
 @triton.jit(do_not_specialize=['height', 'width'])
