@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from helpers.cases import adapter_and_center, build, images, perturb
-from mmparax.analysis.saved_memory import SavedBytes
-from mmparax.backbones.sites import adapter_modules
+from mmparax.backbones.block import adapter_modules
+from mmparax.benchmark.saved_memory import SavedBytes
 from mmparax.ops.dispatch import use_backend
 from mmparax.ops.recompute import disable_recomputation, should_recompute, use_recomputation
 
