@@ -139,7 +139,7 @@ def backward_in_another_thread(model):
 
 
 def after_a_forward_that_failed(model):
-    with pytest.raises(Exception):
+    with pytest.raises(RuntimeError):
         model(torch.zeros(2, 5, 32, 40, dtype=torch.float64))
     return once(model)
 

@@ -209,7 +209,7 @@ def trained(adapter, center):
     return {**dict(adapter.named_parameters()), **{f'center.{name}': value for name, value in center.named_parameters()}}
 
 
-ADAPTERS = [dict(), dict(kernel_sizes=()), dict(kernel_sizes=(5, )), dict(kernel_sizes=(3, 3, 3), spatial_aggregation=False),
+ADAPTERS = [{}, dict(kernel_sizes=()), dict(kernel_sizes=(5, )), dict(kernel_sizes=(3, 3, 3), spatial_aggregation=False),
             dict(conv_layout='parallel'), dict(conv_layout='sequential_no_residual', router_activation='sigmoid'),
             dict(shortcut_scale=False, layer_scale_init=1e-5)]
 
