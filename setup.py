@@ -31,7 +31,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['mmparax', 'mmparax.*']),
     package_data={'mmparax': ['zoo/*.safetensors', 'zoo/*.log', 'reproduce/*.json', 'analysis/report/*.html',
-                              'ops/native/*.[ch]', '.mim/model-index.yml']},
+                              'ops/cpu/*.[ch]', '.mim/model-index.yml']},
     python_requires='>=3.10',
     # The OpenMMLab packages exist under two distribution names; mmparax checks for them at import by name.
     install_requires=['torch>=2.5', 'numpy', 'safetensors'],

@@ -13,13 +13,17 @@ from torch import Tensor, nn
 
 from mmparax.adapters.base import BlockInfo, Method, init_linear
 from mmparax.errors import ParameterError, check_choice, check_int, check_number
-from mmparax.ops.experts import mix_all
-from mmparax.ops.linear import sample_linear
-from mmparax.ops.mixing import LAYOUTS, mix_spatially
-from mmparax.ops.norm_conv import scaled_norm_conv
-from mmparax.ops.out_conv import conv_scale_shortcut
-from mmparax.ops.recompute import recomputed
-from mmparax.ops.routing import compute_dtype, route
+from mmparax.ops.functional import (
+    LAYOUTS,
+    conv_scale_shortcut,
+    mix_expert_sets,
+    mix_spatially,
+    route,
+    sample_linear,
+    scaled_norm_conv,
+)
+from mmparax.ops.precision import find_product_dtype
+from mmparax.ops.recompute import recompute_marked
 from mmparax.registry import MODELS
 
 EXPERT_INITS = {
@@ -143,11 +147,11 @@ class AdaRouteAdapter(nn.Module):
     def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
         """Adapt tokens (B, H*W, C) of a map of size ``hw`` = (H, W); the shape stays."""
         x = x.contiguous()  # once: the operations at both ends keep it for the backward
-        dtype, center = compute_dtype(x), self.center
+        dtype, center = find_product_dtype(x), self.center
         u, mean = self.start(x, hw)
         experts = [center.down, center.up] + [kernel for kernel in center.kernels]  # torch.compile cannot unpack them
-        down, up, *kernels = mix_all(self.router(mean), experts, dtype, x)
-        with recomputed(x) as mark:
+        down, up, *kernels = mix_expert_sets(self.router(mean), experts, dtype, x)
+        with recompute_marked(x) as mark:
             u = mark(u.to(dtype), lambda: self.start(x, hw)[0].to(dtype))
             z = self.mix_spatially(sample_linear(u, down), hw, kernels)
 

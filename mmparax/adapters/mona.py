@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmparax.adapters.base import STREAM_SITES, BlockInfo, Method, check_dropout
 from mmparax.errors import check_int
-from mmparax.ops.depthwise import map_to_tokens, tokens_to_map
+from mmparax.ops.token_maps import map_to_tokens, tokens_to_map
 from mmparax.registry import MODELS
 
 KERNEL_SIZES = (3, 5, 7)

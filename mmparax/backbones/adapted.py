@@ -11,7 +11,7 @@ from mmparax.adapters.adaroute import AdaRoute
 from mmparax.adapters.base import BlockInfo, build_method
 from mmparax.backbones.block import AdaptedBlock, adapter_modules
 from mmparax.errors import InputError, ParameterError, RandomBaseError, check_choice, check_options
-from mmparax.ops.experts import summed_at_once
+from mmparax.ops.functional import sum_expert_gradients_once
 from mmparax.utils.signatures import keyword_defaults, keyword_names
 from mmparax.weights.claims import CHECKED, CLAIM
 from mmparax.weights.matching import check_keys, check_same_base, copy_base
@@ -338,7 +338,7 @@ class AdaptedBackbone:
 
     # ---- running ----
 
-    @summed_at_once
+    @sum_expert_gradients_once
     def forward(self, x: Tensor) -> tuple:
         """Features of images (B, 3, H, W): one (B, C_i, H_i, W_i) for each of ``out_indices``."""
         self.check_base()

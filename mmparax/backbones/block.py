@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, BlockInfo, Method
 from mmparax.errors import InputError, UpstreamChangedError
-from mmparax.ops.recompute import keeping_all
+from mmparax.ops.recompute import disable_recomputation
 
 
 def swap_class(module: nn.Module, expected: Sequence[type], replacement: type, forward: Sequence[str]) -> None:
@@ -167,7 +167,7 @@ class AdaptedBlock(AdapterHost):
         needs none, and a reentrant checkpoint would then lose the gradients of their adapters.
         """
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(keeping_all(function), *inputs, use_reentrant=False)
+            return checkpoint(disable_recomputation(function), *inputs, use_reentrant=False)
         return function(*inputs)
 
 

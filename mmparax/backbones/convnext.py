@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mmparax.adapters.base import BlockInfo
 from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
 from mmparax.backbones.block import AdaptedBlock
-from mmparax.ops.depthwise import map_to_tokens, tokens_to_map
+from mmparax.ops.token_maps import map_to_tokens, tokens_to_map
 from mmparax.registry import MODELS
 from mmparax.weights.layouts import convnext_layout
 

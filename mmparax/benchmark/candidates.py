@@ -33,7 +33,7 @@ VARIANTS: Dict[str, Tuple[str, Dict[str, Any]]] = {
     'plain-mona': ('mona', dict(type=PlainMona)),
 }
 PLAIN = ('plain-adaroute', 'plain-mona')
-WITH_PATHS = ('adaroute', 'adaroute-no-conv')  # those whose operations have an eager and a fast path
+WITH_BACKENDS = ('adaroute', 'adaroute-no-conv')  # those whose operations run by several backends
 # Table 11 of the paper: images per second of a training step of Swin-L's backbone, 1280x800, batch 4, on an NVIDIA L40S.
 TABLE_11 = {'full': 4.63, 'lora': 4.07, 'adaptformer': 5.15, 'lorand': 5.11, 'mona': 3.94, 'adaroute-no-conv': 4.96,
             'adaroute': 3.96}
@@ -48,7 +48,7 @@ class Contender:
         method: its name.
         build: makes the backbone, on the CPU.
         dtype: ``'fp32'``, or ``'fp16'`` or ``'bf16'`` by automatic mixed precision.
-        ops: one of ``mmparax.ops.paths.PATHS``, or None for a method without such operations.
+        ops: one of ``mmparax.ops.dispatch.BACKENDS``, or None for a method without such operations.
         efficient_attention: whether the frozen base takes its fast path; None where there is no choice.
         published: the ratio to full fine-tuning that the paper prints for this setting.
     """
@@ -142,7 +142,7 @@ def published_ratio(backbone: str, size: Tuple[int, int], batch: int, method: st
 
 def contenders(backbone: str, methods: Sequence[str], size: Tuple[int, int], batch: int, dtypes: Sequence[str],
                ops: Sequence[str], efficient_attention: Sequence[bool], with_cp: bool = False) -> List[Contender]:
-    """Every combination that makes a difference: the plain references keep upstream's backbone and have one path.
+    """Every combination that makes a difference: the plain references keep upstream's backbone and have one backend.
 
     Args:
         backbone: one of :func:`backbone_names`.
@@ -150,7 +150,7 @@ def contenders(backbone: str, methods: Sequence[str], size: Tuple[int, int], bat
         size: (H, W) in pixels.
         batch: images in a step.
         dtypes: ``'fp32'``, ``'fp16'``, ``'bf16'``.
-        ops: paths of the adapters' operations.
+        ops: backends of the adapters' operations.
         efficient_attention: on, off or both, for adapted backbones.
         with_cp: recompute activations in the backward pass.
     """
@@ -162,7 +162,7 @@ def contenders(backbone: str, methods: Sequence[str], size: Tuple[int, int], bat
             if choice and method != FULL:
                 choices = [False] if method in PLAIN else efficient_attention
             for efficient in choices:
-                for path in ops if method in WITH_PATHS else [None]:
+                for path in ops if method in WITH_BACKENDS else [None]:
                     make = functools.partial(build, backbone, method, size, efficient, with_cp)
                     rows.append(Contender(method, make, dtype, path, efficient, published_ratio(backbone, size, batch, method)))
     return rows

@@ -18,8 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmparax.benchmark.candidates import Contender
 from mmparax.errors import InputError, TrainingError, UserError
-from mmparax.ops.native.build import library
-from mmparax.ops.paths import has_triton, use_path
+from mmparax.ops.cpu.build import load_library
+from mmparax.ops.dispatch import use_backend
+from mmparax.ops.triton import has_triton
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 OUT_OF_MEMORY = 'out of memory'
@@ -123,7 +124,7 @@ class Trainee:
 
     def __init__(self, contender: Contender, work: Workload, batch: Batch):
         self.work, self.batch, self.dtype = work, batch, DTYPES[contender.dtype]
-        self.path: Callable[[], ContextManager] = lambda: use_path(contender.ops) if contender.ops else nullcontext()
+        self.path: Callable[[], ContextManager] = lambda: use_backend(contender.ops) if contender.ops else nullcontext()
         torch.manual_seed(0)
         self.model = contender.build().to(work.device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -257,7 +258,7 @@ def lacking(contender: Contender, device: torch.device) -> Optional[str]:
         return f'this device has no {contender.dtype}'
     if contender.ops == 'triton' and not has_triton():
         return 'Triton, or the C compiler that it needs, is not installed'
-    if contender.ops == 'native' and (device.type != 'cpu' or contender.dtype != 'fp32' or library(torch.float32) is None):
+    if contender.ops == 'cpu' and (device.type != 'cpu' or contender.dtype != 'fp32' or load_library(torch.float32) is None):
         return 'the operations in C run in fp32 on CPUs, on Linux with a C compiler'
     return None
 

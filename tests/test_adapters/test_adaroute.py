@@ -7,14 +7,14 @@ import torch
 from helpers.cases import adapter_and_center, block_info, perturb
 from helpers.golden_files import Golden
 from mmparax.adapters import AdaRoute
-from mmparax.ops.paths import use_path
+from mmparax.ops.dispatch import use_backend
 
 GOLDENS = {'adaroute_full_357': {}, 'adaroute_no_dynamic_conv': {}, 'adaroute_single_k5': {},
            'adaroute_det_swin_b': dict(shortcut_scale=False)}
 KERNEL_SETS = [(), (1, ), (5, ), (3, 5), (3, 3, 3), (3, 5, 7), (5, 7, 9)]
 
 
-@pytest.mark.parametrize('path', ['eager', 'fused', 'native'])
+@pytest.mark.parametrize('path', ['reference', 'fused', 'cpu'])
 @pytest.mark.parametrize('name', GOLDENS)
 def test_equals_reference(name, path):
     golden = Golden(name)
@@ -30,7 +30,7 @@ def test_equals_reference(name, path):
     names = {f'kernels.{i}': f'kernel{size}' for i, size in enumerate(golden['config.kernel_sizes'])}
     center.load_state_dict({**experts, **{own: golden[f'expert.{theirs}'] for own, theirs in names.items()}})
     x = golden['input'].requires_grad_()
-    with use_path(path):
+    with use_backend(path):
         out = adapter(x, golden['H_W'])
     out.backward(golden['grad_output'])
     close = dict(rtol=0, atol=1e-9)
@@ -189,12 +189,12 @@ def test_router_is_computed_in_single_precision(dtype):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('path', ['eager', 'fused', 'native'])
+@pytest.mark.parametrize('path', ['reference', 'fused', 'cpu'])
 def test_the_mean_for_the_router_is_summed_in_single_precision(dtype, path):
     """A sum of this many numbers in half precision overflows, or stops growing."""
     adapter, _ = adapter_and_center(dim=4, experts=1)
     x = torch.full((1, 4096, 4), 50., dtype=dtype)
-    with use_path(path):
+    with use_backend(path):
         for enabled in (True, False):
             with torch.autocast('cpu', dtype=dtype, enabled=enabled):
                 tokens, mean = (adapter if enabled else copy.deepcopy(adapter).to(dtype)).start(x, (64, 64))

@@ -17,7 +17,7 @@ from mmparax.benchmark.plain_adapters import PlainMona
 from mmparax.benchmark.timing import OUT_OF_MEMORY, Measured, Race, Workload, peak_of
 from mmparax.benchmark.timing_report import Comparison, chart
 from mmparax.errors import InputError
-from mmparax.ops import paths
+from mmparax.ops import dispatch
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'benchmark.py'
 WORK = Workload(size=(8, 8), rounds=3)
@@ -180,7 +180,7 @@ def test_support_of_a_dtype_is_found_out_by_computing(monkeypatch, failure):
 
 def test_without_triton_its_row_says_so(monkeypatch):
     monkeypatch.setattr(timing, 'has_triton', lambda: False)
-    race = raced(toy('adaroute', ops='triton'), toy('adaroute', ops='eager'))
+    race = raced(toy('adaroute', ops='triton'), toy('adaroute', ops='reference'))
     lacks, runs = race.measured
     assert lacks.error == 'Triton, or the C compiler that it needs, is not installed' and runs.error is None
 
@@ -191,11 +191,11 @@ def test_every_row_runs_on_its_own_path():
     class Spy(Toy):
 
         def forward(self, x):
-            seen.append(paths.path_for(x))
+            seen.append(dispatch.select_backend(x))
             return super().forward(x)
 
-    raced(Contender('adaroute', Spy, ops='eager'), Contender('adaroute', Spy, ops='fused'), work=Workload((8, 8), rounds=1))
-    assert set(seen) == {'eager', 'fused'} and seen[-4:] == ['eager', 'eager', 'fused', 'fused']
+    raced(Contender('adaroute', Spy, ops='reference'), Contender('adaroute', Spy, ops='fused'), work=Workload((8, 8), rounds=1))
+    assert set(seen) == {'reference', 'fused'} and seen[-4:] == ['reference', 'reference', 'fused', 'fused']
 
 
 def test_a_backbone_in_which_nothing_trains_is_an_error_of_its_row():
@@ -304,11 +304,11 @@ def test_published_ratios_are_a_column_of_their_own_and_only_for_the_papers_sett
 
 def test_rows_are_the_choices_that_make_a_difference(monkeypatch):
     monkeypatch.setattr(catalogue, 'has_efficient_attention', lambda backbone: True)
-    rows = contenders('swin-mini', ['full', 'adaroute', 'lora', 'plain-adaroute'], (64, 64), 1, ['fp32'], ['auto', 'eager'],
+    rows = contenders('swin-mini', ['full', 'adaroute', 'lora', 'plain-adaroute'], (64, 64), 1, ['fp32'], ['auto', 'reference'],
                       [True, False])
     assert [(row.method, row.efficient_attention, row.ops) for row in rows] == [
-        ('full', None, None), ('adaroute', True, 'auto'), ('adaroute', True, 'eager'), ('adaroute', False, 'auto'),
-        ('adaroute', False, 'eager'), ('lora', True, None), ('lora', False, None), ('plain-adaroute', False, None)]
+        ('full', None, None), ('adaroute', True, 'auto'), ('adaroute', True, 'reference'), ('adaroute', False, 'auto'),
+        ('adaroute', False, 'reference'), ('lora', True, None), ('lora', False, None), ('plain-adaroute', False, None)]
 
 
 def test_full_fine_tuning_is_upstreams_own_backbone_with_the_options_of_the_adapted_one():

@@ -20,8 +20,8 @@ from mmparax.benchmark.timing import DTYPES, MEMORY, OUT_OF_MEMORY, Race, Worklo
 from mmparax.benchmark.timing_report import Comparison, chart, cores, environment
 from mmparax.cli import tool
 from mmparax.errors import ParameterError, StorageError, TrainingError, check_int
-from mmparax.ops.paths import PATHS, chosen_path
-from mmparax.ops.recompute import recompute
+from mmparax.ops.dispatch import BACKENDS, get_backend
+from mmparax.ops.recompute import use_recomputation
 from mmparax.utils.launch import keep_freed_memory
 from mmparax.utils.logs import quiet_log
 from mmparax.utils.storage import write
@@ -59,8 +59,8 @@ def parse_args(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     what.add_argument('--device', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
     what.add_argument('--threads', type=int, help='of the CPU (default: all cores)')
     how = parser.add_argument_group('which paths')
-    how.add_argument('--ops', nargs='+', default=[chosen_path()], choices=PATHS,
-                     help="implementations of AdaRoute's operations, each a row (default: %(default)s, that of MMPARAX_OPS)")
+    how.add_argument('--ops', nargs='+', default=[get_backend()], choices=BACKENDS,
+                     help="backends of AdaRoute's operations, each a row (default: %(default)s, that of MMPARAX_OPS)")
     how.add_argument('--efficient-attention', choices=list(TRUNKS), default='on',
                      help='fast path of the frozen base; both: a row for each (default: %(default)s)')
     how.add_argument('--compile', action='store_true', help='torch.compile every model')
@@ -219,7 +219,7 @@ def main() -> None:
     os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # it complains where there is no GPU
     if args.device.type == 'cpu':
         keep_freed_memory()  # as tools/train.py does
-    with threads(args.threads), recompute(RECOMPUTE[args.recompute]):
+    with threads(args.threads), use_recomputation(RECOMPUTE[args.recompute]):
         if args.saved or args.profile:
             show_saved(args) if args.saved else show_profiles(args)
             return
