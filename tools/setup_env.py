@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Make the virtual environment of this project: ``python3 tools/setup_env.py [runtime] [tests] [full] [dev] [docs]``.
 
-Needs Python 3.10-3.12, a C++ compiler and a network connection to PyPI; nothing else. Calling it again takes
-seconds. ``runtime``, the default, is what mmparax runs with (requirements.txt); the other sets are in ``requirements/``,
-and each Makefile target asks for those that it needs: ``dev`` alone needs neither torch nor a compiler. mmcv has no ready wheel for most platforms, so it is compiled once (10 to 30 minutes on two cores) and the
-wheel is kept per torch build, Python and CPU/CUDA in ``$MMPARAX_WHEEL_DIR`` (default ``~/.cache/mmparax/wheels``).
+``runtime``, the default, is what mmparax runs with (requirements.txt); the other sets are in ``requirements/``, and each
+target of the Makefile asks for those it needs. A set that is there takes seconds. Needs Python 3.10-3.12 and a network
+connection to PyPI, and the runtime a C++ compiler; nothing else. mmcv has no ready wheel for most platforms, so it is
+compiled once (10 to 30 minutes on two cores) and the wheel is kept per torch build, Python and CPU/CUDA in
+``$MMPARAX_WHEEL_DIR`` (default ``~/.cache/mmparax/wheels``).
 """
 # Written for any Python 3, so that an old interpreter reaches the sentence that names the problem.
 import argparse
@@ -20,8 +21,10 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OLDEST, NEWEST = (3, 10), (3, 12)
 BUILD_TOOLS = ('setuptools', 'wheel', 'ninja', 'psutil')
-PINS = {'runtime': 'requirements.txt', 'tests': 'requirements/tests.txt', 'full': 'requirements/full.txt',
-        'dev': 'requirements/dev.txt', 'docs': 'requirements/docs.txt'}
+PINS = {
+    'runtime': 'requirements.txt', 'tests': 'requirements/tests.txt', 'full': 'requirements/full.txt',
+    'dev': 'requirements/dev.txt', 'docs': 'requirements/docs.txt'
+}
 NO_DEPS = 'requirements/no-deps.txt'  # part of the runtime set
 # What decides, beside its own pins, what a set installs. The pins of the runtime hold for every set.
 RUNTIME_FILES = (PINS['runtime'], NO_DEPS, 'pyproject.toml', 'setup.py', 'tools/setup_env.py')
@@ -96,11 +99,10 @@ class Environment:
             return file.read() == state
 
     def output(self, code):
-        done = subprocess.run([self.python, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              universal_newlines=True)
+        done = subprocess.run([self.python, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
         if done.returncode:
-            raise SetupError('the environment %s is damaged (%s): remove it and call this again.'
-                             % (self.path, (done.stderr.strip().splitlines() or ['no message'])[-1]))
+            raise SetupError('the environment %s is damaged (%s): remove it and call this again.' %
+                             (self.path, (done.stderr.strip().splitlines() or ['no message'])[-1]))
         return done.stdout.strip()
 
     def usable(self):
@@ -124,8 +126,8 @@ class Environment:
         done = subprocess.run([interpreter, '-m', 'venv', self.path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             shutil.rmtree(self.path, ignore_errors=True)
-            raise SetupError('the venv module of %s does not work (on Debian or Ubuntu: apt-get install python3-venv): %s'
-                             % (interpreter, (done.stdout.decode(errors='replace').strip().splitlines() or [''])[-1]))
+            raise SetupError('the venv module of %s does not work (on Debian or Ubuntu: apt-get install python3-venv): %s' %
+                             (interpreter, (done.stdout.decode(errors='replace').strip().splitlines() or [''])[-1]))
 
     def pip(self, label, *arguments):
         """Run pip with its output in the log; on a terminal show what it is doing and for how long."""
@@ -133,8 +135,8 @@ class Environment:
         command = [self.python, '-m', 'pip'] + list(arguments)
         with open(self.log, 'a') as log:
             log.write('\n$ pip %s\n' % ' '.join(arguments))
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                       universal_newlines=True, errors='replace', cwd=ROOT)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
+                                       errors='replace', cwd=ROOT)
             shown = 0.0
             for line in process.stdout:
                 log.write(line)
@@ -233,10 +235,10 @@ def verify(env):
         sys.stderr.write(done.stderr)
         remedy = 'remove %s and call this again' % env.path
         if 'undefined symbol' in done.stderr:
-            remedy = 'its wheel was built against another torch: remove %s and %s, and call this again' % (
-                wheel_folder(env), env.path)
-        raise SetupError('the environment is installed but does not import (%s): %s.'
-                         % (done.stderr.strip().splitlines()[-1], remedy))
+            remedy = 'its wheel was built against another torch: remove %s and %s, and call this again' % (wheel_folder(env),
+                                                                                                           env.path)
+        raise SetupError('the environment is installed but does not import (%s): %s.' %
+                         (done.stderr.strip().splitlines()[-1], remedy))
 
 
 def install_runtime(env):
