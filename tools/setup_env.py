@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Make the virtual environment of this project: ``python3 tools/setup_env.py``.
+"""Make the virtual environment of this project: ``python3 tools/setup_env.py [runtime] [tests] [full] [dev] [docs]``.
 
-Needs Python 3.10-3.12, a C++ compiler and a network connection to PyPI; nothing else. Calling it again takes
-seconds. mmcv has no ready wheel for most platforms, so it is compiled once (10 to 30 minutes on two cores) and the
-wheel is kept per torch build, Python and CPU/CUDA in ``$MMPARAX_WHEEL_DIR`` (default ``~/.cache/mmparax/wheels``).
+``runtime``, the default, is what mmparax runs with (requirements.txt); the other sets are in ``requirements/``, and each
+target of the Makefile asks for those it needs. A set that is there takes seconds. Needs Python 3.10-3.12 and a network
+connection to PyPI, and the runtime a C++ compiler; nothing else. mmcv has no ready wheel for most platforms, so it is
+compiled once (10 to 30 minutes on two cores) and the wheel is kept per torch build, Python and CPU/CUDA in
+``$MMPARAX_WHEEL_DIR`` (default ``~/.cache/mmparax/wheels``).
 """
 # Written for any Python 3, so that an old interpreter reaches the sentence that names the problem.
 import argparse
@@ -19,6 +21,13 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OLDEST, NEWEST = (3, 10), (3, 12)
 BUILD_TOOLS = ('setuptools', 'wheel', 'ninja', 'psutil')
+PINS = {
+    'runtime': 'requirements.txt', 'tests': 'requirements/tests.txt', 'full': 'requirements/full.txt',
+    'dev': 'requirements/dev.txt', 'docs': 'requirements/docs.txt'
+}
+NO_DEPS = 'requirements/no-deps.txt'  # part of the runtime set
+# What decides, beside its own pins, what a set installs. The pins of the runtime hold for every set.
+RUNTIME_FILES = (PINS['runtime'], NO_DEPS, 'pyproject.toml', 'setup.py', 'tools/setup_env.py')
 NETWORK_SIGNS = ('Temporary failure in name resolution', 'Name or service not known', 'Network is unreachable',
                  'NewConnectionError', 'ConnectTimeoutError', 'ReadTimeoutError', 'ProxyError', 'Connection refused',
                  'Connection reset', 'Could not fetch URL', 'nodename nor servname', '(from versions: none)')
@@ -51,23 +60,21 @@ def find_python():
                      'and call `make PYTHON=python3.11 ...`.' % (OLDEST + NEWEST + tuple(sys.version_info[:2])))
 
 
-def read_requirements():
-    """Split requirements.txt into (all pins by package name, pins installed without dependencies)."""
-    pins, no_deps = {}, []
-    with open(os.path.join(ROOT, 'requirements.txt')) as file:
+def read_pins(name):
+    """Return the pins of a requirements file by package name; ``-r`` lines name sets that have targets of their own."""
+    pins = {}
+    with open(os.path.join(ROOT, name)) as file:
         for line in file:
-            line = line.strip()
-            if line.startswith('# no-deps:'):
-                no_deps.append(line.split(':', 1)[1].strip())
-            elif line and not line.startswith('#'):
+            line = line.split('#')[0].strip()
+            if line and not line.startswith('-r'):
                 pins[re.split(r'[<>=!~\[]', line)[0]] = line
-    return pins, no_deps
+    return pins
 
 
-def state_hash(python):
-    """Hash of all that decides what is installed; the same hash means that nothing is to do."""
+def state_hash(python, names):
+    """Hash of the interpreter and of the files that decide what is installed; the same hash means that nothing is to do."""
     digest = hashlib.sha256((python + ROOT).encode())  # a copied clone must not go on using the original's package
-    for name in ('requirements.txt', 'setup.py', os.path.join('tools', 'setup_env.py')):
+    for name in names:
         with open(os.path.join(ROOT, name), 'rb') as file:
             digest.update(file.read())
     return digest.hexdigest()
@@ -80,14 +87,22 @@ class Environment:
         self.path = path
         self.python = os.path.join(path, 'Scripts' if os.name == 'nt' else 'bin', 'python')
         self.log = os.path.join(path, 'setup.log')
-        self.stamp = os.path.join(path, '.mmparax-setup')
+
+    def stamp(self, name):
+        """Path of the file that holds the state in which a set was installed completely."""
+        return os.path.join(self.path, '.mmparax-' + name)
+
+    def has(self, name, state):
+        if not os.path.exists(self.stamp(name)):
+            return False
+        with open(self.stamp(name)) as file:
+            return file.read() == state
 
     def output(self, code):
-        done = subprocess.run([self.python, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              universal_newlines=True)
+        done = subprocess.run([self.python, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
         if done.returncode:
-            raise SetupError('the environment %s is damaged (%s): remove it and call this again.'
-                             % (self.path, (done.stderr.strip().splitlines() or ['no message'])[-1]))
+            raise SetupError('the environment %s is damaged (%s): remove it and call this again.' %
+                             (self.path, (done.stderr.strip().splitlines() or ['no message'])[-1]))
         return done.stdout.strip()
 
     def usable(self):
@@ -111,8 +126,8 @@ class Environment:
         done = subprocess.run([interpreter, '-m', 'venv', self.path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             shutil.rmtree(self.path, ignore_errors=True)
-            raise SetupError('the venv module of %s does not work (on Debian or Ubuntu: apt-get install python3-venv): %s'
-                             % (interpreter, (done.stdout.decode(errors='replace').strip().splitlines() or [''])[-1]))
+            raise SetupError('the venv module of %s does not work (on Debian or Ubuntu: apt-get install python3-venv): %s' %
+                             (interpreter, (done.stdout.decode(errors='replace').strip().splitlines() or [''])[-1]))
 
     def pip(self, label, *arguments):
         """Run pip with its output in the log; on a terminal show what it is doing and for how long."""
@@ -120,8 +135,8 @@ class Environment:
         command = [self.python, '-m', 'pip'] + list(arguments)
         with open(self.log, 'a') as log:
             log.write('\n$ pip %s\n' % ' '.join(arguments))
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                       universal_newlines=True, errors='replace', cwd=ROOT)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
+                                       errors='replace', cwd=ROOT)
             shown = 0.0
             for line in process.stdout:
                 log.write(line)
@@ -182,8 +197,6 @@ def check_compiler(env):
     if not os.path.exists(header):
         raise SetupError('the Python headers are needed to build mmcv and %s does not exist: install them '
                          '(on Debian or Ubuntu: apt-get install python3-dev).' % header)
-
-
     toolkit = env.output('import torch; from torch.utils.cpp_extension import CUDA_HOME; '
                          'print(torch.version.cuda if torch.cuda.is_available() and CUDA_HOME is None else "")')
     if toolkit:
@@ -222,14 +235,14 @@ def verify(env):
         sys.stderr.write(done.stderr)
         remedy = 'remove %s and call this again' % env.path
         if 'undefined symbol' in done.stderr:
-            remedy = 'its wheel was built against another torch: remove %s and %s, and call this again' % (
-                wheel_folder(env), env.path)
-        raise SetupError('the environment is installed but does not import (%s): %s.'
-                         % (done.stderr.strip().splitlines()[-1], remedy))
+            remedy = 'its wheel was built against another torch: remove %s and %s, and call this again' % (wheel_folder(env),
+                                                                                                           env.path)
+        raise SetupError('the environment is installed but does not import (%s): %s.' %
+                         (done.stderr.strip().splitlines()[-1], remedy))
 
 
-def install(env):
-    pins, no_deps = read_requirements()
+def install_runtime(env):
+    pins = read_pins(PINS['runtime'])
     torch_pins = [pins.pop('torch'), pins.pop('torchvision')]
     mmcv_pin = pins.pop('onedl-mmcv')
     tools = [pins.pop(name) for name in BUILD_TOOLS]
@@ -239,34 +252,59 @@ def install(env):
     env.pip('toolboxes', 'install', '--progress-bar', 'off', wheel, *torch_pins, *tools, *pins.values())
     # pip leaves an mmcv of the same version in place, though it may have been built against another torch.
     env.pip('mmcv', 'install', '--progress-bar', 'off', '--no-deps', '--force-reinstall', wheel)
-    env.pip('panoptic tools', 'install', '--progress-bar', 'off', '--no-deps', *no_deps)
+    env.pip('panoptic tools', 'install', '--progress-bar', 'off', '--no-deps', *read_pins(NO_DEPS).values())
     env.pip('mmparax', 'install', '--progress-bar', 'off', '--no-deps', '--no-build-isolation', '-e', ROOT)
+
+
+def install_further(env, name):
+    """Install a set that is not the runtime, which may or may not be there, without changing a pin of the runtime."""
+    pins = read_pins(PINS[name])
+    if not pins:
+        return
+    constraints = os.path.join(env.path, 'constraints.txt')
+    with open(constraints, 'w') as file:
+        file.write('\n'.join(read_pins(PINS['runtime']).values()))
+    env.pip('the packages of %s' % PINS[name], 'install', '--progress-bar', 'off', '-c', constraints, *pins.values())
+
+
+def ensure(env, name, force):
+    """Install a set unless it is there as its files say, and check that the runtime can be imported."""
+    files = RUNTIME_FILES if name == 'runtime' else (PINS[name], PINS['runtime'])
+    state = state_hash(env.output('import sys; print(sys.version)'), files)
+    start = time.time()
+    there = env.has(name, state) and not force
+    if not there:
+        if os.path.exists(env.stamp(name)):
+            os.remove(env.stamp(name))  # what is stopped half-way counts as not installed
+        if name == 'runtime':
+            install_runtime(env)
+        else:
+            install_further(env, name)
+    if name == 'runtime':
+        verify(env)
+    if not there:
+        with open(env.stamp(name), 'w') as file:
+            file.write(state)
+    say('%s: ready %s' % (name, '(nothing to do)' if there else 'in %.0f s' % (time.time() - start)))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('sets', nargs='*', metavar='SET', help='what to install: %s (default: runtime)' % ', '.join(PINS))
     parser.add_argument('--venv', default=os.path.join(ROOT, '.venv'), help='where the environment goes (default: .venv)')
     parser.add_argument('--this-python', action='store_true',
                         help='make the environment again if it has another Python than the one that runs this')
     parser.add_argument('--force', action='store_true', help='install again even if nothing has changed')
     arguments = parser.parse_args()
+    for name in arguments.sets:
+        if name not in PINS:
+            parser.error('there is no set %r; the sets are %s' % (name, ', '.join(PINS)))
     env = Environment(os.path.abspath(arguments.venv))
     try:
         interpreter = find_python()
         env.create(interpreter, arguments.this_python)
-        state = state_hash(env.output('import sys; print(sys.version)'))
-        if not arguments.force and os.path.exists(env.stamp):
-            with open(env.stamp) as file:
-                if file.read() == state:
-                    verify(env)
-                    say('ready (nothing to do)')
-                    return 0
-        start = time.time()
-        install(env)
-        verify(env)
-        with open(env.stamp, 'w') as file:
-            file.write(state)
-        say('ready in %.0f s' % (time.time() - start))
+        for name in arguments.sets or ['runtime']:
+            ensure(env, name, arguments.force)
         return 0
     except SetupError as error:
         sys.stderr.write('[setup] ' + str(error) + '\n')
