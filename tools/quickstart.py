@@ -24,7 +24,8 @@ from mmparax.errors import check_int
 from mmparax.inference.metrics import select_paper_metrics
 from mmparax.inference.scene_pictures import draw_scene_predictions
 from mmparax.reproduce.process import run_script
-from mmparax.reproduce.settings import as_arguments, content, data_options, fingerprint, length_options, package_source
+from mmparax.reproduce.settings import build_data_options, build_length_options, format_options
+from mmparax.utils.code_digest import compute_parts_digest, encode_content, read_package_source
 from mmparax.weights.sources import locate
 
 TOOLS = Path(__file__).resolve().parent
@@ -66,15 +67,15 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     summary, picture = work_dir / 'summary.json', work_dir / 'prediction.png'
     scenes = json.loads((Path(args.data) / 'classes.json').read_text(encoding='utf-8'))
     settings = dict(config=Path(config).name, seed=seed, iterations=iterations, scenes=scenes['counts'],
-                    fingerprint=fingerprint(content(cfg.to_dict()), content(scenes),
-                                            locate(cfg.model.backbone.base_checkpoint).read_bytes(), package_source()))
+                    digest=compute_parts_digest(encode_content(cfg.to_dict()), encode_content(scenes),
+                                                locate(cfg.model.backbone.base_checkpoint).read_bytes(), read_package_source()))
     if summary.is_file() and picture.is_file():
         found = json.loads(summary.read_text(encoding='utf-8'))
         if found['settings'] == settings:
             print(f'{METHODS[method]}, seed {seed}: done before, kept in {work_dir}.')
             return found
-    options = ['--cfg-options', f'randomness.seed={seed}', *as_arguments(data_options(cfg, args.data))]
-    training = options + (as_arguments(length_options(iterations)) if args.iterations else [])
+    options = ['--cfg-options', f'randomness.seed={seed}', *format_options(build_data_options(cfg, args.data))]
+    training = options + (format_options(build_length_options(iterations)) if args.iterations else [])
     start, label, checkpoint = time.time(), f'{METHODS[method]}, seed {seed}', str(work_dir / f'iter_{iterations}.pth')
     log = call('train.py', work_dir / 'train.txt', iterations, f'{label}: training', config, '--no-validate', '--work-dir',
                str(work_dir), *training)

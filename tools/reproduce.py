@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from mmparax.benchmark.parameter_counts import ParameterCounter
 from mmparax.cli import tool
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import InputError, ParameterError, check_int
-from mmparax.reproduce.counts import ParameterCounts
-from mmparax.reproduce.entries import Cell, select
+from mmparax.reproduce.entries import TableEntry, select_entries
 from mmparax.reproduce.full import FullScale
-from mmparax.reproduce.pages import check_suffix, write_report
-from mmparax.reproduce.report import NONE, Report, millions
-from mmparax.reproduce.runner import Launch, Outcome, Runner
-from mmparax.reproduce.state import DONE, FAILED, seeds_of, summary
+from mmparax.reproduce.pages import check_report_path, write_report
+from mmparax.reproduce.report import NONE, TablesReport, format_millions
+from mmparax.reproduce.runner import RunOutcome, ScriptLauncher, TableRunner
+from mmparax.reproduce.state import DONE, FAILED, list_seeds, summarize_states
 from mmparax.reproduce.tiny import TinyScale
 from mmparax.utils.logs import quiet_log
 
@@ -32,20 +32,23 @@ MIN_WIDTHS = {'row': 12, 'config': 12, 'published, %': 14, 'state': 12}  # of th
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Runs every cell of the paper's Tables 1-10, at the paper's scale or on small synthetic scenes: what is "
+        description="Runs every entry of the paper's Tables 1-10, at the paper's scale or on small synthetic scenes: what is "
         'missing is run, what stopped is resumed, what is done is kept. docs/reproduce.md explains it.')
     job = parser.add_argument_group('what to do (to run, give --table alone)')
-    job.add_argument('--list', action='store_true', help='list the cells with their parameters, published numbers and state')
+    job.add_argument('--list', action='store_true',
+                     help='list the table entries with their parameters, published numbers and state')
     job.add_argument('--json', action='store_true', help='with --list: as JSON')
     job.add_argument('--report', metavar='FILE', help='write published and measured numbers to a .md or .html file')
     job.add_argument('--dry-run', action='store_true', help='print the commands and run nothing')
-    cells = parser.add_argument_group('which cells')
-    cells.add_argument('--table', type=int, nargs='+', action='extend', metavar='N', help='tables, 1-10')
-    cells.add_argument('--row', nargs='+', action='extend', metavar='NAME', help='rows: methods, or variants of an ablation')
-    cells.add_argument('--backbone', nargs='+', action='extend', metavar='NAME', help='backbones, e.g. swin-b')
-    cells.add_argument('--scale', choices=['full', 'tiny'], default='full',
-                       help="full: the paper's; tiny: synthetic scenes and small backbones, on a CPU or one GPU (default: full)")
-    cells.add_argument('--seeds', type=int, default=1, metavar='COUNT', help='how many seeds, from 0 on (default: 1)')
+    entries = parser.add_argument_group('which table entries')
+    entries.add_argument('--table', dest='tables', type=int, nargs='+', action='extend', metavar='N', help='tables, 1-10')
+    entries.add_argument('--row', dest='rows', nargs='+', action='extend', metavar='NAME',
+                         help='rows: methods, or variants of an ablation')
+    entries.add_argument('--backbone', dest='backbones', nargs='+', action='extend', metavar='NAME',
+                         help='backbones, e.g. swin-b')
+    entries.add_argument('--scale', choices=['full', 'tiny'], default='full',
+                       help="full: the paper's; tiny: synthetic scenes and mini backbones, on a CPU or one GPU (default: full)")
+    entries.add_argument('--seeds', type=int, default=1, metavar='COUNT', help='how many seeds, from 0 on (default: 1)')
     how = parser.add_argument_group('how to run')
     how.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher (default: none)')
     how.add_argument('--gpus', type=int,
@@ -62,7 +65,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def launch_of(args: argparse.Namespace) -> Launch:
+def choose_launcher(args: argparse.Namespace) -> ScriptLauncher:
     """How to start the runs; raises InputError for what does not go together."""
     check_int('--seeds', args.seeds)
     if args.gpus is not None:
@@ -75,57 +78,57 @@ def launch_of(args: argparse.Namespace) -> Launch:
         raise InputError('--scale tiny runs in one process, on a GPU if there is one: leave --gpus and --launcher out.')
     if args.launcher == 'none' and args.gpus not in (None, 1):
         raise ParameterError('--gpus', args.gpus, 'several GPUs need a launcher', 'Add --launcher pytorch or --launcher slurm.')
-    return Launch(args.launcher, args.gpus or (1 if args.launcher == 'none' else 4), args.partition)
+    return ScriptLauncher(args.launcher, args.gpus or (1 if args.launcher == 'none' else 4), args.partition)
 
 
-def check_gpus(args: argparse.Namespace, launch: Launch) -> None:
+def check_gpus(args: argparse.Namespace, launcher: ScriptLauncher) -> None:
     """Full scale needs GPUs; under Slurm they are elsewhere."""
     found = torch.cuda.device_count()
-    if args.scale == 'tiny' or args.launcher == 'slurm' or found >= launch.gpus:
+    if args.scale == 'tiny' or args.launcher == 'slurm' or found >= launcher.gpus:
         return
-    problem = f'this machine has {found or "no"} GPU{"s" if found != 1 else ""} and a run at full scale needs {launch.gpus}'
+    problem = f'this machine has {found or "no"} GPU{"s" if found != 1 else ""} and a run at full scale needs {launcher.gpus}'
     if not args.dry_run:
         raise InputError(f'{problem}: use --scale tiny, --gpus, --launcher slurm, or --dry-run to see the commands.')
     print(f'Warning: {problem}.', file=sys.stderr)
 
 
-def described(runner: Runner, cells: List[Cell], seeds: int) -> List[Dict[str, Any]]:
-    """The cells for ``--list``, every one of them with its parameters counted and its state."""
+def described(runner: TableRunner, entries: List[TableEntry], seeds: int) -> List[Dict[str, Any]]:
+    """The table entries for ``--list``, every one of them with its parameters counted and its state."""
     described = []
-    for cell in tqdm(cells, desc='cells', unit='cell', file=sys.stderr):
-        known = {*range(seeds), *seeds_of(runner.folder(cell, 0).path.parent)}
-        states = {seed: runner.state(cell, seed) for seed in sorted(known)}
-        papers = cell.papers or (cell, )
+    for entry in tqdm(entries, desc='entries', unit='entry', file=sys.stderr):
+        known = {*range(seeds), *list_seeds(runner.get_folder(entry, 0).path.parent)}
+        states = {seed: runner.read_state(entry, seed) for seed in sorted(known)}
+        papers = entry.papers or (entry, )
 
         def published(value):
-            """Of a tiny cell, a number for each cell of the paper that it stands for."""
+            """Of an entry at tiny scale, a number for each entry of the paper that it stands for."""
             named = {f'{paper.backbone} {paper.dataset}': value(paper) for paper in papers}
-            return named if runner.scale.name == 'tiny' and cell.papers else value(cell)
+            return named if runner.scale.name == 'tiny' and entry.papers else value(entry)
 
         described.append(dict(
-            table=cell.table, row=cell.row, backbone=cell.backbone, method=cell.method, dataset=cell.dataset,
-            config=os.path.relpath(runner.scale.config_file(cell, 0, runner.folder(cell, 0).path)),
+            table=entry.table, row=entry.row, backbone=entry.backbone, method=entry.method, dataset=entry.dataset,
+            config=os.path.relpath(runner.scale.locate_config(entry, 0, runner.get_folder(entry, 0).path)),
             params_published=published(lambda paper: paper.params_published),
-            params_built=runner.scale.parameters(cell), published=published(lambda paper: dict(paper.published)),
+            params_built=runner.scale.count_parameters(entry), published=published(lambda paper: dict(paper.published)),
             measured={seed: state.result['metrics'] for seed, state in states.items() if state.kind == DONE},
-            state=summary(states)))
-    runner.scale.counts.save()
+            state=summarize_states(states)))
+    runner.scale.counter.save()
     return described
 
 
 def table_of(rows: List[Dict[str, Any]], tiny: bool) -> Table:
-    """The cells as a table of text."""
-    table = Table(title='Cells; parameters: trained in the backbone, in millions', box=SIMPLE_HEAD, show_edge=False,
+    """The table entries as a table of text."""
+    table = Table(title='Table entries; parameters: trainable in the backbone, in millions', box=SIMPLE_HEAD, show_edge=False,
                   padding=0)  # all of it in 100 columns
     for column in ('table', 'row', 'backbone', 'data set', 'config', 'published', 'built', 'published, %', 'state'):
         if not (tiny and column.startswith('published')):
             table.add_column(column, overflow='fold', no_wrap=column not in MIN_WIDTHS, min_width=MIN_WIDTHS.get(column),
                              justify='right' if column in ('table', 'published', 'built') else 'left')
     for row in rows:
-        numbers = [] if tiny else [millions(row['params_published'])]
+        numbers = [] if tiny else [format_millions(row['params_published'])]
         metrics = [] if tiny else [' '.join(f'{value:.1f}' for value in row['published'].values()) or NONE]
         table.add_row(str(row['table']), row['row'], row['backbone'], row['dataset'], Path(row['config']).stem, *numbers,
-                      millions(row['params_built'] / 1e6, 3), *metrics, row['state'])
+                      format_millions(row['params_built'] / 1e6, 3), *metrics, row['state'])
     return table
 
 
@@ -141,7 +144,7 @@ def make_scenes(data: str) -> None:
         write_scenes(data, *SCENES)
 
 
-def show(outcomes: List[Outcome]) -> None:
+def show(outcomes: List[RunOutcome]) -> None:
     """A table of what became of the runs."""
     table = Table(title='Runs')
     for column in ('run', 'result'):
@@ -151,10 +154,10 @@ def show(outcomes: List[Outcome]) -> None:
     wide_console().print(table)
 
 
-def report(runner: Runner, cells: List[Cell], path: Path, seeds: int) -> None:
+def report(runner: TableRunner, entries: List[TableEntry], path: Path, seeds: int) -> None:
     """Write a report and say where."""
-    write_report(Report(runner, cells, path.parent, seeds), path)
-    runner.scale.counts.save()
+    write_report(TablesReport(runner, entries, path.parent, seeds), path)
+    runner.scale.counter.save()
     print(f'Report: {path}')
 
 
@@ -162,40 +165,40 @@ def report(runner: Runner, cells: List[Cell], path: Path, seeds: int) -> None:
 def main() -> None:
     args = parse_args()
     quiet_log()
-    launch = launch_of(args)
-    target = check_suffix(args.report) if args.report else None
-    counts = ParameterCounts()
-    scale = TinyScale(counts, args.data, args.iterations) if args.scale == 'tiny' else FullScale(counts)
-    cells = select(scale.cells, args.table, args.row, args.backbone)
-    runner = Runner(scale, Path(args.work_dir), launch, lambda text: print(text, flush=True), args.rerun_outdated)
+    launcher = choose_launcher(args)
+    target = check_report_path(args.report) if args.report else None
+    counter = ParameterCounter()
+    scale = TinyScale(counter, args.data, args.iterations) if args.scale == 'tiny' else FullScale(counter)
+    entries = select_entries(scale.entries, args.tables, args.rows, args.backbones)
+    runner = TableRunner(scale, Path(args.work_dir), launcher, lambda text: print(text, flush=True), args.rerun_outdated)
     if args.list:
-        rows = described(runner, cells, args.seeds)
+        rows = described(runner, entries, args.seeds)
         if args.json:
             print(json.dumps(rows, indent=1))
         else:
             wide_console().print(table_of(rows, args.scale == 'tiny'))
         return
     if target:
-        report(runner, cells, target, args.seeds)
+        report(runner, entries, target, args.seeds)
         return
-    if args.table is None:
+    if args.tables is None:
         raise InputError('there is nothing to do: give --list, --report FILE, or --table N to run a table.')
-    check_gpus(args, launch)
-    runs = runner.runs(cells, range(args.seeds))
+    check_gpus(args, launcher)
+    runs = runner.list_runs(entries, range(args.seeds))
     if args.dry_run:
-        runner.dry_run(runs)
+        runner.print_commands(runs)
         return
     if args.scale == 'tiny':
         make_scenes(args.data)
     try:
-        outcomes = runner.run(runs)
+        outcomes = runner.run_all(runs)
     except KeyboardInterrupt:
         print('\nStopped. The same command goes on from the last checkpoint.', file=sys.stderr)
         sys.exit(130)
     show(outcomes)
-    tables = '-'.join(map(str, sorted({cell.table for cell in cells})))
+    tables = '-'.join(map(str, sorted({entry.table for entry in entries})))
     for suffix in ('md', 'html'):
-        whole = [cell for cell in scale.cells if cell.table in {run.table for run in cells}]
+        whole = [entry for entry in scale.entries if entry.table in {chosen.table for chosen in entries}]
         report(runner, whole, Path(args.work_dir) / args.scale / f'table{tables}.{suffix}', args.seeds)
     if any(outcome.kind == FAILED for outcome in outcomes):
         sys.exit(1)

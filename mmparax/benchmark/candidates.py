@@ -1,4 +1,4 @@
-"""What the benchmark compares: backbones in the sizes of the shipped configs, with each method and without."""
+"""What the benchmark compares: backbones with each method, in the sizes of the shipped configs, and without a method."""
 import functools
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -9,6 +9,8 @@ from torch import nn
 from mmparax import adapters
 from mmparax.adapters.base import Method, build_method
 from mmparax.backbones.adapted import AdaptedBackbone
+from mmparax.benchmark.mini_sizes import resize_adapter
+from mmparax.benchmark.parameter_counts import ParameterCounter
 from mmparax.benchmark.plain_adapters import PlainAdaRoute, PlainMona
 from mmparax.config.shipped import read_config, resolve_config
 from mmparax.errors import ParameterError
@@ -26,7 +28,9 @@ CONFIGS = {
     'convnext-mini': 'quickstart/mask-rcnn_convnext-mini_{}_1xb8-400_scenes-128x128.py',
     'vit-mini': 'quickstart/vit-mini_{}_1xb32-800_scenes-32x32.py',
 }
-# Method -> the one whose size it has, and what is another.
+# Mini backbone -> the backbone whose configs have the other options of its methods.
+FULL_SCALE = {'swin-mini': 'swin-b', 'convnext-mini': 'convnext-b', 'vit-mini': 'vit-b16'}
+# Variant of a method -> (method whose size it has, options that differ).
 VARIANTS: Dict[str, Tuple[str, Dict[str, Any]]] = {
     'adaroute-no-conv': ('adaroute', dict(kernel_sizes=())),
     'plain-adaroute': ('adaroute', dict(type=PlainAdaRoute)),
@@ -41,7 +45,7 @@ TABLE_11_SETTING = ('swin-l', (800, 1280), 4)
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """One row of the benchmark.
 
     Attributes:
@@ -49,7 +53,7 @@ class Contender:
         build: makes the backbone, on the CPU.
         dtype: ``'fp32'``, or ``'fp16'`` or ``'bf16'`` by automatic mixed precision.
         ops: one of ``mmparax.ops.dispatch.BACKENDS``, or None for a method without such operations.
-        efficient_attention: whether the frozen base takes its fast path; None where there is no choice.
+        efficient_attention: whether the frozen base has the faster attention; None where there is no choice.
         published: the ratio to full fine-tuning that the paper prints for this setting.
     """
     method: str
@@ -65,88 +69,106 @@ class Contender:
         return ', '.join(filter(None, (self.method, attention, self.ops and f'{self.ops} ops', self.dtype)))
 
 
-def method_classes() -> Dict[str, str]:
+def find_method_classes() -> Dict[str, str]:
     """Name of a method, which is that of its file in ``mmparax/adapters``, -> name of its class."""
     classes = [value for value in vars(adapters).values() if isinstance(value, type) and issubclass(value, Method)]
     return {cls.__module__.rpartition('.')[2]: cls.__name__ for cls in classes if cls is not Method}
 
 
-def method_names() -> List[str]:
+def list_methods() -> List[str]:
     """All that can be compared: full fine-tuning, every method, and the variants."""
-    return [FULL, *sorted(method_classes()), *VARIANTS]
+    return [FULL, *sorted(find_method_classes()), *VARIANTS]
 
 
-def backbone_names() -> List[str]:
+def list_backbones() -> List[str]:
+    """All backbones that can be compared."""
     return list(CONFIGS)
 
 
-def check_names(option: str, values: Sequence[str], known: Sequence[str]) -> List[str]:
-    """Return the names, each once, or raise InputError listing the known ones."""
+def check_names(parameter: str, values: Sequence[str], known: Sequence[str]) -> List[str]:
+    """Return the names, each once, or raise ParameterError listing the known ones."""
     for value in values:
         if value not in known:
-            raise ParameterError(option, value, f'known are {", ".join(known)}')
+            raise ParameterError(parameter, value, f'known are {", ".join(known)}')
     return list(dict.fromkeys(values))
 
 
-def backbone_config(backbone: str) -> Dict[str, Any]:
+def read_backbone_config(backbone: str) -> Dict[str, Any]:
     """The backbone of a shipped config, random and without adapter."""
     config = read_config(CONFIGS[backbone].format(FULL)).model.backbone.to_dict()
     return {**{name: value for name, value in config.items() if name != 'adapter'}, **RANDOM_BASE}
 
 
-def adapter_config(backbone: str, method: str) -> Optional[Dict[str, Any]]:
-    """The adapter of a method in the size that the shipped configs give it on a backbone; else with its defaults."""
-    base, changes = VARIANTS.get(method, (method, {}))
-    config = CONFIGS[backbone].format(base)
-    if resolve_config(config).is_file():
-        adapter = read_config(config).model.backbone.adapter
-    else:
-        adapter = dict(type=f'mmparax.{method_classes()[base]}')
-    return None if adapter is None else {**dict(adapter), **changes}
+def read_adapter_config(backbone: str, method: str) -> Optional[Dict[str, Any]]:
+    """The adapter of a method in the size that it has on a backbone.
+
+    A shipped config gives the size. Without one, a mini backbone's methods have the sizes of the tables at tiny scale, and
+    any other method has its defaults.
+    """
+    original, changes = VARIANTS.get(method, (method, {}))
+    adapter = _read_adapter(backbone, original)
+    return None if adapter is None else {**adapter, **changes}
 
 
-def default_size(backbone: str) -> Tuple[int, int]:
-    """(H, W) in pixels: that of the position embedding if there is one, else 320x320, for small backbones 128x128."""
-    side = backbone_config(backbone).get('img_size') or (128 if backbone.endswith('mini') else 320)
+@functools.lru_cache(None)
+def _read_adapter(backbone: str, method: str) -> Optional[Dict[str, Any]]:
+    for source in (backbone, FULL_SCALE.get(backbone)):
+        if source and resolve_config(CONFIGS[source].format(method)).is_file():
+            config = read_config(CONFIGS[source].format(method)).model.backbone.adapter
+            adapter = None if config is None else config.to_dict()
+            if source == backbone:
+                return adapter
+            return resize_adapter(ParameterCounter(), read_backbone_config(backbone), adapter)
+    return dict(type=f'mmparax.{find_method_classes()[method]}')
+
+
+def choose_size(backbone: str) -> Tuple[int, int]:
+    """(H, W) in pixels: that of the position embedding if there is one, else 128x128 for a mini backbone, 320x320 for another."""
+    side = read_backbone_config(backbone).get('img_size') or (128 if backbone.endswith('mini') else 320)
     return side, side
 
 
-def build(backbone: str, method: str, size: Tuple[int, int], efficient_attention: Optional[bool], with_cp: bool) -> nn.Module:
-    """Build a backbone with a method; for ``'full'`` upstream's own, unmodified, in which everything trains."""
-    config = backbone_config(backbone)
+def build_backbone(backbone: str, method: str, size: Tuple[int, int], efficient_attention: Optional[bool],
+                   with_cp: bool) -> nn.Module:
+    """Build a backbone with a method; for ``'full'`` upstream's own, unmodified and fully trainable.
+
+    Raises:
+        ParameterError: if activations are to be recomputed and upstream's backbone cannot.
+    """
+    config = read_backbone_config(backbone)
     cls = MODELS.get(config.pop('type'))
     if 'img_size' in config:
         config['img_size'] = size
     if with_cp:
         if method == FULL and 'with_cp' not in keyword_names(cls.upstream.__init__):
-            raise ParameterError('--with-cp', True, f'upstream\'s {cls.family} cannot recompute activations')
+            raise ParameterError('with_cp', True, f'upstream\'s {cls.family} cannot recompute activations')
         config['with_cp'] = True
     if efficient_attention is not None:
         config['efficient_attention'] = efficient_attention
     if method == FULL:
         options = {name: value for name, value in config.items() if name not in RANDOM_BASE}
         return cls.upstream(**{**cls.upstream_defaults(options), **options})
-    return cls(adapter=build_method(adapter_config(backbone, method)), **config)
+    return cls(adapter=build_method(read_adapter_config(backbone, method)), **config)
 
 
 def has_efficient_attention(backbone: str) -> bool:
-    """Whether the family of a backbone can run its frozen base in two ways."""
-    return MODELS.get(backbone_config(backbone)['type']).speed_up is not AdaptedBackbone.speed_up
+    """Whether the family of a backbone has a faster attention for its frozen base."""
+    return MODELS.get(read_backbone_config(backbone)['type']).speed_up is not AdaptedBackbone.speed_up
 
 
-def published_ratio(backbone: str, size: Tuple[int, int], batch: int, method: str) -> Optional[float]:
+def find_published_ratio(backbone: str, size: Tuple[int, int], batch: int, method: str) -> Optional[float]:
     """Throughput of a method over full fine-tuning's in the paper's Table 11; None for other settings."""
     same = (backbone, tuple(sorted(size)), batch) == TABLE_11_SETTING  # windows are square: lying or standing costs the same
     return TABLE_11[method] / TABLE_11[FULL] if same and method in TABLE_11 else None
 
 
-def contenders(backbone: str, methods: Sequence[str], size: Tuple[int, int], batch: int, dtypes: Sequence[str],
-               ops: Sequence[str], efficient_attention: Sequence[bool], with_cp: bool = False) -> List[Contender]:
-    """Every combination that makes a difference: the plain references keep upstream's backbone and have one backend.
+def list_candidates(backbone: str, methods: Sequence[str], size: Tuple[int, int], batch: int, dtypes: Sequence[str],
+                    ops: Sequence[str], efficient_attention: Sequence[bool], with_cp: bool = False) -> List[Candidate]:
+    """Every combination that makes a difference: the plain references keep upstream's attention and have one backend.
 
     Args:
-        backbone: one of :func:`backbone_names`.
-        methods: some of :func:`method_names`.
+        backbone: one of :func:`list_backbones`.
+        methods: some of :func:`list_methods`.
         size: (H, W) in pixels.
         batch: images in a step.
         dtypes: ``'fp32'``, ``'fp16'``, ``'bf16'``.
@@ -162,7 +184,8 @@ def contenders(backbone: str, methods: Sequence[str], size: Tuple[int, int], bat
             if choice and method != FULL:
                 choices = [False] if method in PLAIN else efficient_attention
             for efficient in choices:
-                for path in ops if method in WITH_BACKENDS else [None]:
-                    make = functools.partial(build, backbone, method, size, efficient, with_cp)
-                    rows.append(Contender(method, make, dtype, path, efficient, published_ratio(backbone, size, batch, method)))
+                for backend_of_ops in ops if method in WITH_BACKENDS else [None]:
+                    make = functools.partial(build_backbone, backbone, method, size, efficient, with_cp)
+                    published = find_published_ratio(backbone, size, batch, method)
+                    rows.append(Candidate(method, make, dtype, backend_of_ops, efficient, published))
     return rows

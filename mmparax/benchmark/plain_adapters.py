@@ -1,4 +1,4 @@
-"""AdaRoute and Mona written down plainly, as fixed references for speed and memory.
+"""AdaRoute and Mona written plainly, as fixed references for speed and memory.
 
 The same functions with the same parameters as :mod:`mmparax.adapters`, in the layout of their papers' figures: tokens are
 copied into contiguous maps (B, C, H, W) and back around every convolution, and each step is an operation of its own. They
@@ -25,12 +25,12 @@ def to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2).contiguous()
 
 
-def mixed(gate: Tensor, experts: Tensor) -> Tensor:
+def mix(gate: Tensor, experts: Tensor) -> Tensor:
     """Sum of experts (M, ...) weighted by gates (B, M): (B, ...)."""
     return (gate @ experts.flatten(1)).view(-1, *experts.shape[1:])
 
 
-def dynamic_conv(x: Tensor, kernel: Tensor) -> Tensor:
+def convolve_per_sample(x: Tensor, kernel: Tensor) -> Tensor:
     """Depthwise convolution of a map (B, r, H, W) with kernels (B, r, 1, k, k) of each sample, as B*r groups."""
     batch, channels, height, width = x.shape
     size = kernel.shape[-1]
@@ -49,14 +49,14 @@ class PlainAdaRouteAdapter(AdaRouteAdapter):
         x = self.norm_scale * x
         x = shortcut + x
         x = x + to_tokens(self.dwconv_in(to_map(x, hw)))
-        down, up, *gates = self.plain_gates(x)
+        down, up, *gates = self.compute_gates(x)
         center = self.center
-        z = torch.bmm(x, mixed(down, center.down).transpose(1, 2))
-        kernels = [mixed(gate, experts) for gate, experts in zip(gates, center.kernels)]
-        z = z + self.plain_spatial_mixing(z, hw, kernels)
+        z = torch.bmm(x, mix(down, center.down).transpose(1, 2))
+        kernels = [mix(gate, experts) for gate, experts in zip(gates, center.kernels)]
+        z = z + self.mix_positions(z, hw, kernels)
         z = z + self.latent_proj(z)
         z = F.gelu(z)
-        y = torch.bmm(z, mixed(up, center.up).transpose(1, 2))
+        y = torch.bmm(z, mix(up, center.up).transpose(1, 2))
         y = y + to_tokens(self.dwconv_out(to_map(y, hw)))
         y = self.layer_scale * y
         y = y + self.layer_bias
@@ -65,13 +65,13 @@ class PlainAdaRouteAdapter(AdaRouteAdapter):
             shortcut = shortcut + self.shortcut_bias
         return y + shortcut
 
-    def plain_gates(self, x: Tensor) -> Sequence[Tensor]:
+    def compute_gates(self, x: Tensor) -> Sequence[Tensor]:
         """Gates of each sample, G of (B, M)."""
         logits = self.router.gates(F.gelu(self.router.reduce(x.mean(1))))
         logits = logits.view(x.shape[0], -1, self.router.num_experts)
         return (logits.softmax(-1) if self.router.activation == 'softmax' else logits.sigmoid()).unbind(1)
 
-    def plain_spatial_mixing(self, z: Tensor, hw: Tuple[int, int], kernels: List[Tensor]) -> Tensor:
+    def mix_positions(self, z: Tensor, hw: Tuple[int, int], kernels: List[Tensor]) -> Tensor:
         """The dynamic convolutions of latent tokens (B, H*W, r) and their sum, weighted at each position."""
         if not kernels:
             return z
@@ -83,7 +83,7 @@ class PlainAdaRouteAdapter(AdaRouteAdapter):
                 source = self.stage_mix[2 * i - 2] * z + self.stage_mix[2 * i - 1] * maps[-1]
             elif i and self.conv_layout == 'sequential_no_residual':
                 source = self.stage_mix[i - 1] * maps[-1]
-            maps.append(dynamic_conv(source, kernel))
+            maps.append(convolve_per_sample(source, kernel))
         tokens = [to_tokens(y) for y in maps]
         if self.aggregation is None:
             return sum(tokens) / len(tokens)

@@ -1,8 +1,8 @@
 """Bytes that autograd keeps for the backward pass: counted exactly, for each block and token, and predicted.
 
-A training step holds parameters, gradients and optimizer state, which depend on what trains, and these bytes, which
-depend on what its operations keep. A frozen layer has no gradient of its weights, and nothing is kept for that; what the
-gradient of its input needs is still kept, for the gradients of earlier adapters pass through it.
+A training step holds parameters, gradients and optimizer state, whose size follows from the trainable parameters, and
+these bytes, which depend on what its operations keep. A frozen layer has no gradient of its weights, and nothing is kept
+for that; what the gradient of its input needs is still kept, for the gradients of earlier adapters pass through it.
 """
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from mmparax.benchmark.candidates import FULL, backbone_config, contenders
-from mmparax.benchmark.timing import outputs_of
+from mmparax.benchmark.candidates import FULL, list_candidates, read_backbone_config
+from mmparax.benchmark.timing import list_outputs
 from mmparax.ops.recompute import observers
 from mmparax.utils.tables import as_text
 
@@ -24,7 +24,7 @@ OUTSIDE = 'outside the blocks'
 FROZEN, PASSED = 'frozen', 'frozen, gradients pass'
 
 
-class SavedBytes:
+class SavedBytesCounter:
     """Counts what autograd saves, each storage once.
 
     Args:
@@ -54,7 +54,7 @@ class SavedBytes:
         return tensor.detach()  # an operation's own result would hold the operation, and that it
 
     @contextmanager
-    def counting(self, modules: Optional[Dict[str, nn.Module]] = None) -> Iterator['SavedBytes']:
+    def count(self, modules: Optional[Dict[str, nn.Module]] = None) -> Iterator['SavedBytesCounter']:
         """Count what is saved inside.
 
         Args:
@@ -97,12 +97,12 @@ class StageBytes:
 
 
 @dataclass
-class Saved:
-    """What one method's backbone saves.
+class SavedMemory:
+    """What autograd saves in one method's backbone.
 
     Attributes:
         method: its name.
-        efficient_attention: whether the base took its fast path; None where there is no choice.
+        efficient_attention: whether the base had the faster attention; None where there is no choice.
         total: bytes.
         stages: in order.
         error: why there is nothing.
@@ -114,17 +114,17 @@ class Saved:
     error: Optional[str] = None
 
 
-def predicted(family: str, stage: StageBytes, frozen: bool, window: int) -> Optional[float]:
+def predict_bytes_per_token(family: str, stage: StageBytes, frozen: bool, window: int) -> Optional[float]:
     """Bytes per token that a block of upstream's saves in single precision, from its operations; None for other families.
 
     Counted are values per token in a map that windows divide: the inputs of norms (with mean and deviation), of linear
-    maps whose weights train, of depthwise convolutions and of the GELU, and what the attention saves. A frozen linear map
+    maps with trainable weights, of depthwise convolutions and of the GELU, and what the attention saves. A frozen linear map
     saves no input; upstream's frozen convolution does. Exact in Swin where there are several windows and heads.
 
     Args:
         family: of the backbone.
         stage: its channels and heads.
-        frozen: whether the base's weights are.
+        frozen: whether the base is.
         window: side of an attention window in tokens.
     """
     c = stage.channels
@@ -143,7 +143,7 @@ def predicted(family: str, stage: StageBytes, frozen: bool, window: int) -> Opti
     return 4. * (both if frozen else both + weights)
 
 
-def saved_of(backbone: Any, model: nn.Module, images: Tensor) -> Tuple[int, List[StageBytes]]:
+def count_saved_bytes(backbone: Any, model: nn.Module, images: Tensor) -> Tuple[int, List[StageBytes]]:
     """Count what one forward pass of a backbone saves: (total, stages).
 
     Args:
@@ -156,10 +156,10 @@ def saved_of(backbone: Any, model: nn.Module, images: Tensor) -> Tuple[int, List
     shapes: Dict[str, torch.Size] = {}
     handles = [block.register_forward_hook(lambda _, inputs, output, name=name: shapes.update({name: output.shape}))
                for name, block in blocks.items()]
-    counter = SavedBytes([*model.parameters(), *model.buffers(), images])
+    counter = SavedBytesCounter([*model.parameters(), *model.buffers(), images])
     try:
-        with counter.counting(blocks):
-            outputs = outputs_of(model(images))
+        with counter.count(blocks):
+            outputs = list_outputs(model(images))
     finally:
         for handle in handles:
             handle.remove()
@@ -177,8 +177,8 @@ def saved_of(backbone: Any, model: nn.Module, images: Tensor) -> Tuple[int, List
 
 
 def measure_saved(backbone: str, methods: Sequence[str], size: Tuple[int, int], batch: int, efficient_attention: Sequence[bool],
-                  with_cp: bool = False) -> List[Saved]:
-    """Count for each method; a prediction follows full fine-tuning and the frozen base on upstream's path.
+                  with_cp: bool = False) -> List[SavedMemory]:
+    """Count for each method; a prediction follows full fine-tuning and the frozen base with upstream's attention.
 
     The frozen base alone saves nothing, for nothing below its output norms needs a gradient. A second count of it lets
     gradients pass, as they do on their way to earlier adapters: what a method has beyond that, its adapters save.
@@ -191,33 +191,33 @@ def measure_saved(backbone: str, methods: Sequence[str], size: Tuple[int, int], 
         efficient_attention: on, off or both.
         with_cp: recompute activations in the backward pass.
     """
-    config = backbone_config(backbone)
+    config = read_backbone_config(backbone)
     cls, window = MODELS.get(config['type']), config.get('window_size', 7)
     rows = []
-    for contender in contenders(backbone, methods, size, batch, ['fp32'], ['auto'], efficient_attention, with_cp):
-        row = Saved(contender.method, contender.efficient_attention)
+    for candidate in list_candidates(backbone, methods, size, batch, ['fp32'], ['auto'], efficient_attention, with_cp):
+        row = SavedMemory(candidate.method, candidate.efficient_attention)
         rows.append(row)
         try:
             torch.manual_seed(0)
-            model = contender.build()
+            model = candidate.build()
             model.train()
             images = torch.randn(batch, 3, *size)
-            row.total, row.stages = saved_of(cls, model, images)
-            if contender.method == FROZEN:
-                row = Saved(PASSED, contender.efficient_attention, *saved_of(cls, model, images.requires_grad_()))
+            row.total, row.stages = count_saved_bytes(cls, model, images)
+            if candidate.method == FROZEN:
+                row = SavedMemory(PASSED, candidate.efficient_attention, *count_saved_bytes(cls, model, images.requires_grad_()))
                 rows.append(row)
         except (ValueError, TypeError, RuntimeError, MemoryError) as error:
             row.error = ' '.join(str(error).split())
             continue
-        guess = [predicted(cls.family, stage, row.method == PASSED, window) for stage in row.stages]
-        if row.method in (FULL, PASSED) and not with_cp and not contender.efficient_attention and None not in guess:
-            rows.append(Saved(f'{row.method}: predicted', contender.efficient_attention, stages=[
+        guess = [predict_bytes_per_token(cls.family, stage, row.method == PASSED, window) for stage in row.stages]
+        if row.method in (FULL, PASSED) and not with_cp and not candidate.efficient_attention and None not in guess:
+            rows.append(SavedMemory(f'{row.method}: predicted', candidate.efficient_attention, stages=[
                 StageBytes(stage.channels, stage.tokens, value * stage.tokens, stage.heads)
                 for stage, value in zip(row.stages, guess)]))
     return rows
 
 
-def saved_table(backbone: str, size: Tuple[int, int], batch: int, rows: Sequence[Saved]) -> str:
+def format_saved_table(backbone: str, size: Tuple[int, int], batch: int, rows: Sequence[SavedMemory]) -> str:
     """Bytes per token in the median block of each stage, also as multiples of the C values of a token, and the total."""
     count = max((len(row.stages) for row in rows), default=0)
     table = Table(title=f'Saved for the backward pass: {backbone}, {size[0]}x{size[1]}, batch {batch}, fp32; bytes per token '
@@ -225,7 +225,7 @@ def saved_table(backbone: str, size: Tuple[int, int], batch: int, rows: Sequence
     for name in ('method', 'efficient attention', *(f'stage {i + 1}' for i in range(count)), 'total, GB'):
         table.add_column(name, justify='left' if name in ('method', 'efficient attention') else 'right')
     for row in rows:
-        cells = [f'{stage.per_token:,.0f} ({stage.per_token / 4 / stage.channels:.2f} C)' for stage in row.stages]
-        table.add_row(row.method, {None: '–', True: 'on', False: 'off'}[row.efficient_attention], *(cells or [''] * count),
+        texts = [f'{stage.per_token:,.0f} ({stage.per_token / 4 / stage.channels:.2f} C)' for stage in row.stages]
+        table.add_row(row.method, {None: '–', True: 'on', False: 'off'}[row.efficient_attention], *(texts or [''] * count),
                       row.error or (f'{row.total / 1e9:.3f}' if row.total else '–'))
     return as_text(table, 160)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from mmparax.benchmark.candidates import Contender
+from mmparax.benchmark.candidates import Candidate
 from mmparax.errors import InputError, TrainingError, UserError
 from mmparax.ops.cpu.build import load_library
 from mmparax.ops.dispatch import use_backend
@@ -58,17 +58,20 @@ class Workload:
 
 
 @dataclass
-class Measured:
-    """What was found out about one contender; seconds are those of one step, a value for each round.
+class Measurement:
+    """What was found out about one candidate.
 
     Attributes:
+        candidate: it.
         trainable: trainable parameters.
         resident: bytes of parameters, buffers and optimizer state.
         peak: bytes, see ``MEMORY``.
         skipped: turns in which the gradient scaler left out an optimizer step.
+        training: seconds of a training step, a value for each round.
+        inference: seconds of an inference, a value for each round.
         error: one sentence if it failed.
     """
-    contender: Contender
+    candidate: Candidate
     trainable: Optional[int] = None
     resident: Optional[int] = None
     peak: Optional[int] = None
@@ -77,20 +80,20 @@ class Measured:
     inference: List[float] = field(default_factory=list)
     error: Optional[str] = None
 
-    def step(self) -> Optional[float]:
+    def compute_median_step(self) -> Optional[float]:
         """Median seconds of a training step."""
         return median(self.training) if self.training else None
 
 
-def outputs_of(features: Any) -> List[Tensor]:
+def list_outputs(features: Any) -> List[Tensor]:
     """All tensors in what a backbone returned."""
-    return [features] if isinstance(features, Tensor) else [tensor for part in features for tensor in outputs_of(part)]
+    return [features] if isinstance(features, Tensor) else [tensor for part in features for tensor in list_outputs(part)]
 
 
-class Batch:
-    """Random images, and the gradient of a loss that is a sum of all outputs with fixed random weights: those weights.
+class BenchmarkBatch:
+    """Random images, and fixed random weights of all outputs, whose weighted sum is the loss.
 
-    Every stage gets gradients by it, and no time or memory goes into the loss itself.
+    The weights are the gradient of that loss: every stage gets gradients, and the loss itself takes no time or memory.
 
     Args:
         work: tells the size, the number and the place of the images.
@@ -104,7 +107,7 @@ class Batch:
     def _random(shape: Sequence[int], seed: int) -> Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
-    def weights(self, outputs: Sequence[Tensor]) -> List[Tensor]:
+    def draw_weights(self, outputs: Sequence[Tensor]) -> List[Tensor]:
         """A weight for each number in the outputs, the same whenever they have these shapes."""
         for i, output in enumerate(outputs):
             if (i, output.shape, output.dtype) not in self._weights:
@@ -113,45 +116,45 @@ class Batch:
         return [self._weights[i, output.shape, output.dtype] for i, output in enumerate(outputs)]
 
 
-class Trainee:
-    """A model with what it needs to train.
+class BenchmarkModel:
+    """A backbone with what it needs to train: optimizer, gradient scaler, batch.
 
     Args:
-        contender: what to build.
+        candidate: what to build.
         work: what to do.
         batch: what to train on.
     """
 
-    def __init__(self, contender: Contender, work: Workload, batch: Batch):
-        self.work, self.batch, self.dtype = work, batch, DTYPES[contender.dtype]
-        self.path: Callable[[], ContextManager] = lambda: use_backend(contender.ops) if contender.ops else nullcontext()
+    def __init__(self, candidate: Candidate, work: Workload, batch: BenchmarkBatch):
+        self.work, self.batch, self.dtype = work, batch, DTYPES[candidate.dtype]
+        self.choose_backend: Callable[[], ContextManager] = lambda: use_backend(candidate.ops) if candidate.ops else nullcontext()
         torch.manual_seed(0)
-        self.model = contender.build().to(work.device)
+        self.model = candidate.build().to(work.device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not self.parameters:
-            raise InputError('nothing trains in this backbone, so there is no training step.')
+            raise InputError('no parameter of this backbone is trainable, so there is no training step.')
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, weight_decay=0.05)
-        self.scaler = torch.amp.GradScaler(work.device.type, enabled=contender.dtype == 'fp16')
+        self.scaler = torch.amp.GradScaler(work.device.type, enabled=candidate.dtype == 'fp16')
         self.run = torch.compile(self.model) if work.compile else self.model
 
     def forward(self) -> List[Tensor]:
         with torch.autocast(self.work.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return outputs_of(self.run(self.batch.images))
+            return list_outputs(self.run(self.batch.images))
 
     def train_step(self) -> None:
-        with self.path():
+        with self.choose_backend():
             outputs = [output for output in self.forward() if output.requires_grad]
-            torch.autograd.backward(outputs, self.scaler.scale(self.batch.weights(outputs)))
+            torch.autograd.backward(outputs, self.scaler.scale(self.batch.draw_weights(outputs)))
             del outputs
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
 
     def infer(self) -> None:
-        with torch.no_grad(), self.path():
+        with torch.no_grad(), self.choose_backend():
             self.forward()
 
-    def timed(self, step: Callable[[], None], training: bool) -> float:
+    def time_steps(self, step: Callable[[], None], training: bool) -> float:
         """Mean seconds of a step in one turn."""
         self.model.train(training)
         synchronize(self.work.device)
@@ -161,15 +164,15 @@ class Trainee:
         synchronize(self.work.device)
         return (time.perf_counter() - start) / self.work.steps
 
-    def resident(self) -> int:
+    def count_resident_bytes(self) -> int:
         """Bytes of parameters, buffers and optimizer state, each storage once."""
         state = [value for values in self.optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
         storages = [tensor.untyped_storage() for tensor in (*self.model.parameters(), *self.model.buffers(), *state)]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
-    def prepare(self, measured: Measured) -> None:
+    def prepare(self, measurement: Measurement) -> None:
         """Warm up, then measure memory in one more step."""
-        measured.trainable = sum(parameter.numel() for parameter in self.parameters)
+        measurement.trainable = sum(parameter.numel() for parameter in self.parameters)
         self.model.train()
         for _ in range(self.work.warmup):
             self.train_step()
@@ -179,21 +182,21 @@ class Trainee:
                 break
             self.train_step()
         if not self.optimizer.state:
-            raise TrainingError(f'after {MOST_SKIPPED} steps the gradients still overflow: use --dtype bf16 or fp32.')
-        measured.resident = self.resident()
-        measured.peak = measured.resident + peak_of(self.train_step, self.work.device)
+            raise TrainingError(f'after {MOST_SKIPPED} steps the gradients still overflow: use dtype bf16 or fp32.')
+        measurement.resident = self.count_resident_bytes()
+        measurement.peak = measurement.resident + measure_peak(self.train_step, self.work.device)
         self.model.eval()
         self.infer()
 
-    def turn(self, measured: Measured) -> None:
+    def take_turn(self, measurement: Measurement) -> None:
         """One turn of a round."""
         if self.work.device.type == 'cuda':
             self.train_step()  # untimed: the allocator takes over what another model's turn has left
         scale = self.scaler.get_scale()
-        training, inference = self.timed(self.train_step, True), self.timed(self.infer, False)
-        measured.skipped += self.scaler.get_scale() < scale
-        measured.training.append(training)
-        measured.inference.append(inference)
+        training, inference = self.time_steps(self.train_step, True), self.time_steps(self.infer, False)
+        measurement.skipped += self.scaler.get_scale() < scale
+        measurement.training.append(training)
+        measurement.inference.append(inference)
 
 
 def synchronize(device: torch.device) -> None:
@@ -201,7 +204,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_of(step: Callable[[], None], device: torch.device) -> int:
+def measure_peak(step: Callable[[], None], device: torch.device) -> int:
     """Peak of the bytes that ``step`` holds in PyTorch's allocator beyond what was there before it."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
@@ -223,24 +226,24 @@ def peak_of(step: Callable[[], None], device: torch.device) -> int:
     return peak
 
 
-def profile_step(contender: Contender, work: Workload, operations: int = 20) -> str:
+def profile_step(candidate: Candidate, work: Workload, operations: int = 20) -> str:
     """The operations that take most of a training step, as a table of PyTorch's profiler."""
-    trainee = Trainee(contender, work, Batch(work))
+    model = BenchmarkModel(candidate, work, BenchmarkBatch(work))
     cuda = work.device.type == 'cuda'
-    with trainee.path():
+    with model.choose_backend():
         for _ in range(work.warmup):
-            trainee.train_step()
+            model.train_step()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about several cycles of profiling, and there is one
             with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as profiler:
-                trainee.train_step()
+                model.train_step()
                 synchronize(work.device)
     return profiler.key_averages().table(sort_by='self_cuda_time_total' if cuda else 'self_cpu_time_total',
                                          row_limit=operations, max_name_column_width=48)
 
 
-def why(error: BaseException, device: torch.device) -> str:
-    """What went wrong, in one sentence."""
+def explain_failure(error: BaseException, device: torch.device) -> str:
+    """Say in one sentence what went wrong."""
     text = ' '.join(str(error).split())
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
         return OUT_OF_MEMORY
@@ -248,22 +251,22 @@ def why(error: BaseException, device: torch.device) -> str:
         return text
     refused = re.search(r'CppCompileError: .*? error: (.*?)(?= \d+ \||$)', text)
     if refused:
-        return f"torch.compile wrote C++ that the compiler refuses ({refused[1]}): run it without --compile"
+        return f"torch.compile wrote C++ that the compiler refuses ({refused[1]}): run it with compile=False"
     return f'{type(error).__name__}: {text[:160]}{"..." if len(text) > 160 else ""}'.rstrip(': ')
 
 
-def lacking(contender: Contender, device: torch.device) -> Optional[str]:
-    """What the device or the installation lacks for a contender; None if nothing."""
-    if not supports(device, contender.dtype):
-        return f'this device has no {contender.dtype}'
-    if contender.ops == 'triton' and not has_triton():
+def find_obstacle(candidate: Candidate, device: torch.device) -> Optional[str]:
+    """What the device or the installation lacks for a candidate; None if nothing."""
+    if not supports_dtype(device, candidate.dtype):
+        return f'this device has no {candidate.dtype}'
+    if candidate.ops == 'triton' and not has_triton():
         return 'Triton, or the C compiler that it needs, is not installed'
-    if contender.ops == 'cpu' and (device.type != 'cpu' or contender.dtype != 'fp32' or load_library(torch.float32) is None):
+    if candidate.ops == 'cpu' and (device.type != 'cpu' or candidate.dtype != 'fp32' or load_library(torch.float32) is None):
         return 'the operations in C run in fp32 on CPUs, on Linux with a C compiler'
     return None
 
 
-def supports(device: torch.device, dtype: str) -> bool:
+def supports_dtype(device: torch.device, dtype: str) -> bool:
     """Whether a device computes in a data type, found out by a small convolution and its gradient."""
     if dtype == 'fp32':
         return True
@@ -282,16 +285,16 @@ def supports(device: torch.device, dtype: str) -> bool:
     return y.dtype == DTYPES[dtype]
 
 
-def clean_up(device: torch.device) -> None:
-    """Give back what a model held that is gone."""
+def free_memory(device: torch.device) -> None:
+    """Give back the memory of a model that is gone."""
     gc.collect()
     if device.type == 'cuda':
         torch.cuda.empty_cache()
 
 
 @contextmanager
-def compiling(work: Workload, models: int) -> Iterator[None]:
-    """Let ``torch.compile`` keep graphs of so many models, which share code; one beyond them is an error, not uncompiled."""
+def keep_compiled_graphs(work: Workload, models: int) -> Iterator[None]:
+    """Let ``torch.compile`` keep the graphs of so many models, which share code; one more is an error, not a silent fallback."""
     if not work.compile:
         yield
         return
@@ -301,8 +304,8 @@ def compiling(work: Workload, models: int) -> Iterator[None]:
 
 
 @contextmanager
-def threads(count: Optional[int]) -> Iterator[None]:
-    """Compute on so many threads; None: as many as there are."""
+def use_threads(count: Optional[int]) -> Iterator[None]:
+    """Compute on ``count`` threads meanwhile; None: leave them as they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -311,46 +314,46 @@ def threads(count: Optional[int]) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Race:
-    """Measures contenders side by side.
+class InterleavedTimer:
+    """Measures candidates side by side.
 
     Args:
-        contenders: what to compare.
+        candidates: what to compare.
         work: what each does.
         progress: called with a text before each piece of work.
 
     Attributes:
-        measured: one for each contender, in order; filled as far as the race went.
+        measurements: one for each candidate, in order; filled as far as the timer came.
         stopped: why it ended before the last round, or None.
     """
 
-    def __init__(self, contenders: Sequence[Contender], work: Workload, progress: Callable[[str], None] = lambda text: None):
+    def __init__(self, candidates: Sequence[Candidate], work: Workload, progress: Callable[[str], None] = lambda text: None):
         self.work, self.progress = work, progress
-        self.measured = [Measured(contender) for contender in contenders]
+        self.measurements = [Measurement(candidate) for candidate in candidates]
         self.stopped: Optional[str] = None
-        self._trainees: Dict[int, Trainee] = {}
-        self._batch: Optional[Batch] = None
+        self._models: Dict[int, BenchmarkModel] = {}
+        self._batch: Optional[BenchmarkBatch] = None
 
     def run(self) -> None:
-        """Prepare all, then go round after round; a contender that fails drops out with a sentence.
+        """Prepare all, then go round after round; a candidate that fails drops out with a sentence.
 
         Raises:
-            KeyboardInterrupt: with all that was measured before in ``measured``.
+            KeyboardInterrupt: with all that was measured before in ``measurements``.
         """
         start = time.perf_counter()
         try:
-            with compiling(self.work, len(self.measured)):
-                for index, measured in enumerate(self.measured):
-                    self.progress(f'preparing {measured.contender.label}')
-                    self._guarded(index, self._prepare)
+            with keep_compiled_graphs(self.work, len(self.measurements)):
+                for index, measurement in enumerate(self.measurements):
+                    self.progress(f'preparing {measurement.candidate.label}')
+                    self._try(index, self._prepare)
                 self._take_turns(start)
         except KeyboardInterrupt:
             self.stopped = 'interrupted'
             raise
         finally:
-            self._trainees.clear()
+            self._models.clear()
             self._batch = None
-            clean_up(self.work.device)
+            free_memory(self.work.device)
 
     def _take_turns(self, start: float) -> None:
         """All rounds, or as many as begin in time."""
@@ -358,35 +361,35 @@ class Race:
             if number and self.work.seconds is not None and time.perf_counter() - start > self.work.seconds:
                 self.stopped = f'stopped after {number} of {self.work.rounds} rounds: the time was over'
                 break
-            for index in self.order(number):
-                self.progress(f'round {number + 1}/{self.work.rounds}: {self.measured[index].contender.label}')
-                self._guarded(index, lambda i: self._trainees[i].turn(self.measured[i]))
+            for index in self.list_turns(number):
+                self.progress(f'round {number + 1}/{self.work.rounds}: {self.measurements[index].candidate.label}')
+                self._try(index, lambda i: self._models[i].take_turn(self.measurements[i]))
 
-    def order(self, number: int) -> List[int]:
-        """Who takes turns in a round: all that still run, each round beginning with the next one."""
-        alive = sorted(self._trainees)
+    def list_turns(self, number: int) -> List[int]:
+        """The candidates of a round by number: all that still run, each round beginning with the next one."""
+        alive = sorted(self._models)
         first = number % max(len(alive), 1)
         return alive[first:] + alive[:first]
 
     def _prepare(self, index: int) -> None:
-        measured = self.measured[index]
-        lack = lacking(measured.contender, self.work.device)
-        if lack:
-            raise InputError(lack)
-        self._batch = self._batch or Batch(self.work)
-        trainee = Trainee(measured.contender, self.work, self._batch)
-        trainee.prepare(measured)
-        self._trainees[index] = trainee
+        measurement = self.measurements[index]
+        obstacle = find_obstacle(measurement.candidate, self.work.device)
+        if obstacle:
+            raise InputError(obstacle)
+        self._batch = self._batch or BenchmarkBatch(self.work)
+        model = BenchmarkModel(measurement.candidate, self.work, self._batch)
+        model.prepare(measurement)
+        self._models[index] = model
 
-    def _guarded(self, index: int, action: Callable[[int], None]) -> None:
-        """Do something with a contender; if it fails it drops out, what it held is freed and the rest goes on."""
+    def _try(self, index: int, action: Callable[[int], None]) -> None:
+        """Do something with a candidate; if it fails, it drops out, its memory is freed and the others go on."""
         try:
             action(index)
             return
         except Exception as error:  # whatever a method does wrong, the others are measured
-            self.measured[index].error = why(error, self.work.device)
-        self._trainees.pop(index, None)
+            self.measurements[index].error = explain_failure(error, self.work.device)
+        self._models.pop(index, None)
         try:
-            clean_up(self.work.device)
+            free_memory(self.work.device)
         except RuntimeError:
             pass  # after a fault of the GPU nothing can be freed; the others say so themselves

@@ -1,1 +1,1 @@
-"""The paper's tables: every cell with its config and its published numbers, running them, and comparing what was measured."""
+"""The paper's tables: their entries with configs and published numbers, the runner, and the report of what was measured."""

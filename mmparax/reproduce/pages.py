@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import List, Sequence
 
 from mmparax.errors import ParameterError
-from mmparax.reproduce.report import Report, Section, Value
+from mmparax.reproduce.report import ReportField, ReportTable, TablesReport
 from mmparax.reproduce.state import REMEDY
 from mmparax.utils.storage import write
 
@@ -22,46 +22,46 @@ p { max-width: 60rem; }
 """
 
 
-def check_suffix(path: str) -> Path:
-    """Return the path of a report, else raise InputError."""
-    if Path(path).suffix not in ('.md', '.html'):
-        raise ParameterError('--report', path, 'its name must end in .md or .html')
-    return Path(path)
+def check_report_path(report: str) -> Path:
+    """Return the path of a report; raise ParameterError if it is neither Markdown nor HTML."""
+    if Path(report).suffix not in ('.md', '.html'):
+        raise ParameterError('report', report, 'its name must end in .md or .html')
+    return Path(report)
 
 
-def write_report(report: Report, path: Path) -> None:
+def write_report(report: TablesReport, path: Path) -> None:
     """Write a report; the suffix says how."""
-    make = html if path.suffix == '.html' else markdown
+    format_page = format_html if path.suffix == '.html' else format_markdown
     title = "The paper's tables " + ('at tiny scale' if report.tiny else '– published and measured here')
-    write(path, make(title, report.introduction(), report.sections()).encode(), REMEDY)
+    write(path, format_page(title, report.build_introduction(), report.build_tables()).encode(), REMEDY)
 
 
-def _md(text: str) -> str:
+def _escape_pipes(text: str) -> str:
     return text.replace('|', '\\|')
 
 
-def markdown(title: str, introduction: Sequence[str], sections: Sequence[Section]) -> str:
+def format_markdown(title: str, introduction: Sequence[str], tables: Sequence[ReportTable]) -> str:
     """Headings and pipe tables."""
 
-    def value(field: Value) -> str:
-        return ''.join(_md(text) if link is None else f'[{_md(text)}]({link.replace(" ", "%20")})'
+    def format_field(field: ReportField) -> str:
+        return ''.join(_escape_pipes(text) if link is None else f'[{_escape_pipes(text)}]({link.replace(" ", "%20")})'
                        for text, link in field.pieces)
 
     lines: List[str] = [f'# {title}', '']
     for sentence in introduction:
         lines += [sentence, '']
-    for section in sections:
-        lines += [f'## {section.title}', '', '| ' + ' | '.join(map(_md, section.header)) + ' |',
-                  '|---' * len(section.header) + '|']
-        lines += ['| ' + ' | '.join(map(value, row)) + ' |' for row in section.rows]
-        lines += ['', *(f'- {note}' for note in section.notes), *([''] if section.notes else [])]
+    for table in tables:
+        lines += [f'## {table.title}', '', '| ' + ' | '.join(map(_escape_pipes, table.header)) + ' |',
+                  '|---' * len(table.header) + '|']
+        lines += ['| ' + ' | '.join(map(format_field, row)) + ' |' for row in table.rows]
+        lines += ['', *(f'- {note}' for note in table.notes), *([''] if table.notes else [])]
     return '\n'.join(lines).rstrip() + '\n'
 
 
-def html(title: str, introduction: Sequence[str], sections: Sequence[Section]) -> str:
+def format_html(title: str, introduction: Sequence[str], tables: Sequence[ReportTable]) -> str:
     """One file; light or dark as the reader's system is."""
 
-    def value(field: Value) -> str:
+    def format_field(field: ReportField) -> str:
         text = ''.join(escape(text) if link is None else f'<a href="{escape(link)}">{escape(text)}</a>'
                        for text, link in field.pieces)
         return f'<td class="{field.kind}">{text}</td>' if field.kind else f'<td>{text}</td>'
@@ -70,11 +70,11 @@ def html(title: str, introduction: Sequence[str], sections: Sequence[Section]) -
              f'<meta name="viewport" content="width=device-width">\n<style>{STYLE}</style>\n</head>\n<body>\n'
              f'<h1>{escape(title)}</h1>']
     parts += [f'<p>{escape(sentence)}</p>' for sentence in introduction]
-    for section in sections:
-        parts.append(f'<h2>{escape(section.title)}</h2>\n<div class="wide"><table>\n<tr>'
-                     + ''.join(f'<th>{escape(name)}</th>' for name in section.header) + '</tr>')
-        parts += ['<tr>' + ''.join(map(value, row)) + '</tr>' for row in section.rows]
+    for table in tables:
+        parts.append(f'<h2>{escape(table.title)}</h2>\n<div class="wide"><table>\n<tr>'
+                     + ''.join(f'<th>{escape(name)}</th>' for name in table.header) + '</tr>')
+        parts += ['<tr>' + ''.join(map(format_field, row)) + '</tr>' for row in table.rows]
         parts.append('</table></div>')
-        if section.notes:
-            parts.append('<ul>' + ''.join(f'<li>{escape(note)}</li>' for note in section.notes) + '</ul>')
+        if table.notes:
+            parts.append('<ul>' + ''.join(f'<li>{escape(note)}</li>' for note in table.notes) + '</ul>')
     return '\n'.join(parts) + '\n</body>\n</html>\n'

@@ -17,15 +17,19 @@ _PR_SET_PDEATHSIG = 1
 _LINE = re.compile(r'(?:Iter|Epoch)\((train|val|test)\) +(?:\[ *(\d+)\])?\[ *(\d+)/(\d+)\]')
 
 
-class StepFailed(UserError):
-    """A script that was called ended with an error; ``output`` is all that it printed."""
+class ScriptError(UserError):
+    """A script of ``tools/`` that ended with an error.
+
+    Attributes:
+        output: all that it printed.
+    """
 
     def __init__(self, message: str, output: str):
         super().__init__(message)
         self.output = output
 
 
-def progress_of(line: str, mode: str, epochs: Optional[int] = None) -> Optional[Tuple[int, int]]:
+def parse_progress(line: str, mode: str, epochs: Optional[int] = None) -> Optional[Tuple[int, int]]:
     """Read (iterations done, of how many) off a line of mmengine's log.
 
     Args:
@@ -64,7 +68,7 @@ def run_script(command: Sequence[str], log: Path, label: str, mode: str, total: 
         Its output.
 
     Raises:
-        StepFailed: if it fails, with the end of its output.
+        ScriptError: if it fails, with the end of its output.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     text = []
@@ -82,7 +86,7 @@ def run_script(command: Sequence[str], log: Path, label: str, mode: str, total: 
             for line in process.stdout:
                 file.write(line)
                 text.append(line)
-                step = progress_of(line, mode, epochs)
+                step = parse_progress(line, mode, epochs)
                 if step:
                     bar.total = step[1]
                     bar.update(step[0] - bar.n)
@@ -91,16 +95,16 @@ def run_script(command: Sequence[str], log: Path, label: str, mode: str, total: 
                         bar.set_postfix_str(f'loss {float(loss.group(1)):.3f}')
             process.wait()
         except BaseException:
-            _end(process)
+            _stop(process)
             raise
         if process.returncode == 0:
             bar.update(bar.total - bar.n)
     if process.returncode:
-        raise StepFailed(f'{label} failed; the end of {log}:\n{"".join(text[-25:])}', ''.join(text))
+        raise ScriptError(f'{label} failed; the end of {log}:\n{"".join(text[-25:])}', ''.join(text))
     return ''.join(text)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _stop(process: subprocess.Popen) -> None:
     """End a script as its user would, and wait; a checkpoint that it is writing stays whole or does not appear."""
     process.terminate()
     try:

@@ -1,4 +1,4 @@
-"""What is on disk of a run: one folder per scale, config and seed."""
+"""What is on disk of a run: one folder for each scale, config and seed."""
 import json
 import os
 import re
@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from mmparax.errors import MissingFileError
 from mmparax.inference.metrics import select_paper_metrics
-from mmparax.reproduce.process import progress_of
+from mmparax.reproduce.process import parse_progress
 from mmparax.utils.locks import LOCK, in_use
 from mmparax.utils.storage import write
 from mmparax.utils.tables import mean_and_spread
@@ -19,7 +19,7 @@ TAIL = 200_000  # bytes at the end of a log in which the last progress is found
 
 
 @dataclass(frozen=True)
-class State:
+class RunState:
     """Where a run stands; ``text`` is what a person reads, ``result`` the content of ``result.json`` of a run that is done."""
     kind: str
     text: str
@@ -30,9 +30,12 @@ class RunFolder:
     """The folder of one run.
 
     ``train/`` and ``test/`` are the work dirs of tools/train.py and tools/test.py, ``train.txt`` and ``test.txt`` their
-    output; ``run.json`` has the settings of what is here, the versions of the code, how often it was started, the seconds of
-    training that are known, whether the training ended well, and why it failed; ``result.json`` the result. All of it belongs
-    to the process that holds the folder's lock.
+    output; ``run.json`` records the settings of what is here, the versions of the code, how often it was started, the seconds
+    of training that are known, whether the training ended well, and why it failed; ``result.json`` holds the result. All of it
+    belongs to the process that holds the folder's lock.
+
+    Args:
+        path: the folder; it need not exist.
     """
 
     def __init__(self, path: Path):
@@ -47,23 +50,23 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
 
-    def note(self, **changes: Any) -> None:
+    def update_record(self, **changes: Any) -> None:
         """Change ``run.json``."""
         write(self.path / 'run.json', json.dumps({**self.read('run.json'), **changes}, indent=1).encode(), REMEDY)
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``."""
         write(self.path / 'result.json', json.dumps(result, indent=1).encode(), REMEDY)
 
-    def used(self) -> bool:
+    def is_used(self) -> bool:
         """Whether a process works here: this runner, another, or a training that one has left."""
-        return in_use(self.path) or self.used_by_training()
+        return in_use(self.path) or self.is_used_by_training()
 
-    def used_by_training(self) -> bool:
+    def is_used_by_training(self) -> bool:
         """Whether a training works here, of this runner or left by another."""
         return in_use(self.train)
 
-    def checkpoint_step(self) -> Tuple[Optional[str], int]:
+    def read_checkpoint_step(self) -> Tuple[Optional[str], int]:
         """('iter' or 'epoch', number) of the last checkpoint; (None, 0) if there is none."""
         try:
             last = (self.train / 'last_checkpoint').read_text(encoding='utf-8')
@@ -72,19 +75,23 @@ class RunFolder:
         found = re.search(r'(iter|epoch)_(\d+)\.pth$', last.strip())
         return (found.group(1), int(found.group(2))) if found else (None, 0)
 
-    def best_checkpoint(self) -> Optional[Path]:
+    def find_best_checkpoint(self) -> Optional[Path]:
         """The best checkpoint, if the recipe keeps one and it has been written."""
         return max(self.train.glob('best_*.pth'), key=os.path.getmtime, default=None)
 
-    def metrics(self) -> Dict[str, Any]:
-        """What the last evaluation has measured."""
+    def read_metrics(self) -> Dict[str, Any]:
+        """What the last evaluation has measured.
+
+        Raises:
+            MissingFileError: if it has left nothing.
+        """
         newest = max(self.test.glob('*/*.json'), key=os.path.getmtime, default=None)
         if newest is None:
             raise MissingFileError(f'{str(self.test)!r} holds no metrics although the evaluation ended well; {self.test_log} '
                                    'shows what it did.')
         return json.loads(newest.read_text(encoding='utf-8'))
 
-    def progress(self, length: Mapping[str, Optional[int]]) -> Tuple[int, Optional[int]]:
+    def read_progress(self, length: Mapping[str, Optional[int]]) -> Tuple[int, Optional[int]]:
         """(iterations done, of how many) by the log of the training."""
         try:
             with open(self.train_log, 'rb') as file:
@@ -92,23 +99,23 @@ class RunFolder:
                 text = file.read().decode(errors='replace')
         except OSError:
             return 0, length['iterations']
-        return progress_of(text, 'train', length['epochs']) or (0, length['iterations'])
+        return parse_progress(text, 'train', length['epochs']) or (0, length['iterations'])
 
     def set_aside(self) -> Optional[Path]:
         """Move what is here, of other settings, to a folder of its own inside; nothing is deleted."""
-        entries = [entry for entry in self.path.iterdir() if entry.name != LOCK and not entry.name.startswith('earlier_')]
-        if not entries:
+        paths = [path for path in self.path.iterdir() if path.name != LOCK and not path.name.startswith('earlier_')]
+        if not paths:
             return None
         number = 1
         while (self.path / f'earlier_{number}').exists():
             number += 1
         target = self.path / f'earlier_{number}'
         target.mkdir()
-        for entry in entries:
-            entry.rename(target / entry.name)
+        for path in paths:
+            path.rename(target / path.name)
         return target
 
-    def state(self, settings: Mapping[str, Any], length: Mapping[str, Optional[int]], code: str = '') -> State:
+    def determine_state(self, settings: Mapping[str, Any], length: Mapping[str, Optional[int]], code: str = '') -> RunState:
         """Where the run with these settings stands.
 
         Args:
@@ -116,36 +123,36 @@ class RunFolder:
             length: iterations or epochs of the training.
             code: version of the present code; a result of another is taken, and says so.
         """
-        noted = self.read('run.json')
-        if noted.get('settings') != settings:
-            return State(NOT_RUN, NOT_RUN + (' (another run, of other settings, is here)' if noted else ''))
+        record = self.read('run.json')
+        if record.get('settings') != settings:
+            return RunState(NOT_RUN, NOT_RUN + (' (another run, of other settings, is here)' if record else ''))
         result = self.read('result.json')
         if result.get('settings') == settings:
             other = ', by other code' if result.get('code') != code else ''
-            return State(DONE, f'{DONE}: {metrics_text(result["metrics"])}{other}', result)
-        done, total = self.progress(length)
-        if self.used():
-            return State(RUNNING, f'{RUNNING} at iteration {_of(done, total)}'
+            return RunState(DONE, f'{DONE}: {format_first_metric(result["metrics"])}{other}', result)
+        done, total = self.read_progress(length)
+        if self.is_used():
+            return RunState(RUNNING, f'{RUNNING} at iteration {_format_progress(done, total)}'
                          + (', evaluating' if done == total and self.test_log.exists() else ''))
-        kind, step = self.checkpoint_step()
+        kind, step = self.read_checkpoint_step()
         if kind == 'epoch' and total:
             step *= total // length['epochs']
-        if noted.get('failure'):
-            return State(FAILED, f'{FAILED} at iteration {_of(done, total)}: {noted["failure"]}')
-        return State(STOPPED, f'{STOPPED} at iteration {_of(step, total)}')
+        if record.get('failure'):
+            return RunState(FAILED, f'{FAILED} at iteration {_format_progress(done, total)}: {record["failure"]}')
+        return RunState(STOPPED, f'{STOPPED} at iteration {_format_progress(step, total)}')
 
 
-def _of(done: int, total: Optional[int]) -> str:
+def _format_progress(done: int, total: Optional[int]) -> str:
     return f'{done} of {total}' if total else str(done)
 
 
-def metrics_text(metrics: Mapping[str, Optional[float]]) -> str:
+def format_first_metric(metrics: Mapping[str, Optional[float]]) -> str:
     """The first metric of a result in words."""
     return next((f'{name} {value:.1f}' for name, value in metrics.items() if value is not None), 'nothing could be measured')
 
 
-def measured(metrics: Mapping[str, Any], output: str, columns: Tuple[str, ...]) -> Dict[str, Optional[float]]:
-    """Metrics of an evaluation in a table's columns.
+def fill_columns(metrics: Mapping[str, Any], output: str, columns: Tuple[str, ...]) -> Dict[str, Optional[float]]:
+    """Put the metrics of an evaluation into a table's columns.
 
     Args:
         metrics: what the evaluation wrote.
@@ -161,8 +168,8 @@ def measured(metrics: Mapping[str, Any], output: str, columns: Tuple[str, ...]) 
     return {**found, **{column: 0. if empty else None for column in columns if column not in found}}
 
 
-def summary(states: Mapping[int, State]) -> str:
-    """The states of a cell's seeds as one."""
+def summarize_states(states: Mapping[int, RunState]) -> str:
+    """The states of an entry's seeds as one sentence."""
     done = [state.result for state in states.values() if state.kind == DONE]
     if len(done) == len(states):
         first = next(iter(done[0]['metrics']), None)
@@ -175,6 +182,6 @@ def summary(states: Mapping[int, State]) -> str:
     return '; '.join(f'seed {seed}: {state.text}' for seed, state in states.items())
 
 
-def seeds_of(folder: Path) -> List[int]:
+def list_seeds(folder: Path) -> List[int]:
     """The seeds of which there is something in the folder of a config."""
     return sorted(int(path.name[4:]) for path in folder.glob('seed*') if path.name[4:].isdigit())

@@ -1,8 +1,8 @@
 """A stand-in for scales and trainings, with which the runner of tools/reproduce.py is tried without any model."""
 import sys
 
-from mmparax.reproduce.entries import Cell
-from mmparax.reproduce.runner import Launch
+from mmparax.reproduce.entries import TableEntry
+from mmparax.reproduce.runner import ScriptLauncher
 
 # Writes what tools/train.py and tools/test.py write: lines of a log, checkpoints at 2 and 4 of 4 iterations, with validation
 # the best of them, metrics.
@@ -43,50 +43,50 @@ print('│ trainable in backbone │  │ 1,234 │')
 
 
 class StandInScale:
-    """Two cells of Table 1 at tiny scale."""
+    """Two entries of Table 1 at tiny scale."""
     name = 'tiny'
-    cells = [Cell(1, row, 'swin-mini', row, 'scenes', row.lower(),
-                  papers=(Cell(1, row, 'swin-b', row, 'ade20k', '', 5.4, {'mIoU': published}), ))
+    entries = [TableEntry(1, row, 'swin-mini', row, 'scenes', row.lower(),
+                          papers=(TableEntry(1, row, 'swin-b', row, 'ade20k', '', 5.4, {'mIoU': published}), ))
              for row, published in (('LoRA', 49.4), ('Mona', 49.8))]
 
     def __init__(self, iterations=4, best_by=None):
         self.iterations_wanted, self.best, self.validates = iterations, best_by, best_by is not None
 
-    def settings(self, cell, seed):
-        return dict(config=cell.name, seed=seed, iterations=self.iterations_wanted, scenes=None)
+    def collect_settings(self, entry, seed):
+        return dict(config=entry.name, seed=seed, iterations=self.iterations_wanted, scenes=None)
 
-    def iterations(self, cell):
+    def get_iterations(self, entry):
         return self.iterations_wanted
 
-    def length(self, cell):
+    def get_length(self, entry):
         return dict(iterations=4, epochs=None)
 
-    def config_file(self, cell, seed, folder):
-        return folder / f'{cell.name}.py'
+    def locate_config(self, entry, seed, folder):
+        return folder / f'{entry.name}.py'
 
-    def write_config(self, cell, seed, folder):
-        self.config_file(cell, seed, folder).touch()
+    def write_config(self, entry, seed, folder):
+        self.locate_config(entry, seed, folder).touch()
 
-    def options(self, cell, seed, gpus):
+    def build_options(self, entry, seed, gpus):
         return {}
 
-    def best_by(self, cell):
+    def get_best_metric(self, entry):
         return self.best
 
-    def parameters(self, cell):
+    def count_parameters(self, entry):
         return 1234
 
-    def size(self, cell):
+    def describe_size(self, entry):
         return 'rank 7'
 
 
-class StandInLaunch(Launch):
+class StandInLauncher(ScriptLauncher):
     """Starts the script above."""
 
-    def command(self, script, name, arguments, options):
+    def build_command(self, script, name, arguments, options):
         return [sys.executable, '-S', '-c', SCRIPT, script, *arguments, *options]
 
 
-def wish(runner, cell, word):
-    """Let the training of a cell fail or wait (or, with an empty word, neither)."""
-    (runner.work_dir / f'{cell.name}.wish').write_text(word)
+def wish(runner, entry, word):
+    """Let the training of an entry fail or wait (or, with an empty word, neither)."""
+    (runner.work_dir / f'{entry.name}.wish').write_text(word)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmparax.benchmark.saved_memory import PASSED, SavedBytes, measure_saved, saved_table
+from mmparax.benchmark.saved_memory import PASSED, SavedBytesCounter, format_saved_table, measure_saved
 
 
 @pytest.mark.parametrize('make, frozen, expected', [
@@ -18,8 +18,8 @@ def test_saved_bytes_are_those_of_the_formula(make, frozen, expected):
     tokens = 10
     model, x = make(), torch.randn(tokens, 8, requires_grad=True)
     model.requires_grad_(not frozen)
-    counter = SavedBytes([*model.parameters(), x])
-    with counter.counting(dict(all=model)):
+    counter = SavedBytesCounter([*model.parameters(), x])
+    with counter.count(dict(all=model)):
         out = model(x)
     assert counter.total == counter.parts['all'] == 4 * tokens * expected
     out.sum().backward()
@@ -28,8 +28,8 @@ def test_saved_bytes_are_those_of_the_formula(make, frozen, expected):
 def test_a_storage_is_counted_once_and_under_the_module_that_saved_it_first():
     x = torch.randn(10, requires_grad=True)
     first, second = nn.Identity(), nn.Tanh()
-    counter = SavedBytes([x])
-    with counter.counting(dict(first=first, second=second)):
+    counter = SavedBytesCounter([x])
+    with counter.count(dict(first=first, second=second)):
         y = second(first(x.exp()))  # exp saves its result outside, tanh its own
         (y[:5] * y[5:]).sum()  # both are views of what tanh saved
     assert counter.parts == {'first': 0, 'second': 40, 'outside the blocks': 40}
@@ -44,7 +44,7 @@ def test_what_a_block_saves_is_what_was_predicted(backbone, size, stages):
     for name in ('full', PASSED):
         for stage in stages:
             assert rows[name].stages[stage].per_token == rows[f'{name}: predicted'].stages[stage].per_token, (name, stage)
-    text = saved_table(backbone, size, 1, list(rows.values()))
+    text = format_saved_table(backbone, size, 1, list(rows.values()))
     assert 'predicted' in text and PASSED in text
 
 

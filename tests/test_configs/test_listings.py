@@ -6,13 +6,13 @@ from mmengine.hub import get_config
 from mmengine.infer import BaseInferencer
 
 from helpers.config_files import CONFIGS, LEAVES, load, metadata
-from mmparax.reproduce.entries import paper_cells
+from mmparax.reproduce.entries import list_paper_entries
 
 ROOT = CONFIGS.parent
 README = (ROOT / 'README.md').read_text()
-CELLS = {}
-for cell in paper_cells():
-    CELLS.setdefault(cell.config, []).append(cell)
+ENTRIES = {}
+for found in list_paper_entries():
+    ENTRIES.setdefault(found.config, []).append(found)
 # Columns of the metafiles, by OpenMMLab's habit -> those of the tables.
 METRICS = {'box AP': 'AP^b', 'box AP50': 'AP^b_50', 'box AP75': 'AP^b_75', 'mask AP': 'AP^m', 'mask AP50': 'AP^m_50',
            'mask AP75': 'AP^m_75', 'Top 1 Accuracy': 'top-1'}
@@ -51,7 +51,7 @@ ROWS = readme_rows()
 @pytest.mark.parametrize('path', LEAVES, ids=str)
 def test_readme_and_metafile_have_the_config(path):
     row, entry = ROWS[str(path)], metadata()[str(path)]
-    meta, cells = entry['Metadata'], CELLS.get(str(path), [])
+    meta, cells = entry['Metadata'], ENTRIES.get(str(path), [])
     assert row['parameters, built'] == f"{meta['Trainable Parameters in Backbone'] / 1e6:.3f}"
     params = next((cell.params_published for cell in cells if cell.params_published), None)
     assert meta.get('Published Trainable Parameters in Backbone (M)') == params
@@ -69,7 +69,7 @@ def test_readme_and_metafile_have_the_config(path):
 
 @pytest.mark.parametrize('path', LEAVES, ids=str)
 def test_metafile_says_where_its_results_are_from(path):
-    cells, found = CELLS.get(str(path), []), {}
+    cells, found = ENTRIES.get(str(path), []), {}
     for result in metadata()[str(path)].get('Results', []):
         found.setdefault(result['Source'], {}).update(
             {METRICS.get(name, name): value for name, value in result['Metrics'].items()})
@@ -88,7 +88,7 @@ def test_metafile_says_where_its_results_are_from(path):
 
 def test_nothing_else_is_listed():
     assert set(ROWS) == set(metadata()) == {str(path) for path in LEAVES}
-    assert set(CELLS) <= set(ROWS)
+    assert set(ENTRIES) <= set(ROWS)
     names = [entry['Name'] for entry in metadata().values()]
     assert len(set(names)) == len(names)
     collections = set(re.findall(r'^  - Name: (.*)$', (CONFIGS / 'metafile.yml').read_text(), re.M))

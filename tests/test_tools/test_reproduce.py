@@ -51,7 +51,7 @@ def test_list_as_json_has_the_published_and_the_built(reproduce, tmp_path):
     assert not (tmp_path / 'work_dirs').exists()
 
 
-def test_tiny_list_names_every_cell_of_the_paper_that_a_row_stands_for(reproduce):
+def test_tiny_list_names_every_entry_of_the_paper_that_a_row_stands_for(reproduce):
     done = reproduce('--list', '--json', '--table', 1, '--scale', 'tiny', '--row', 'Full-tuning', 'Frozen')
     rows = json.loads(done.out)
     assert [row['backbone'] for row in rows] == ['swin-mini'] * 2 + ['convnext-mini'] * 2
@@ -68,16 +68,16 @@ def test_report_of_nothing_says_not_run_everywhere(reproduce, tmp_path, suffix):
 
 
 def test_dry_run_prints_the_commands_of_every_launcher(reproduce, tmp_path):
-    cell = ['--table', 1, '--row', 'Mona', '--backbone', 'swin-l', '--dry-run']
-    done = reproduce(*cell)
+    entry = ['--table', 1, '--row', 'Mona', '--backbone', 'swin-l', '--dry-run']
+    done = reproduce(*entry)
     assert 'Warning: this machine has' in done.err
     assert 'tools/train.py' in done.out and 'randomness.seed=0 train_dataloader.batch_size=16' in done.out
     assert 'work_dirs/reproduce/full/upernet_swin-l_mona_4xb4-160k_ade20k-512x512/seed0/train/best_*.pth' in done.out
-    out = reproduce(*cell, '--launcher', 'pytorch', '--seeds', 2).out
+    out = reproduce(*entry, '--launcher', 'pytorch', '--seeds', 2).out
     assert out.count('dist_train.sh') == out.count('dist_test.sh') == 2 and 'randomness.seed=1' in out and '512.py 4 ' in out
-    out = reproduce(*cell, '--launcher', 'slurm', '--partition', 'gpu', '--gpus', 8).out
+    out = reproduce(*entry, '--launcher', 'slurm', '--partition', 'gpu', '--gpus', 8).out
     assert 'GPUS=8' in out and 'slurm_train.sh gpu upernet_swin-l_mona' in out and 'batch_size=2' in out
-    assert 'PORT=2' in out and "slurm_train.sh '' upernet_swin-l_mona" in reproduce(*cell, '--launcher', 'slurm').out
+    assert 'PORT=2' in out and "slurm_train.sh '' upernet_swin-l_mona" in reproduce(*entry, '--launcher', 'slurm').out
     assert not (tmp_path / 'work_dirs').exists()
 
 
@@ -146,7 +146,7 @@ def test_wrong_arguments_are_one_sentence(reproduce, arguments, message):
 
 
 @pytest.mark.full
-def test_every_cell_is_listed_with_its_count(reproduce):
+def test_every_entry_is_listed_with_its_count(reproduce):
     rows = json.loads(reproduce('--list', '--json').out)
     assert len(rows) == 116
     wrong = {(row['table'], row['row'], row['backbone']): (row['params_published'], row['params_built']) for row in rows

@@ -14,10 +14,28 @@ from typing import Any, List, Optional, Sequence, Tuple
 import torch
 from tqdm import tqdm
 
-from mmparax.benchmark.candidates import ALIASES, Contender, backbone_names, check_names, contenders, default_size, method_names
-from mmparax.benchmark.saved_memory import measure_saved, saved_table
-from mmparax.benchmark.timing import DTYPES, MEMORY, OUT_OF_MEMORY, Race, Workload, compiling, profile_step, threads, why
-from mmparax.benchmark.timing_report import Comparison, chart, cores, environment
+from mmparax.benchmark.candidates import (
+    ALIASES,
+    Candidate,
+    check_names,
+    choose_size,
+    list_backbones,
+    list_candidates,
+    list_methods,
+)
+from mmparax.benchmark.saved_memory import format_saved_table, measure_saved
+from mmparax.benchmark.timing import (
+    DTYPES,
+    MEMORY,
+    OUT_OF_MEMORY,
+    InterleavedTimer,
+    Workload,
+    explain_failure,
+    keep_compiled_graphs,
+    profile_step,
+    use_threads,
+)
+from mmparax.benchmark.timing_report import Comparison, count_cores, describe_environment, draw_chart
 from mmparax.cli import tool
 from mmparax.errors import ParameterError, StorageError, TrainingError, check_int
 from mmparax.ops.dispatch import BACKENDS, get_backend
@@ -28,7 +46,7 @@ from mmparax.utils.storage import write
 
 AGAIN = 'Choose another folder with --out.'
 METHODS = ['full', 'adaroute', 'plain-adaroute', 'plain-mona', 'frozen']
-TRUNKS = {'on': [True], 'off': [False], 'both': [True, False]}
+ATTENTION = {'on': [True], 'off': [False], 'both': [True, False]}
 RECOMPUTE = {'auto': None, 'on': True, 'off': False}
 PRESETS = {
     'cpu': dict(backbone=['swin-b', 'convnext-b'], size='320x320', batch=1, dtype=['fp32'], device='cpu', rounds=4,
@@ -49,9 +67,9 @@ def parse_args(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
                         "ConvNeXt-B at 320x320, under 5 minutes on 2 cores; table11: the paper's Table 11, for a GPU")
     what = parser.add_argument_group('what')
     what.add_argument('--backbone', nargs='+', default=['swin-b'], metavar='NAME',
-                      help=f'{", ".join(backbone_names())} (default: swin-b)')
+                      help=f'{", ".join(list_backbones())} (default: swin-b)')
     what.add_argument('--methods', nargs='+', metavar='NAME', default=METHODS,
-                      help=f'{", ".join(method_names())} (default: {" ".join(METHODS)})')
+                      help=f'{", ".join(list_methods())} (default: {" ".join(METHODS)})')
     what.add_argument('--size', metavar='HxW', help="height and width in pixels (default: 320x320; ViT: its own)")
     what.add_argument('--batch', type=int, default=1, help='images in a step (default: %(default)s)')
     what.add_argument('--dtype', nargs='+', default=['fp32'], choices=list(DTYPES),
@@ -61,8 +79,8 @@ def parse_args(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     how = parser.add_argument_group('which paths')
     how.add_argument('--ops', nargs='+', default=[get_backend()], choices=BACKENDS,
                      help="backends of AdaRoute's operations, each a row (default: %(default)s, that of MMPARAX_OPS)")
-    how.add_argument('--efficient-attention', choices=list(TRUNKS), default='on',
-                     help='fast path of the frozen base; both: a row for each (default: %(default)s)')
+    how.add_argument('--efficient-attention', choices=list(ATTENTION), default='on',
+                     help='the faster attention of the frozen base; both: a row for each (default: %(default)s)')
     how.add_argument('--compile', action='store_true', help='torch.compile every model')
     how.add_argument('--with-cp', action='store_true', help='recompute activations in the backward pass')
     how.add_argument('--recompute', choices=list(RECOMPUTE), default='auto', help='adapters compute wide activations again '
@@ -119,14 +137,14 @@ def command() -> str:
 
 def checked(args: argparse.Namespace) -> argparse.Namespace:
     """Check every option and give it its type."""
-    args.backbone = check_names('--backbone', [ALIASES.get(name, name) for name in args.backbone], backbone_names())
-    args.methods = check_names('--methods', args.methods, method_names())
+    args.backbone = check_names('--backbone', [ALIASES.get(name, name) for name in args.backbone], list_backbones())
+    args.methods = check_names('--methods', args.methods, list_methods())
     args.size = args.size and size_of(args.size)
     for name in ('batch', 'rounds', 'steps', 'warmup'):
         check_int(f'--{name}', getattr(args, name))
     if args.minutes is not None and args.minutes <= 0:
         raise ParameterError('--minutes', args.minutes, 'it must be a number above 0')
-    args.threads = cores() if args.threads is None else check_int('--threads', args.threads)
+    args.threads = count_cores() if args.threads is None else check_int('--threads', args.threads)
     args.device = device_of(args.device)
     check_writable(Path(args.out))
     return args
@@ -142,11 +160,11 @@ def check_writable(folder: Path) -> None:
         raise StorageError(f'{str(folder)!r} cannot be written to: {error.strerror}. {AGAIN}') from error
 
 
-def rows_of(args: argparse.Namespace, backbone: str) -> Tuple[List[Contender], Workload]:
+def rows_of(args: argparse.Namespace, backbone: str) -> Tuple[List[Candidate], Workload]:
     """What runs on a backbone, and what it does."""
-    size = args.size or default_size(backbone)
-    rows = contenders(backbone, args.methods, size, args.batch, list(dict.fromkeys(args.dtype)),
-                      list(dict.fromkeys(args.ops)), TRUNKS[args.efficient_attention], args.with_cp)
+    size = args.size or choose_size(backbone)
+    rows = list_candidates(backbone, args.methods, size, args.batch, list(dict.fromkeys(args.dtype)),
+                      list(dict.fromkeys(args.ops)), ATTENTION[args.efficient_attention], args.with_cp)
     return rows, Workload(size, args.batch, args.device, args.rounds, args.warmup, args.steps,
                           args.minutes and 60 * args.minutes / len(args.backbone), args.compile)
 
@@ -161,13 +179,13 @@ def compare(args: argparse.Namespace, done: List[Comparison]) -> None:
                 bar.set_postfix_str(text, refresh=False)
                 bar.update()
 
-            race = Race(rows, work, progress)
+            timer = InterleavedTimer(rows, work, progress)
             try:
-                race.run()
+                timer.run()
             finally:
                 bar.close()
-                done.append(Comparison(backbone, work, race.measured, args.with_cp, race.stopped))
-                print(done[-1].table(), flush=True)
+                done.append(Comparison(backbone, work, timer.measurements, args.with_cp, timer.stopped))
+                print(done[-1].format_table(), flush=True)
 
 
 def save(args: argparse.Namespace, done: Sequence[Comparison], facts: Any) -> None:
@@ -175,11 +193,11 @@ def save(args: argparse.Namespace, done: Sequence[Comparison], facts: Any) -> No
     folder = Path(args.out)
     memory = MEMORY[args.device.type]
     picture = io.BytesIO()
-    chart(done).savefig(picture, dpi=120, format='png')
+    draw_chart(done).savefig(picture, dpi=120, format='png')
     write(folder / 'benchmark.json', json.dumps(dict(environment=facts, memory=memory, comparisons=[
-        comparison.as_dict() for comparison in done]), indent=1).encode(), AGAIN)
+        comparison.to_dict() for comparison in done]), indent=1).encode(), AGAIN)
     write(folder / 'benchmark.png', picture.getvalue(), AGAIN)
-    if any(measured.error == OUT_OF_MEMORY for comparison in done for measured in comparison.measured):
+    if any(measurement.error == OUT_OF_MEMORY for comparison in done for measurement in comparison.measurements):
         print('Out of memory beside the other models, which stay loaded: --methods with fewer may show that it fits alone.')
     print(f'img/s: median of the rounds. Peak memory: {memory}.')
     print(f'Written: {folder / "benchmark.json"}, {folder / "benchmark.png"}')
@@ -189,22 +207,22 @@ def show_profiles(args: argparse.Namespace) -> None:
     """Print where a training step spends its time."""
     for backbone in args.backbone:
         rows, work = rows_of(args, backbone)
-        for contender in rows:
-            print(f'{backbone}, {contender.label}:')
+        for candidate in rows:
+            print(f'{backbone}, {candidate.label}:')
             try:
-                with compiling(work, len(rows)):
-                    print(profile_step(contender, work), flush=True)
+                with keep_compiled_graphs(work, len(rows)):
+                    print(profile_step(candidate, work), flush=True)
             except Exception as error:  # as in the comparison: the others are shown
-                print(why(error, work.device))
+                print(explain_failure(error, work.device))
 
 
 def show_saved(args: argparse.Namespace) -> None:
     """Print and write what autograd saves."""
     found = []
     for backbone in args.backbone:
-        size = args.size or default_size(backbone)
-        rows = measure_saved(backbone, args.methods, size, args.batch, TRUNKS[args.efficient_attention], args.with_cp)
-        print(saved_table(backbone, size, args.batch, rows), flush=True)
+        size = args.size or choose_size(backbone)
+        rows = measure_saved(backbone, args.methods, size, args.batch, ATTENTION[args.efficient_attention], args.with_cp)
+        print(format_saved_table(backbone, size, args.batch, rows), flush=True)
         found.append(dict(backbone=backbone, size=list(size), batch=args.batch, with_cp=args.with_cp,
                           rows=[asdict(row) for row in rows]))
     path = Path(args.out) / 'saved_memory' / 'saved_memory.json'
@@ -219,11 +237,11 @@ def main() -> None:
     os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # it complains where there is no GPU
     if args.device.type == 'cpu':
         keep_freed_memory()  # as tools/train.py does
-    with threads(args.threads), use_recomputation(RECOMPUTE[args.recompute]):
+    with use_threads(args.threads), use_recomputation(RECOMPUTE[args.recompute]):
         if args.saved or args.profile:
             show_saved(args) if args.saved else show_profiles(args)
             return
-        facts = environment(args.device, args.threads, command())
+        facts = describe_environment(args.device, args.threads, command())
         done: List[Comparison] = []
         try:
             compare(args, done)
@@ -231,7 +249,7 @@ def main() -> None:
             save(args, done, facts)
             sys.exit(130)
         save(args, done, facts)
-    if not any(measured.training for comparison in done for measured in comparison.measured):
+    if not any(measurement.training for comparison in done for measurement in comparison.measurements):
         raise TrainingError('no method could be measured: the table says why.')
 
 

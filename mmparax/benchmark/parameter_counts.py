@@ -1,4 +1,4 @@
-"""Trained parameters of the configs' backbones, each built once on the meta device and then remembered."""
+"""Trainable parameters of the backbones of configs, each built once on the meta device and then remembered in a file."""
 import json
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
@@ -8,27 +8,30 @@ from mmengine.registry import MODELS
 
 from mmparax.backbones.parameters import count_parameters
 from mmparax.errors import StorageError
-from mmparax.reproduce.settings import content, fingerprint, package_source
+from mmparax.utils.code_digest import compute_parts_digest, encode_content, read_package_source
 from mmparax.utils.meta_device import on_meta
 from mmparax.utils.storage import write
 
 CACHE = Path('~/.cache/mmparax/parameter_counts.json')
-# What a backbone's config has besides what its parameters depend on.
-ELSEWHERE = ('base_checkpoint', 'allow_random_base', 'drop_path_rate', 'with_cp', 'init_cfg')
+# Options of a backbone's config on which its parameters do not depend.
+IRRELEVANT = ('base_checkpoint', 'allow_random_base', 'drop_path_rate', 'with_cp', 'init_cfg')
 
 
-class ParameterCounts:
-    """Counts the trained parameters of backbones.
+class ParameterCounter:
+    """Counts the trainable parameters of backbones.
 
     Args:
         cache: file in which the counts are kept; they are counted anew when the code of adapters, backbones or
             counting changes.
+
+    Attributes:
+        counts: digest of a backbone's config -> number of parameters.
     """
 
     def __init__(self, cache: Optional[Path] = None):
         self.cache = (cache or CACHE).expanduser()
-        self.source = fingerprint(package_source('adapters', 'backbones', 'utils/meta_device.py'),
-                                  mmpretrain.__version__.encode())
+        self.source = compute_parts_digest(read_package_source('adapters', 'backbones', 'utils/meta_device.py'),
+                                           mmpretrain.__version__.encode())
         self.counts: Dict[str, int] = {}
         try:
             known = json.loads(self.cache.read_text(encoding='utf-8'))
@@ -36,43 +39,43 @@ class ParameterCounts:
                 self.counts = known['counts']
         except (OSError, ValueError, KeyError, TypeError):
             pass  # it only saves time
-        self._new = False
+        self._changed = False
 
-    def __call__(self, backbone: Mapping[str, Any]) -> int:
-        """Trained parameters of the backbone of a config, without base file or head."""
-        plain = {name: value for name, value in backbone.items() if name not in ELSEWHERE}
-        key = fingerprint(content(plain))
+    def count(self, backbone: Mapping[str, Any]) -> int:
+        """Trainable parameters of the backbone of a config; no base is loaded, and the head does not count."""
+        options = {name: value for name, value in backbone.items() if name not in IRRELEVANT}
+        key = compute_parts_digest(encode_content(options))
         if key not in self.counts:
             with on_meta():
-                built = MODELS.build({**plain, 'base_checkpoint': None, 'allow_random_base': True})
+                built = MODELS.build({**options, 'base_checkpoint': None, 'allow_random_base': True})
             self.counts[key] = count_parameters(built).trainable_in_backbone
-            self._new = True
+            self._changed = True
         return self.counts[key]
 
     def save(self) -> None:
         """Keep the counts for the next time, if the cache can be written to."""
-        if self._new:
+        if self._changed:
             try:
                 write(self.cache, json.dumps(dict(source=self.source, counts=self.counts)).encode())
             except StorageError:
                 pass
-            self._new = False
+            self._changed = False
 
 
-def nearest_width(counts: ParameterCounts, backbone: Mapping[str, Any], adapter: Mapping[str, Any], option: str,
-                  target: int) -> int:
-    """The integer option of an adapter with which a backbone's trained parameters come nearest to ``target``.
+def fit_width(counter: ParameterCounter, backbone: Mapping[str, Any], adapter: Mapping[str, Any], option: str,
+              target: int) -> int:
+    """The integer option of an adapter with which a backbone's trainable parameters come nearest to ``target``.
 
     Args:
-        counts: counts, and remembers.
+        counter: counts, and remembers.
         backbone: config of the backbone.
         adapter: config of the adapter.
         option: its width; more of it means more parameters.
-        target: wanted number of trained parameters.
+        target: wanted number of trainable parameters.
     """
 
     def count(width: int) -> int:
-        return counts({**backbone, 'adapter': {**adapter, option: width}})
+        return counter.count({**backbone, 'adapter': {**adapter, option: width}})
 
     low, high = 1, 2
     while count(high) < target:
