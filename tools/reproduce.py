@@ -41,10 +41,10 @@ def parse_args() -> argparse.Namespace:
     job.add_argument('--report', metavar='FILE', help='write published and measured numbers to a .md or .html file')
     job.add_argument('--dry-run', action='store_true', help='print the commands and run nothing')
     entries = parser.add_argument_group('which table entries')
-    entries.add_argument('--table', dest='tables', type=int, nargs='+', action='extend', metavar='N', help='tables, 1-10')
-    entries.add_argument('--row', dest='rows', nargs='+', action='extend', metavar='NAME',
+    entries.add_argument('--table', type=int, nargs='+', action='extend', metavar='N', help='tables, 1-10')
+    entries.add_argument('--row', nargs='+', action='extend', metavar='NAME',
                          help='rows: methods, or variants of an ablation')
-    entries.add_argument('--backbone', dest='backbones', nargs='+', action='extend', metavar='NAME',
+    entries.add_argument('--backbone', nargs='+', action='extend', metavar='NAME',
                          help='backbones, e.g. swin-b')
     entries.add_argument('--scale', choices=['full', 'tiny'], default='full',
                        help="full: the paper's; tiny: synthetic scenes and mini backbones, on a CPU or one GPU (default: full)")
@@ -156,7 +156,7 @@ def show(outcomes: List[RunOutcome]) -> None:
 
 def report(runner: TableRunner, entries: List[TableEntry], path: Path, seeds: int) -> None:
     """Write a report and say where."""
-    write_report(TablesReport(runner, entries, path.parent, seeds), path)
+    write_report(TablesReport(runner, entries, path.parent, range(seeds)), path)
     runner.scale.counter.save()
     print(f'Report: {path}')
 
@@ -169,7 +169,7 @@ def main() -> None:
     target = check_report_path(args.report) if args.report else None
     counter = ParameterCounter()
     scale = TinyScale(counter, args.data, args.iterations) if args.scale == 'tiny' else FullScale(counter)
-    entries = select_entries(scale.entries, args.tables, args.rows, args.backbones)
+    entries = select_entries(scale.entries, args.table, args.row, args.backbone)
     runner = TableRunner(scale, Path(args.work_dir), launcher, lambda text: print(text, flush=True), args.rerun_outdated)
     if args.list:
         rows = described(runner, entries, args.seeds)
@@ -181,7 +181,7 @@ def main() -> None:
     if target:
         report(runner, entries, target, args.seeds)
         return
-    if args.tables is None:
+    if args.table is None:
         raise InputError('there is nothing to do: give --list, --report FILE, or --table N to run a table.')
     check_gpus(args, launcher)
     runs = runner.list_runs(entries, range(args.seeds))

@@ -1,7 +1,7 @@
-"""One's own images and masks in the layout that the configs read: checked, split, renumbered.
+"""The user's own images and masks: checked, split, renumbered, and written in the layout that the configs read.
 
     images/{training,validation}/NAME.jpg           copies of the images, or links to them
-    annotations/{training,validation}/NAME.png      class numbers from 0, and 255 where nothing is to be learnt
+    annotations/{training,validation}/NAME.png      class numbers from 0, and 255 for ignored pixels
     classes.json                                    names of the classes, their values in the masks, numbers of images
 """
 import hashlib
@@ -18,12 +18,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from mmparax.errors import InputError, MissingFileError, ParameterError, StorageError, check_int, check_number
+from mmparax.utils.text import join_names
 
 IGNORED = 255  # what mmsegmentation's losses and metrics leave out
 MAX_CLASSES = 255
 MASK_SUFFIX = '.png'
 SPLITS = ('training', 'validation')
-# How a file may be called -> how it is called here: mmsegmentation takes all images of a folder by one ending.
+# Suffix of a given file -> suffix of the written one: mmsegmentation reads the files of one suffix in a folder.
 SUFFIXES = {'.jpg': '.jpg', '.jpeg': '.jpg', '.png': '.png', '.bmp': '.bmp', '.tif': '.tif', '.tiff': '.tif', '.webp': '.webp'}
 _FORMAT = 'mmparax-masks'
 _EXIF_ORIENTATION, _EXIF_SIDEWAYS = 0x0112, (5, 6, 7, 8)
@@ -31,8 +32,15 @@ _SHOWN = 20  # problems of one kind that an error lists
 
 
 @dataclass
-class Pair:
-    """An image, its mask, and how many pixels of the mask have which value."""
+class ImageMaskPair:
+    """An image and its mask.
+
+    Attributes:
+        image: its file.
+        mask: file of the mask.
+        pixels: (V,) int, the number of pixels of the mask with the value 0, 1, ..., V - 1.
+        turned: whether the image is stored turned and its EXIF tag says so.
+    """
     image: Path
     mask: Path
     pixels: np.ndarray
@@ -51,46 +59,46 @@ class MaskSet:
         suffix: ending of every image in the written folder.
         seed: seed of the split.
     """
-    pairs: Dict[str, List[Pair]]
+    pairs: Dict[str, List[ImageMaskPair]]
     classes: List[str]
     values: List[int]
     ignored: List[int]
     suffix: str
     seed: int
 
-    def share(self, values: Iterable[int]) -> float:
+    def compute_share(self, values: Iterable[int]) -> float:
         """Share of all pixels that have one of these values."""
         pairs = [pair for split in SPLITS for pair in self.pairs[split]]
-        return sum(_pixels(pair, values) for pair in pairs) / sum(int(pair.pixels.sum()) for pair in pairs)
+        return sum(_count_pixels(pair, values) for pair in pairs) / sum(int(pair.pixels.sum()) for pair in pairs)
 
-    def containing(self, split: str, values: Iterable[int]) -> int:
+    def count_images(self, split: str, values: Iterable[int]) -> int:
         """Number of images of a split that have one of these values."""
         values = list(values)
-        return sum(_pixels(pair, values) > 0 for pair in self.pairs[split])
+        return sum(_count_pixels(pair, values) > 0 for pair in self.pairs[split])
 
-    def warnings(self) -> List[str]:
-        """Sentences on what will train but is probably not meant."""
+    def list_warnings(self) -> List[str]:
+        """Sentences on what can be trained on but is probably not meant."""
         found = []
         for name, value in zip(self.classes, self.values):
-            training, validation = (self.containing(split, [value]) for split in SPLITS)
+            training, validation = (self.count_images(split, [value]) for split in SPLITS)
             if not training:
                 found.append(f'{name!r} (value {value}) is in no {"training image" if validation else "mask"}: it cannot be '
                              'learnt.')
             elif not validation:
                 found.append(f'{name!r} (value {value}) is in no validation image: its IoU cannot be measured. Another '
-                             '--seed or a larger --val may help.')
+                             'seed or a larger val_ratio may help.')
         pairs = [pair for split in SPLITS for pair in self.pairs[split]]
-        empty = [pair.mask.name for pair in pairs if not _pixels(pair, self.values)]
+        empty = [pair.mask.name for pair in pairs if not _count_pixels(pair, self.values)]
         if empty:
-            found.append(f'{len(empty)} mask(s) hold nothing but ignored pixels: {_listed(empty)}.')
+            found.append(f'{len(empty)} mask(s) hold nothing but ignored pixels: {join_names(empty)}.')
         turned = [pair.image.name for pair in pairs if pair.turned]
         if turned:
             found.append(f'{len(turned)} image(s) are stored turned and are turned back by their EXIF tag when they are read; '
-                         f'their masks are taken as they are: {_listed(turned)}.')
+                         f'their masks are taken as they are: {join_names(turned)}.')
         return found
 
 
-def examine(images: Union[str, Path], masks: Union[str, Path], val: float = 0.2, classes: Optional[Sequence[str]] = None,
+def examine(images: Union[str, Path], masks: Union[str, Path], val_ratio: float = 0.2, classes: Optional[Sequence[str]] = None,
             values: Optional[Sequence[int]] = None, ignore: Optional[Sequence[int]] = None, seed: int = 0,
             progress: bool = True) -> MaskSet:
     """Read and check every image and mask of two folders, and choose the validation images.
@@ -98,8 +106,8 @@ def examine(images: Union[str, Path], masks: Union[str, Path], val: float = 0.2,
     Args:
         images: folder of the images.
         masks: folder of PNG masks with the images' names, one channel or a palette, a class number in each pixel.
-        val: share of the images that are kept for validation, between 0 and 1.
-        classes: names of the classes; by default they are called by their values.
+        val_ratio: share of the images that are kept for validation, between 0 and 1.
+        classes: names of the classes; by default ``'class VALUE'``.
         values: value of each class in the masks; by default the numbers from 0 that are not ignored, or, without
             ``classes``, all that are found.
         ignore: values that are no class; by default 255, unless that is a class.
@@ -110,10 +118,10 @@ def examine(images: Union[str, Path], masks: Union[str, Path], val: float = 0.2,
         MissingFileError: if a folder does not exist.
         InputError: if an argument is out of range, or listing every file that cannot be used.
     """
-    if not 0 < check_number('val', val) < 1:
-        raise ParameterError('val', val, 'it must be between 0 and 1, without both')
+    if not 0 < check_number('val_ratio', val_ratio) < 1:
+        raise ParameterError('val_ratio', val_ratio, 'it must be between 0 and 1, without both')
     check_int('seed', seed, 0)
-    numbering = _numbering(classes, values, ignore)
+    numbering = _check_numbering(classes, values, ignore)
     problems: Dict[str, List[str]] = defaultdict(list)
     pairs, suffixes = [], set()
     for image, mask in tqdm(_match(images, masks, problems), desc='reading', unit='image', disable=not progress):
@@ -125,37 +133,37 @@ def examine(images: Union[str, Path], masks: Union[str, Path], val: float = 0.2,
         problems['formats of the images, of which mmsegmentation reads one in a data set: convert all to one'] = \
             sorted(suffixes)
     found = {int(value) for pair in pairs for value in pair.pixels.nonzero()[0]}
-    names, values, ignored = _numbered(*numbering, found)
+    names, values, ignored = _number_classes(*numbering, found)
     if len(values) > MAX_CLASSES:
         raise InputError(f'the masks in {str(masks)!r} hold {len(values)} different values, and there can be at most '
                              f'{MAX_CLASSES} classes: they seem to be no class numbers.')
     _check_values(pairs, values, ignored, problems)
     if problems:
         raise InputError(f'{sum(map(len, problems.values()))} problem(s) in {str(images)!r} and {str(masks)!r}; nothing '
-                             f'was written.{_report(problems)}')
+                             f'was written.{_format_problems(problems)}')
     if len(pairs) < 2 or len(values) < 2:
         raise InputError(f'there are {len(pairs)} image(s) and {len(values)} class(es) in {str(images)!r} and '
                              f'{str(masks)!r}: training and validation need an image each, and two classes.')
     # By a digest of the name: the same on every machine, and new images move few of the old ones.
     drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f'{seed}/{pair.image.stem}'.encode()).digest())
-    count = min(max(round(val * len(pairs)), 1), len(pairs) - 1)
+    count = min(max(round(val_ratio * len(pairs)), 1), len(pairs) - 1)
     split = {name: sorted(part, key=lambda pair: pair.image.name) for name, part in
              zip(SPLITS, (drawn[count:], drawn[:count]))}
     return MaskSet(split, names, values, ignored, suffixes.pop(), int(seed))
 
 
-def check_target(out: Union[str, Path], sources: Sequence[Union[str, Path]], force: bool = False) -> None:
-    """Raise InputError if ``out`` must not be written to.
+def check_target(out_dir: Union[str, Path], sources: Sequence[Union[str, Path]], force: bool = False) -> None:
+    """Raise ParameterError if ``out_dir`` must not be written to.
 
     Args:
-        out: folder to create.
+        out_dir: folder to create.
         sources: folders that are read.
-        force: a folder that :func:`write` made may be replaced.
+        force: a folder that :func:`write_masks` made may be replaced.
     """
-    out = Path(out).resolve()
+    out = Path(out_dir).resolve()
     for source in map(Path, sources):
         if out in (source.resolve(), *source.resolve().parents):
-            raise ParameterError('out', str(out), f'the folder {str(source)!r}, which is read, must not be in it')
+            raise ParameterError('out_dir', str(out), f'the folder {str(source)!r}, which is read, must not be in it')
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
@@ -163,26 +171,28 @@ def check_target(out: Union[str, Path], sources: Sequence[Union[str, Path]], for
     except (OSError, ValueError, AttributeError):
         found = None
     if found != _FORMAT:  # never deleted, not even when forced: it may be anything
-        raise ParameterError('out', str(out), 'it holds something that was not prepared by this tool', 'Choose another folder.')
+        raise ParameterError('out_dir', str(out), 'it holds something that is not a set of prepared masks',
+                             'Choose another folder.')
     if not force:
-        raise ParameterError('out', str(out), 'it holds prepared masks already', 'Choose another folder or say --force.')
+        raise ParameterError('out_dir', str(out), 'it holds prepared masks already',
+                             'Choose another folder, or replace them with force=True.')
 
 
-def write(found: MaskSet, out: Union[str, Path], link: bool = False, progress: bool = True) -> None:
+def write_masks(found: MaskSet, out_dir: Union[str, Path], link: bool = False, progress: bool = True) -> None:
     """Write images and masks; what :func:`check_target` allows to replace is replaced.
 
     The folder appears only when all is written; an interrupted call leaves nothing behind.
 
     Args:
         found: from :func:`examine`.
-        out: folder to create.
+        out_dir: folder to create.
         link: make symbolic links to the images instead of copies.
         progress: show a progress bar.
 
     Raises:
         StorageError: if it cannot be written.
     """
-    out = Path(out).resolve()
+    out = Path(out_dir).resolve()
     draft, old = (out.with_name(f'.{out.name}.{os.getpid()}.{kind}') for kind in ('tmp', 'old'))
     labels = np.full(1 + max(*found.values, *found.ignored, 0), IGNORED, np.uint8)
     labels[found.values] = range(len(found.values))
@@ -217,28 +227,23 @@ def write(found: MaskSet, out: Union[str, Path], link: bool = False, progress: b
 # ---- parts ----
 
 
-def _listed(names: Iterable[str], limit: int = 8) -> str:
-    names = list(names)
-    return ', '.join(names[:limit]) + (f', and {len(names) - limit} more' if len(names) > limit else '')
-
-
-def _pixels(pair: Pair, values: Iterable[int]) -> int:
+def _count_pixels(pair: ImageMaskPair, values: Iterable[int]) -> int:
     return int(sum(pair.pixels[value] for value in values if value < len(pair.pixels)))
 
 
-def _check_values(pairs: Sequence[Pair], values: Sequence[int], ignored: Sequence[int],
+def _check_values(pairs: Sequence[ImageMaskPair], values: Sequence[int], ignored: Sequence[int],
                   problems: Dict[str, List[str]]) -> None:
-    """Note every mask that holds a value which is neither a class nor ignored."""
-    kind = (f'masks with values that are no class (classes: {_listed(map(str, values))}; ignored: '
-            f'{_listed(map(str, ignored)) or "none"}; see --classes, --values, --ignore)')
+    """Add every mask to the problems that holds a value which is neither a class nor ignored."""
+    kind = (f'masks with values that are no class (classes: {join_names(map(str, values))}; ignored: '
+            f'{join_names(map(str, ignored)) or "none"}; see the arguments classes, values and ignore)')
     for pair in pairs:
         strange = sorted(set(map(int, pair.pixels.nonzero()[0])) - {*values, *ignored})
         if strange:
-            problems[kind].append(f'{pair.mask.name}: {_listed(map(str, strange))}')
+            problems[kind].append(f'{pair.mask.name}: {join_names(map(str, strange))}')
 
 
-def _report(problems: Dict[str, List[str]]) -> str:
-    """Every problem, a line each, under its kind."""
+def _format_problems(problems: Dict[str, List[str]]) -> str:
+    """The problems in words, a line each, under their kinds."""
     lines = []
     for kind, names in problems.items():
         lines += [f'  {kind} ({len(names)}):', *(f'    {name}' for name in names[:_SHOWN])]
@@ -250,9 +255,9 @@ def _report(problems: Dict[str, List[str]]) -> str:
 Numbering = Tuple[Optional[List[str]], Optional[List[int]], List[int]]
 
 
-def _numbering(classes: Optional[Sequence[str]], values: Optional[Sequence[int]],
+def _check_numbering(classes: Optional[Sequence[str]], values: Optional[Sequence[int]],
                ignore: Optional[Sequence[int]]) -> Numbering:
-    """The arguments as lists; InputError if they contradict each other."""
+    """Return the arguments as lists; raise ParameterError if they contradict each other."""
     for name, given in (('classes', classes), ('values', values), ('ignore', ignore)):
         if given is not None and len(set(given)) != len(given):
             raise ParameterError(name, list(given), 'nothing may be in it twice')
@@ -272,7 +277,7 @@ def _numbering(classes: Optional[Sequence[str]], values: Optional[Sequence[int]]
     return None if classes is None else list(classes), None if values is None else list(values), list(ignore)
 
 
-def _numbered(classes: Optional[List[str]], values: Optional[List[int]], ignored: List[int], found: Set[int]) -> Tuple[
+def _number_classes(classes: Optional[List[str]], values: Optional[List[int]], ignored: List[int], found: Set[int]) -> Tuple[
         List[str], List[int], List[int]]:
     """(names, values, ignored values) of the classes when the values in the masks are known."""
     if values is None and classes is None:
@@ -304,7 +309,7 @@ def _match(images: Union[str, Path], masks: Union[str, Path], problems: Dict[str
                                    'looked into.')
     for stem, paths in files.items():
         if len(paths) > 1:
-            problems['names that several images have'].append(_listed(path.name for path in paths))
+            problems['names that several images have'].append(join_names(path.name for path in paths))
         if stem not in labels:
             problems[f'images without a mask (NAME{MASK_SUFFIX})'].append(paths[0].name)
     lonely = [path.name for stem, path in labels.items() if stem not in files]
@@ -313,8 +318,8 @@ def _match(images: Union[str, Path], masks: Union[str, Path], problems: Dict[str
     return [(paths[0], labels[stem]) for stem, paths in files.items() if len(paths) == 1 and stem in labels]
 
 
-def _read(image: Path, mask: Path, problems: Dict[str, List[str]]) -> Optional[Pair]:
-    """Read an image and its mask completely, or note what is wrong with them."""
+def _read(image: Path, mask: Path, problems: Dict[str, List[str]]) -> Optional[ImageMaskPair]:
+    """Read an image and its mask completely; None, and one more problem, if something is wrong with them."""
     opened = []
     for path in (image, mask):
         try:
@@ -336,4 +341,4 @@ def _read(image: Path, mask: Path, problems: Dict[str, List[str]]) -> Optional[P
         problems['images and masks of different sizes'].append(
             f'{image.name}: {size[0]}x{size[1]}{turned}, {mask.name}: {labels.width}x{labels.height}')
         return None
-    return Pair(image, mask, np.bincount(np.asarray(labels).ravel()), orientation != 1)
+    return ImageMaskPair(image, mask, np.bincount(np.asarray(labels).ravel()), orientation != 1)

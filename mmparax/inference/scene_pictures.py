@@ -46,14 +46,14 @@ def draw_scene_predictions(cfg: Config, checkpoint: str, data: str, path: Path, 
 
 def _draw_row(model: nn.Module, cfg: Config, data: Path, generator: SceneGenerator, number: int) -> Iterator[np.ndarray]:
     """Draw input, ground truth and prediction of a validation scene."""
-    scene = generator.scene(number)
+    scene = generator.generate(number)
     file = str(data / 'images' / FOLDERS['val'] / f'scene_{number:05d}.jpg')
     image = read_image(file)
     sample = predict(model, cfg, file, image)
     yield image
     if 'pred_panoptic_seg' in sample:
         segments = sample.pred_panoptic_seg.sem_seg[0].numpy()
-        yield outline(colorize(scene.semantic(), PALETTE), scene.panoptic()[0])
+        yield outline(colorize(scene.build_semantic_map(), PALETTE), scene.build_panoptic_map()[0])
         yield outline(colorize(segments % INSTANCE_OFFSET, PALETTE), segments)
     elif 'pred_instances' in sample:
         yield _draw_true_objects(image, scene)
@@ -63,7 +63,7 @@ def _draw_row(model: nn.Module, cfg: Config, data: Path, generator: SceneGenerat
         yield draw_objects(image, found.masks.numpy().astype(bool), found.bboxes.numpy(), [PALETTE[label] for label in labels],
                            [f'{_name_digit(label)}: {score:.2f}' for label, score in zip(labels, found.scores.tolist())])
     else:
-        yield colorize(scene.semantic(), PALETTE)
+        yield colorize(scene.build_semantic_map(), PALETTE)
         yield colorize(sample.pred_sem_seg.data[0].numpy(), PALETTE)
 
 

@@ -139,24 +139,30 @@ def _pick_columns(numbers: Mapping[str, Any]) -> Dict[str, float]:
     return {column: numbers[name] for name, column in COLUMNS.items() if name in numbers}
 
 
-def select_entries(entries: Sequence[TableEntry], tables: Optional[Sequence[int]] = None, rows: Optional[Sequence[str]] = None,
-                   backbones: Optional[Sequence[str]] = None) -> List[TableEntry]:
-    """Pick entries; None picks all. A mini backbone may also be called by the paper's backbones that it stands for.
+def select_entries(entries: Sequence[TableEntry], table: Optional[Sequence[int]] = None, row: Optional[Sequence[str]] = None,
+                   backbone: Optional[Sequence[str]] = None) -> List[TableEntry]:
+    """Pick entries.
+
+    Args:
+        entries: to pick from.
+        table: numbers of tables; None for all.
+        row: methods by the paper's or the configs' name, or variants of an ablation; None for all.
+        backbone: a mini backbone may also be called by the paper's backbones that it stands for; None for all.
 
     Raises:
         ParameterError: for a table, row or backbone that there is not among them.
     """
     chosen = list(entries)
     for parameter, wanted, get_names in (
-            ('tables', tables, lambda entry: {entry.table}),
-            ('rows', rows, lambda entry: {entry.row, METHODS.get(entry.row, entry.row)}),
-            ('backbones', backbones, lambda entry: {entry.backbone, *(paper.backbone for paper in entry.papers)})):
+            ('table', table, lambda entry: {entry.table}),
+            ('row', row, lambda entry: {entry.row, METHODS.get(entry.row, entry.row)}),
+            ('backbone', backbone, lambda entry: {entry.backbone, *(paper.backbone for paper in entry.papers)})):
         if wanted is None:
             continue
         known = {str(name).lower(): str(name) for entry in chosen for name in sorted(get_names(entry), key=str, reverse=True)}
         for value in wanted:
             if str(value).lower() not in known:
-                where = '' if parameter == 'tables' or not tables else f" of table {', '.join(map(str, tables))}"
+                where = '' if parameter == 'table' or not table else f" of table {', '.join(map(str, table))}"
                 raise ParameterError(parameter, value, f'choose among those{where}: {", ".join(dict.fromkeys(known.values()))}')
         keys = {str(value).lower() for value in wanted}
         chosen = [entry for entry in chosen if keys & {str(name).lower() for name in get_names(entry)}]

@@ -54,10 +54,10 @@ class TablesReport:
         runner: knows the scale and the folders.
         entries: those of the report.
         folder: where the report will be; logs below it are linked, relative to it.
-        seeds: how many there should be of each entry.
+        seeds: which there should be of each entry.
     """
 
-    def __init__(self, runner: TableRunner, entries: Sequence[TableEntry], folder: Path, seeds: int = 1):
+    def __init__(self, runner: TableRunner, entries: Sequence[TableEntry], folder: Path, seeds: Sequence[int] = (0, )):
         self.runner, self.entries, self.folder, self.seeds = runner, list(entries), folder.resolve(), seeds
         self.tiny = runner.scale.name == 'tiny'
         self.states: Dict[str, Dict[int, RunState]] = {}
@@ -112,7 +112,7 @@ class TablesReport:
         states = self.states[entry.name]
         values = self._collect_values(entry, metric)
         if values:
-            wanted = {*range(self.seeds), *(seed for seed, state in states.items() if state.kind != NOT_RUN)}
+            wanted = {*self.seeds, *(seed for seed, state in states.items() if state.kind != NOT_RUN)}
             missing = f' ({len(values)} of {len(wanted)} seeds)' if len(values) < len(wanted) else ''
             return make_field(mean_and_spread(values) + missing, 'measured')
         if any(state.kind == DONE for state in states.values()):

@@ -11,7 +11,7 @@ from PIL import Image
 from helpers.config_files import CONFIGS, build
 from mmparax.checks.data import check_datasets
 from mmparax.checks.model import check_class_counts, check_features
-from mmparax.datasets.mask_config import config_text
+from mmparax.datasets.mask_config import compose_config
 from mmparax.datasets.masks import MaskSet
 
 PAGE = (CONFIGS.parent / 'docs' / 'own_data.md').read_text()
@@ -42,7 +42,7 @@ def here(tmp_path, monkeypatch):
 def test_page_has_a_config_of_each_kind_and_the_first_is_what_the_tool_writes():
     assert set(BLOCKS) == {'my_try', 'my_objects', 'my_classes'}
     found = MaskSet({}, ['wood', 'brick', 'grass', 'water', 'sand'], list(range(11, 16)), list(range(11)), '.jpg', 0)
-    assert config_text(found, 'data/mine', 'configs/my_try.py', 'swin-mini', 150) == BLOCKS['my_try']
+    assert compose_config(found, 'data/mine', 'configs/my_try.py', 'swin-mini', 150) == BLOCKS['my_try']
 
 
 def test_boxes_and_masks(here):

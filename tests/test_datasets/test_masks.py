@@ -1,70 +1,21 @@
-"""From a folder of images and masks to the data sets of a config, and the labels that the shipped example trains on."""
+"""From a folder of images and masks to the layout that the configs read."""
 import json
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import mmcv
 import numpy as np
 import pytest
-import torch
-from mmengine.config import Config
-from mmengine.registry import DATASETS, METRICS, init_default_scope
-from mmengine.structures import PixelData
 from PIL import Image
 
-from helpers.config_files import CONFIGS, build
-from mmparax.checks.model import check_class_counts
-from mmparax.datasets import masks as own_masks
-
-TOOL = CONFIGS.parent / 'tools' / 'dataset_tools' / 'prepare_masks.py'
-EXAMPLE = next((CONFIGS / 'examples').glob('own-data_*'))
-NAMES = ['background', 'leaf', 'stem']
-COLORS = np.array([[30, 30, 30], [40, 200, 60], [220, 60, 40], [60, 60, 220]], np.uint8)  # the last: ignored
-HEIGHT, WIDTH = 32, 48
-
-
-def paint(number, ignored=255):
-    """(image, mask) of four vertical stripes: the classes in another order each time, and ignored pixels."""
-    order = np.roll([0, 1, 2, 3], number)
-    stripes = np.broadcast_to(order.repeat(WIDTH // 4), (HEIGHT, WIDTH))
-    return COLORS[stripes], np.where(stripes == 3, ignored, stripes).astype(np.uint8)
-
-
-def save(folder, count=5, suffix='.jpg', ignored=255):
-    for kind in ('images', 'masks'):
-        (folder / kind).mkdir(parents=True)
-    for number in range(count):
-        image, mask = paint(number, ignored)
-        Image.fromarray(image).save(folder / 'images' / f'plant_{number}{suffix}', quality=95, subsampling=0)
-        Image.fromarray(mask).save(folder / 'masks' / f'plant_{number}.png')
-    return folder
+from helpers.mask_folders import HEIGHT, NAMES, WIDTH, paint, prepare, read, save, split
+from mmparax.datasets import masks
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return save(tmp_path)
-
-
-def prepare(*arguments, classes=NAMES):
-    """Run the tool in this process; return what it exits with."""
-    arguments = ['images', 'masks', '--out', 'data/mine', *(['--classes', *classes] if classes else []), *arguments]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', ['prepare_masks.py', *arguments])
-        try:
-            runpy.run_path(str(TOOL), run_name='__main__')
-        except SystemExit as stopped:
-            return stopped.code
-
-
-def split(root='data/mine'):
-    return {part: sorted(path.stem for path in Path(root, 'images', part).iterdir()) for part in own_masks.SPLITS}
-
-
-def read(path):
-    return np.asarray(Image.open(path))
 
 
 # ---- what is written ----
@@ -74,7 +25,7 @@ def test_layout_labels_and_table(folder, capsys):
     assert prepare('--val', '0.4', '--config', 'configs/mine.py') is None
     text = capsys.readouterr().out
     parts = split()
-    assert [len(parts[part]) for part in own_masks.SPLITS] == [3, 2]
+    assert [len(parts[part]) for part in masks.SPLITS] == [3, 2]
     assert sorted(parts['training'] + parts['validation']) == [f'plant_{number}' for number in range(5)]
     for part, stems in parts.items():
         for stem in stems:
@@ -99,20 +50,20 @@ def test_links(folder):
 
 def test_split_is_reproducible_and_hardly_moves_with_new_images(tmp_path, monkeypatch):
     monkeypatch.chdir(save(tmp_path, 20))
-    first, again, other = (own_masks.examine('images', 'masks', 0.25, NAMES, seed=seed, progress=False) for seed in (0, 0, 1))
+    first, again, other = (masks.examine('images', 'masks', 0.25, NAMES, seed=seed, progress=False) for seed in (0, 0, 1))
     names = [{pair.image.name for pair in found.pairs['validation']} for found in (first, again, other)]
     assert names[0] == names[1] != names[2] and len(names[0]) == 5
     image, mask = paint(0)
     Image.fromarray(image).save('images/new.jpg')
     Image.fromarray(mask).save('masks/new.png')
-    grown = own_masks.examine('images', 'masks', 0.25, NAMES, progress=False)
+    grown = masks.examine('images', 'masks', 0.25, NAMES, progress=False)
     assert len(names[0] & {pair.image.name for pair in grown.pairs['validation']}) >= 4
 
 
 @pytest.mark.parametrize('val, count', [(0.01, 1), (0.5, 10), (0.99, 19)])
 def test_share_of_validation_images(val, count, tmp_path, monkeypatch):
     monkeypatch.chdir(save(tmp_path, 20))
-    assert len(own_masks.examine('images', 'masks', val, NAMES, progress=False).pairs['validation']) == count
+    assert len(masks.examine('images', 'masks', val, NAMES, progress=False).pairs['validation']) == count
 
 
 def test_unusual_masks_and_endings(folder):
@@ -182,7 +133,7 @@ def test_what_is_probably_not_meant_is_said(folder, capsys):
 
 
 def validation(seed):
-    found = own_masks.examine('images', 'masks', classes=[*NAMES, 'soil'], seed=seed, progress=False)
+    found = masks.examine('images', 'masks', classes=[*NAMES, 'soil'], seed=seed, progress=False)
     return [pair.image.stem for pair in found.pairs['validation']]
 
 
@@ -224,7 +175,7 @@ def problem_values():
     mask = paint(4)[1]
     mask[0, :2] = 7, 9
     Image.fromarray(mask).save('masks/plant_4.png')
-    return ('masks with values that are no class (classes: 0, 1, 2; ignored: 255; see --classes, --values, --ignore) (1):\n'
+    return ('masks with values that are no class (classes: 0, 1, 2; ignored: 255; see the arguments classes, values and ignore) (1):\n'
             '    plant_4.png: 7, 9')
 
 
@@ -281,8 +232,8 @@ def test_long_lists_are_cut(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['--val', '1'], 'val=1.0 is not allowed'),
-    (['--val', 'nan'], 'val=nan is not allowed'),
+    (['--val', '1'], 'ratio=1.0 is not allowed'),
+    (['--val', 'nan'], 'ratio=nan is not allowed'),
     (['--seed', '-1'], 'seed=-1 is not allowed'),
     (['--classes', 'leaf'], "classes=['leaf'] is not allowed: there must be 2 to 255"),
     (['--classes', 'leaf', 'leaf'], "classes=['leaf', 'leaf'] is not allowed"),
@@ -293,7 +244,7 @@ def test_long_lists_are_cut(tmp_path, monkeypatch):
     (['--iterations', '3'], 'iterations=3 is not allowed'),
     (['--out', '.'], "the folder 'images', which is read, must not be in it"),
     (['--out', 'masks'], "the folder 'masks', which is read, must not be in it"),
-    (['--out', 'foreign', '--force'], 'it holds something that was not prepared by this tool'),
+    (['--out', 'foreign', '--force'], 'it holds something that is not a set of prepared masks'),
     (['--config', 'foreign/notes.txt'], "the config 'foreign/notes.txt' exists already"),
 ], ids=str)
 def test_wrong_arguments_are_named(arguments, message, folder):
@@ -329,7 +280,7 @@ def test_written_data_are_replaced_only_on_demand_and_as_a_whole(folder, monkeyp
     before = {path: path.stat().st_mtime_ns for path in Path('data').rglob('*')}
     assert 'it holds prepared masks already' in prepare()
     assert 'must not be in it' in prepare('--force', '--out', '.')
-    monkeypatch.setattr(own_masks.shutil, 'copyfile', lambda *_: (_ for _ in ()).throw(OSError('No space left on device')))
+    monkeypatch.setattr(masks.shutil, 'copyfile', lambda *_: (_ for _ in ()).throw(OSError('No space left on device')))
     assert prepare('--force') == f'StorageError: {str(folder / "data" / "mine")!r} cannot be written: No space left on device.'
     assert {path: path.stat().st_mtime_ns for path in Path('data').rglob('*')} == before
     monkeypatch.undo()
@@ -338,87 +289,3 @@ def test_written_data_are_replaced_only_on_demand_and_as_a_whole(folder, monkeyp
     assert json.loads(Path('data/mine/classes.json').read_text())['seed'] == 3
     assert [path.name for path in Path('data').iterdir()] == ['mine']
     assert 'exists already' in prepare('--force', '--iterations', '40', '--config', 'mine.py')
-
-
-# ---- what is trained on ----
-
-
-def built(cfg, loader, without=()):
-    """The data set of a config, its pipeline without some transforms."""
-    init_default_scope(cfg.default_scope)
-    options = cfg[loader].dataset.to_dict()
-    options['pipeline'] = [transform for transform in options['pipeline'] if transform['type'] not in without]
-    return DATASETS.build(options)
-
-
-def check_labels(cfg):
-    """The labels of the training and of the test pipeline are those of the masks, and 255 stays ignored."""
-    training = built(cfg, 'train_dataloader', without=['PhotoMetricDistortion'])
-    assert len(training) == 4 and training.metainfo['classes'] == tuple(NAMES)
-    seen = set()
-    for sample in training:
-        image, labels = sample['inputs'].permute(1, 2, 0).flip(-1).int(), sample['data_samples'].gt_sem_seg.data[0]
-        nearest = (image[:, :, None] - torch.from_numpy(COLORS).int()).abs().sum(-1).argmin(-1)
-        nearest[nearest == 3] = 255
-        assert (nearest == labels).float().mean() > 0.9  # all but the seams
-        seen |= set(labels.unique().tolist())
-    assert seen == {0, 1, 2, 255}
-    validation = built(cfg, 'test_dataloader')
-    assert len(validation) == 1
-    metric = METRICS.build(cfg.test_evaluator.to_dict())
-    metric.dataset_meta = validation.metainfo
-    for sample in validation:
-        data = sample['data_samples']
-        mask = read(data.seg_map_path)
-        assert data.ori_shape == mask.shape and np.array_equal(data.gt_sem_seg.data[0], mask)
-        data.pred_sem_seg = PixelData(data=torch.from_numpy(np.where(mask == 255, 1, mask))[None])
-        metric.process({}, [data.to_dict()])
-    assert metric.evaluate(1)['mIoU'] == 100
-
-
-@pytest.mark.parametrize('model', ['swin-b', 'swin-mini'])
-@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
-def test_the_config_trains_on_what_was_written(model, suffix, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(save(tmp_path, suffix=suffix))
-    assert prepare('--model', model, '--iterations', '60') is None
-    text = capsys.readouterr().out.partition('configs/my_data.py:\n\n')[2]
-    assert len(text.splitlines()) <= 12 and max(map(len, text.splitlines())) <= 127
-    Path('printed.py').write_text(text)
-    assert prepare('--model', model, '--iterations', '60', '--force', '--config', 'written.py') is None
-    assert Path('written.py').read_text().splitlines()[1:] == text.splitlines()[1:]
-    cfg = Config.fromfile('printed.py')
-    check_labels(cfg)
-    network = build(cfg)
-    check_class_counts(network, built(cfg, 'train_dataloader').metainfo, 'train_dataloader.dataset')
-    assert network.decode_head.num_classes == network.auxiliary_head.num_classes == 3
-    assert network.decode_head.loss_decode.class_weight is None
-    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 8
-    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (60, 6 if model == 'swin-b' else 30)
-    assert cfg.default_hooks.checkpoint.interval == cfg.train_cfg.val_interval
-    assert [(step.type, step.begin, step.end, step.by_epoch) for step in cfg.param_scheduler] == [
-        ('LinearLR', 0, 3, False), ('PolyLR', 3, 60, False)]
-    # What was not named is as in the base.
-    assert cfg.train_dataloader.dataset.data_prefix.img_path == 'images/training'
-    assert cfg.default_hooks.checkpoint.type == 'mmparax.CheckpointHook'
-
-
-def test_long_lists_of_classes_are_wrapped(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(save(tmp_path))
-    names = [f'class "{number}" of many' for number in range(150)]
-    assert prepare('--config', 'mine.py', classes=names) is None
-    lines = Path('mine.py').read_text().splitlines()
-    assert max(map(len, lines)) <= 127
-    metainfo = Config.fromfile('mine.py').train_dataloader.dataset.metainfo
-    assert metainfo.classes == tuple(names) and len({tuple(color) for color in metainfo.palette}) == 150
-
-
-def test_the_shipped_example_has_the_right_labels(folder):
-    assert prepare() is None
-    cfg = Config.fromfile(EXAMPLE)
-    assert tuple(cfg.train_dataloader.dataset.metainfo.classes) == tuple(NAMES)
-    check_labels(cfg)
-    settings = [line for line in EXAMPLE.read_text().splitlines() if not line.startswith('#')]
-    assert len(settings) < 10
-    assert cfg.param_scheduler[0].end == cfg.param_scheduler[1].begin == 400
-    assert cfg.param_scheduler[1].end == cfg.train_cfg.max_iters == 8000
-    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 8

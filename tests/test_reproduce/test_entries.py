@@ -70,8 +70,8 @@ def test_tiny_entries_stand_for_all_entries_that_have_a_counterpart():
 
 
 @pytest.mark.parametrize('parameter, values, known', [
-    ('tables', dict(tables=[11]), '1, 2, 3'), ('rows', dict(tables=[1], rows=['DoRA']), 'LoRA'),
-    ('rows', dict(tables=[4], rows=['k579']), 'Full-tuning'), ('backbones', dict(backbones=['resnet']), 'swin-b')])
+    ('table', dict(table=[11]), '1, 2, 3'), ('row', dict(table=[1], row=['DoRA']), 'LoRA'),
+    ('row', dict(table=[4], row=['k579']), 'Full-tuning'), ('backbone', dict(backbone=['resnet']), 'swin-b')])
 def test_what_is_not_in_the_tables_is_named_with_what_is(parameter, values, known):
     with pytest.raises(ParameterError, match=f'choose among those.*{known}') as caught:
         select_entries(list_paper_entries(), **values)

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mmparax.cli import tool
-from mmparax.datasets.mask_config import RECIPES, config_text
-from mmparax.datasets.masks import IGNORED, MaskSet, check_target, examine, write
+from mmparax.datasets.mask_config import RECIPES, compose_config
+from mmparax.datasets.masks import IGNORED, MaskSet, check_target, examine, write_masks
 from mmparax.errors import InputError, StorageError
 
 
@@ -55,8 +55,8 @@ def table_of(found: MaskSet) -> Table:
         rows.append((found.ignored, str(IGNORED), '(ignored)'))
     for values, number, name in rows:
         given = ', '.join(map(str, values[:3])) + (', …' if len(values) > 3 else '')
-        table.add_row(given, number, Text(name), f'{found.share(values):.2%}',
-                      *(str(found.containing(split, values)) for split in counts))
+        table.add_row(given, number, Text(name), f'{found.compute_share(values):.2%}',
+                      *(str(found.count_images(split, values)) for split in counts))
     return table
 
 
@@ -65,15 +65,15 @@ def main() -> None:
     args = parse_args()
     check_target(args.out, [args.images, args.masks], args.force)
     found = examine(args.images, args.masks, args.val, args.classes, args.values, args.ignore, args.seed)
-    text = config_text(found, args.out, args.config or 'configs/my_data.py', args.model, args.iterations)
+    text = compose_config(found, args.out, args.config or 'configs/my_data.py', args.model, args.iterations)
     config = Path(args.config) if args.config else None
     if config is not None and config.exists() and (not config.is_file() or config.read_text(encoding='utf-8') != text):
         raise InputError(f'the config {args.config!r} exists already and is another one; nothing was written. Choose '
                              'another file or remove it.')
-    write(found, args.out, args.link)
+    write_masks(found, args.out, args.link)
     console = Console(soft_wrap=True, highlight=False)
     console.print(table_of(found))
-    for warning in found.warnings():
+    for warning in found.list_warnings():
         console.print(f'Warning: {warning}', markup=False)
     print(f'Wrote {args.out}.')
     if config is None:

@@ -1,1 +1,1 @@
-"""Synthetic scenes and glyphs with ground truth."""
+"""Synthetic scenes with ground truth for every task, and the glyphs on which the mini backbones were pre-trained."""

@@ -1,13 +1,19 @@
-"""Synthetic scenes: real handwritten digits (things) on textured surfaces (stuff), with exact ground truth."""
+"""Synthetic scenes: real handwritten digits (things) on textured surfaces (stuff), with exact ground truth.
+
+The order in which random numbers are drawn is part of the data: changing it changes every scene.
+"""
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
-from mmparax.datasets.synthetic.surfaces import contrasting_color, finish_photo, paint_layout, paint_surfaces
+from mmparax.datasets.synthetic.surfaces import choose_contrasting_color, draw_layout, draw_surfaces, finish_photo
 from mmparax.errors import ParameterError, check_choice, check_int
+
+Box = Tuple[int, int, int, int]  # (x1, y1, x2, y2) in pixels, x2 and y2 exclusive
 
 THING_CLASSES = tuple(f'digit {digit}' for digit in range(10))
 STUFF_CLASSES = ('wood', 'brick', 'grass', 'water', 'sand')
@@ -35,49 +41,45 @@ class Instance:
     """One digit of a scene.
 
     Attributes:
-        label (int): Class index, 0..9 (the digit itself).
-        mask (np.ndarray): Visible part, (H, W) bool.
-        bbox (tuple[int]): Box of the visible part in pixels, (x1, y1, x2, y2), x2 and y2 exclusive.
-        sample (int): Index of the handwritten sample in scikit-learn's ``load_digits``.
+        label: class index, 0..9 (the digit itself).
+        mask: (H, W) bool, the visible part.
+        bbox: box of the visible part in pixels, (x1, y1, x2, y2), x2 and y2 exclusive.
+        sample: index of the handwritten sample in scikit-learn's ``load_digits``.
     """
     label: int
     mask: np.ndarray
-    bbox: tuple
+    bbox: Box
     sample: int
 
 
 @dataclass
 class Scene:
-    """A painted scene with its ground truth.
+    """An image with its ground truth.
 
     Attributes:
-        image (np.ndarray): (H, W, 3) uint8, RGB.
-        stuff (np.ndarray): (H, W) uint8, index into ``STUFF_CLASSES``, also below the digits.
-        instances (list[Instance]): Digits in the order they were painted; their masks do not overlap.
+        image: (H, W, 3) uint8, RGB.
+        stuff: (H, W) uint8, index into ``STUFF_CLASSES``, also below the digits.
+        instances: digits in the order in which they were drawn; their masks do not overlap.
     """
     image: np.ndarray
     stuff: np.ndarray
-    instances: list
+    instances: List[Instance]
 
-    def semantic(self):
-        """Class map.
-
-        Returns:
-            np.ndarray: (H, W) uint8, index into ``CLASSES`` (0..14).
-        """
+    def build_semantic_map(self) -> np.ndarray:
+        """The class of every pixel: (H, W) uint8, index into ``CLASSES`` (0..14)."""
         classes = self.stuff + np.uint8(len(THING_CLASSES))
         for instance in self.instances:
             classes[instance.mask] = instance.label
         return classes
 
-    def panoptic(self):
-        """Segment map: one segment per visible surface class and one per digit, with ids from 1.
+    def build_panoptic_map(self) -> Tuple[np.ndarray, List[Dict[str, Any]]]:
+        """The segment of every pixel: one segment for each visible surface class and one for each digit, with ids from 1.
 
         Returns:
-            tuple[np.ndarray, list[dict]]: (H, W) int32 segment ids, and for each segment ``id``, ``category_id``
-            (index into ``CLASSES``), ``isthing`` (0 or 1), ``area`` (pixels) and ``bbox`` ([x, y, w, h], pixels).
+            (H, W) int32 segment ids, and for each segment ``id``, ``category_id`` (index into ``CLASSES``), ``isthing``
+            (0 or 1), ``area`` (pixels) and ``bbox`` ([x, y, w, h], pixels).
         """
-        semantic = self.semantic()
+        semantic = self.build_semantic_map()
         stuff_ids = [index for index in np.unique(semantic).tolist() if index >= len(THING_CLASSES)]
         segments = [(index, 0, semantic == index) for index in stuff_ids]
         segments += [(instance.label, 1, instance.mask) for instance in self.instances]
@@ -89,55 +91,59 @@ class Scene:
                               bbox=[x1, y1, x2 - x1, y2 - y1]))
         return ids, infos
 
-    def crops(self):
+    def find_crops(self) -> List[Tuple[int, Box]]:
         """Square windows for classification: one on each digit, and one on each surface that has room for it.
 
         The window of a digit has a margin around its visible part and lies inside the image. That of a surface is the
         largest one on pixels of this surface only, at most half of the image's shorter side.
 
         Returns:
-            list[tuple[int, tuple[int]]]: Index into ``CLASSES`` and (x1, y1, x2, y2) in pixels, x2 and y2 exclusive, of
-            at least ``MIN_CROP`` pixels a side; first the digits, in the order of ``instances``.
+            Index into ``CLASSES`` and (x1, y1, x2, y2) in pixels, x2 and y2 exclusive, of at least ``MIN_CROP`` pixels a
+            side; first the digits, in the order of ``instances``.
         """
-        semantic = self.semantic()
-        windows = [(instance.label, _digit_window(instance.bbox, semantic.shape)) for instance in self.instances]
+        semantic = self.build_semantic_map()
+        windows = [(instance.label, _find_digit_window(instance.bbox, semantic.shape)) for instance in self.instances]
         for index in np.unique(semantic[semantic >= len(THING_CLASSES)]).tolist():
-            window = _free_window(semantic == index)
+            window = _find_free_window(semantic == index)
             if window is not None:
                 windows.append((index, window))
         return windows
 
 
 class SceneGenerator:
-    """Paints scenes; a scene depends on (seed, split, index, size) only, not on the order of calls.
+    """Generates scenes; a scene depends on (seed, split, index, size) only, not on the order of calls.
 
     Args:
-        split (str): 'train' or 'val'. The two use disjoint handwritten samples, whatever the seed.
-        seed (int): Non-negative seed.
-        size (tuple[int]): Height and width of the canvas in pixels, each at least 64.
+        split: ``'train'`` or ``'val'``. The two use disjoint handwritten samples, whatever the seed.
+        seed: non-negative.
+        size: (H, W) in pixels, each at least 64.
+
+    Raises:
+        ParameterError: if an argument is out of range.
     """
 
-    def __init__(self, split='train', seed=0, size=(128, 128)):
+    def __init__(self, split: str = 'train', seed: int = 0, size: Sequence[int] = (128, 128)):
         check_choice('split', split, SPLITS)
         check_int('seed', seed, 0)
-        self.split, self.seed, self.size = split, seed, _checked_size(size)
+        self.split, self.seed, self.size = split, seed, _check_size(size)
         self.unit = min(self.size) / _REFERENCE_SIDE
-        self._pools = split_samples(split)
+        self._pools = select_samples(split)
 
-    def scene(self, index):
-        """Paint one scene.
+    def generate(self, index: int) -> Scene:
+        """Generate one scene.
 
         Args:
-            index (int): Non-negative number of the scene.
+            index: non-negative number of the scene.
 
         Returns:
-            Scene: The image and its ground truth.
+            The image and its ground truth.
         """
         check_int('index', index, 0)
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
-        stuff = paint_layout(rng, self.size, self.unit, len(STUFF_CLASSES))
-        canvas = paint_surfaces(rng, stuff, STUFF_CLASSES, self.unit)
-        instances, areas = [], []
+        stuff = draw_layout(rng, self.size, self.unit, len(STUFF_CLASSES))
+        canvas = draw_surfaces(rng, stuff, STUFF_CLASSES, self.unit)
+        instances: List[Instance] = []
+        areas: List[int] = []
         wanted = rng.integers(2, 6)
         for _ in range(100):  # proposals that hide too much of another digit are dropped
             self._add_digit(rng, canvas, instances, areas)
@@ -147,18 +153,18 @@ class SceneGenerator:
             instance.bbox = mask_to_bbox(instance.mask)
         return Scene(finish_photo(rng, canvas), stuff, instances)
 
-    def _add_digit(self, rng, canvas, instances, areas):
-        """Propose one digit; if it fits, paint it and extend ``instances`` and their unhidden ``areas``."""
+    def _add_digit(self, rng: np.random.Generator, canvas: np.ndarray, instances: List[Instance], areas: List[int]) -> None:
+        """Propose one digit; if it fits, draw it and extend ``instances`` and their unhidden ``areas`` (pixels)."""
         label = int(rng.integers(10))
         sample = int(rng.choice(self._pools[label]))
-        alpha, mask = _place_digit(rng, _digit_bank()[sample], self.size, self.unit)
+        alpha, mask = _place_digit(rng, _load_digit_bank()[sample], self.size, self.unit)
         rests = [instance.mask & ~mask for instance in instances]
         covered = sum(instance.mask.sum() for instance in instances) - sum(rest.sum() for rest in rests)
         if covered > _MAX_COVER * mask.sum() or not _fits(mask, rests, areas, self.unit):
             return
         x1, y1, x2, y2 = mask_to_bbox(alpha > 0)
         window, alpha = canvas[y1:y2, x1:x2], alpha[y1:y2, x1:x2, None]
-        color = contrasting_color(rng, window.reshape(-1, 3))
+        color = choose_contrasting_color(rng, window.reshape(-1, 3))
         shade = 1 + rng.uniform(-0.2, 0.2) * np.linspace(-1, 1, y2 - y1, dtype=np.float32)[:, None, None]
         window += alpha * (np.clip(color * shade, 0, 1) - window)
         for instance, rest in zip(instances, rests):
@@ -167,14 +173,14 @@ class SceneGenerator:
         areas.append(mask.sum())
 
 
-def split_samples(split):
+def select_samples(split: str) -> List[np.ndarray]:
     """Handwritten samples of a split: a fixed stratified division, the same for every seed.
 
     Args:
-        split (str): 'train' or 'val'.
+        split: ``'train'`` or ``'val'``.
 
     Returns:
-        list[np.ndarray]: For each digit 0..9, sorted indices into ``load_digits``.
+        For each digit 0..9, sorted indices into ``load_digits``.
     """
     rng = np.random.default_rng(1797)
     pools = []
@@ -186,13 +192,13 @@ def split_samples(split):
 
 
 @lru_cache(maxsize=1)
-def load_digits_once():
+def load_digits_once() -> Any:
     """scikit-learn's digits (1797 grey images of 8x8), read once per process."""
     return load_digits()
 
 
 @lru_cache(maxsize=1)
-def _digit_bank():
+def _load_digit_bank() -> np.ndarray:
     """The digits with a border of one cell, smoothly enlarged: (1797, 50, 50) float32, ink 0..1."""
     padded = np.pad(load_digits_once().images / 16, ((0, 0), (1, 1), (1, 1))).astype(np.float32)
     side = padded.shape[1] * _CELL
@@ -200,8 +206,9 @@ def _digit_bank():
     return np.clip(bank, 0, 1)
 
 
-def _place_digit(rng, ink, size, unit):
-    """Warp a digit onto an empty canvas; returns alpha (H, W) float32 and mask (H, W) bool."""
+def _place_digit(rng: np.random.Generator, ink: np.ndarray, size: Tuple[int, int],
+                 unit: float) -> Tuple[np.ndarray, np.ndarray]:
+    """Warp a digit onto an empty canvas of ``size`` (H, W); return alpha (H, W) float32 and mask (H, W) bool."""
     side = rng.uniform(28, 64) * unit
     center = [rng.uniform(side / 2, length - side / 2) for length in (size[1], size[0])]
     scale = side / (8 * _CELL)
@@ -215,35 +222,35 @@ def _place_digit(rng, ink, size, unit):
     return np.clip((ink - _INK) * max(1, side / 12) + 0.5, 0, 1) * (ink > 0), ink >= _INK
 
 
-def _fits(mask, rests, areas, unit):
+def _fits(mask: np.ndarray, rests: Sequence[np.ndarray], areas: Sequence[int], unit: float) -> bool:
     """Whether a new digit lies inside the canvas and leaves enough of the digits below it."""
     if mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any():
         return False
     if any(rest.sum() < _MIN_VISIBLE * area for rest, area in zip(rests, areas)):
         return False
-    return all(_smallest_piece(part) >= _MIN_FRAGMENT * unit**2 for part in [mask, *rests])
+    return all(_measure_smallest_piece(part) >= _MIN_FRAGMENT * unit**2 for part in [mask, *rests])
 
 
-def _smallest_piece(mask):
+def _measure_smallest_piece(mask: np.ndarray) -> int:
     """Area in pixels of the smallest connected piece of a mask, 0 for an empty one."""
     areas = cv2.connectedComponentsWithStats(mask.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
     return areas.min() if len(areas) else 0
 
 
-def mask_to_bbox(mask):
+def mask_to_bbox(mask: np.ndarray) -> Box:
     """Box around a non-empty mask.
 
     Args:
-        mask (np.ndarray): (H, W) bool.
+        mask: (H, W) bool.
 
     Returns:
-        tuple[int]: (x1, y1, x2, y2) in pixels, x2 and y2 exclusive.
+        (x1, y1, x2, y2) in pixels, x2 and y2 exclusive.
     """
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _digit_window(bbox, size):
+def _find_digit_window(bbox: Box, size: Tuple[int, int]) -> Box:
     """Square around a box with a margin, moved into a canvas of ``size`` (H, W) where it would go over its border."""
     x1, y1, x2, y2 = bbox
     side = min(max(round((1 + 2 * _CROP_MARGIN) * max(x2 - x1, y2 - y1)), MIN_CROP), *size)
@@ -252,7 +259,7 @@ def _digit_window(bbox, size):
     return left, top, left + side, top + side
 
 
-def _free_window(mask):
+def _find_free_window(mask: np.ndarray) -> Optional[Box]:
     """Largest square (of odd side, up to a limit) that a mask (H, W) fills; None if it is below ``MIN_CROP``."""
     # In the chessboard metric the distance to the nearest pixel outside is the radius of a square, the centre included.
     distance = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_C, 3)[1:-1, 1:-1]
@@ -264,8 +271,8 @@ def _free_window(mask):
     return left, top, left + side, top + side
 
 
-def _checked_size(size):
-    """``size`` as a tuple of two plain integers of at least ``MIN_SIDE``."""
+def _check_size(size: Any) -> Tuple[int, int]:
+    """Return ``size`` as two plain integers of at least ``MIN_SIDE``, else raise ParameterError."""
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ParameterError('size', size, f'it must be (height, width), two integers of at least {MIN_SIDE}')
     for side in size:

@@ -1,8 +1,14 @@
-"""Procedural surfaces of the synthetic scenes, and the noise, colours and effects that the glyphs share."""
+"""Procedural surfaces of the synthetic scenes, and the noise, colours and effects that the glyphs share.
+
+The order in which random numbers are drawn is part of the data: changing it changes every scene.
+"""
 import colorsys
+from typing import Sequence, Tuple
 
 import cv2
 import numpy as np
+
+Range = Tuple[float, float]
 
 # Ranges of hue, saturation and value. They overlap, so that the mean colour alone does not tell surfaces apart.
 _COLORS = dict(
@@ -13,17 +19,17 @@ _COLORS = dict(
     sand=((0.06, 0.16), (0.12, 0.55), (0.50, 0.90)))
 
 
-def paint_layout(rng, size, unit, num_surfaces):
+def draw_layout(rng: np.random.Generator, size: Tuple[int, int], unit: float, num_surfaces: int) -> np.ndarray:
     """Divide the canvas into 2-4 regions of different surfaces.
 
     Args:
-        rng (np.random.Generator): Source of randomness.
-        size (tuple[int]): Height and width in pixels.
-        unit (float): Pixels per unit of length.
-        num_surfaces (int): Number of surfaces to choose from.
+        rng: source of randomness.
+        size: (H, W) in pixels.
+        unit: pixels per unit of length.
+        num_surfaces: number of surfaces to choose from.
 
     Returns:
-        np.ndarray: (H, W) uint8, 0..num_surfaces - 1.
+        (H, W) uint8, 0..num_surfaces - 1.
     """
     y, x = np.mgrid[:size[0], :size[1]].astype(np.float32) / unit
     count = rng.integers(2, 5)
@@ -33,7 +39,7 @@ def paint_layout(rng, size, unit, num_surfaces):
         center_x, center_y = x[largest].mean(), y[largest].mean()
         for _ in range(20):
             jitter_x, jitter_y = rng.normal(0, 12, 2)
-            cut = largest & _cut_side(rng, x - center_x - jitter_x, y - center_y - jitter_y)
+            cut = largest & _cut_region(rng, x - center_x - jitter_x, y - center_y - jitter_y)
             if 0.25 < cut.sum() / largest.sum() < 0.75:
                 break
         regions[cut] = new
@@ -41,7 +47,7 @@ def paint_layout(rng, size, unit, num_surfaces):
     return surfaces[regions]
 
 
-def _cut_side(rng, x, y):
+def _cut_region(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """One side of a straight, wavy or closed smooth curve through (or around) the origin: (H, W) bool."""
     kind = rng.integers(3)
     angle, phase = rng.uniform(0, 2 * np.pi, 2)
@@ -49,35 +55,35 @@ def _cut_side(rng, x, y):
         lobes = rng.integers(2, 5)
         radius = rng.uniform(28, 50) * (1 + rng.uniform(0.05, 0.2) * np.sin(lobes * np.arctan2(y, x) + phase))
         return np.hypot(x, y) < radius
-    along, across = _turn(x, y, angle)
+    along, across = _rotate(x, y, angle)
     if kind == 1:
         across = across + rng.uniform(5, 12) * np.sin(along * 2 * np.pi / rng.uniform(50, 120) + phase)
     return across > 0
 
 
-def paint_surfaces(rng, layout, names, unit):
-    """Paint every surface of a layout with its texture.
+def draw_surfaces(rng: np.random.Generator, layout: np.ndarray, names: Sequence[str], unit: float) -> np.ndarray:
+    """Draw every surface of a layout with its texture.
 
     Args:
-        rng (np.random.Generator): Source of randomness.
-        layout (np.ndarray): (H, W) integer index into ``names``.
-        names (tuple[str]): Surfaces that this module can paint.
-        unit (float): Pixels per unit of length.
+        rng: source of randomness.
+        layout: (H, W) integer, index into ``names``.
+        names: surfaces, keys of ``_TEXTURES``.
+        unit: pixels per unit of length.
 
     Returns:
-        np.ndarray: (H, W, 3) float32 RGB in 0..1.
+        (H, W, 3) float32, RGB in 0..1.
     """
     canvas = np.empty((*layout.shape, 3), np.float32)
     for index in np.unique(layout):
         name = names[index]
-        shade = np.clip(_TEXTURES[name](rng, *rotated_grid(rng, layout.shape, unit)), 0, 1)
-        low, high = _color_pair(rng, *_COLORS[name])
+        shade = np.clip(_TEXTURES[name](rng, *make_rotated_grid(rng, layout.shape, unit)), 0, 1)
+        low, high = _choose_color_pair(rng, *_COLORS[name])
         where = layout == index
         canvas[where] = low + shade[where][:, None] * (high - low)
     return canvas
 
 
-def _color_pair(rng, hues, saturations, values):
+def _choose_color_pair(rng: np.random.Generator, hues: Range, saturations: Range, values: Range) -> Tuple[np.ndarray, np.ndarray]:
     """A darker and a lighter colour of a surface, each (3,) float32."""
     hue, saturation, value = (rng.uniform(*limits) for limits in (hues, saturations, values))
     spread = rng.uniform(0.30, 0.45)
@@ -86,40 +92,40 @@ def _color_pair(rng, hues, saturations, values):
     return np.array(low, np.float32), np.array(high, np.float32)
 
 
-def rotated_grid(rng, size, unit):
+def make_rotated_grid(rng: np.random.Generator, size: Sequence[int], unit: float) -> Tuple[np.ndarray, np.ndarray]:
     """Coordinates of a randomly turned and shifted grid.
 
     Args:
-        rng (np.random.Generator): Source of randomness.
-        size (tuple[int]): Height and width in pixels.
-        unit (float): Pixels per unit of length.
+        rng: source of randomness.
+        size: (H, W) in pixels.
+        unit: pixels per unit of length.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: u and v, each (H, W) float32 in units of length.
+        u and v, each (H, W) float32 in units of length.
     """
     angle = rng.uniform(0, 2 * np.pi)
     shift_u, shift_v = rng.uniform(0, 500, 2)
     y, x = np.mgrid[:size[0], :size[1]].astype(np.float32) / np.float32(unit)
-    u, v = _turn(x, y, angle)
+    u, v = _rotate(x, y, angle)
     return u + np.float32(shift_u), v + np.float32(shift_v)
 
 
-def _turn(x, y, angle):
+def _rotate(x: np.ndarray, y: np.ndarray, angle: float) -> Tuple[np.ndarray, np.ndarray]:
     """Coordinates in a frame that is turned by ``angle`` radians."""
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return cos * x + sin * y, cos * y - sin * x
 
 
-def smooth_noise(rng, u, v, length_u, length_v):
-    """Smooth value noise.
+def make_smooth_noise(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, length_u: float, length_v: float) -> np.ndarray:
+    """Value noise, interpolated smoothly.
 
     Args:
-        rng (np.random.Generator): Source of randomness.
-        u, v (np.ndarray): (H, W) float32 coordinates.
-        length_u, length_v (float): Distance of independent values along u and v, in the unit of the coordinates.
+        rng: source of randomness.
+        u, v: (H, W) float32, coordinates.
+        length_u, length_v: distance of independent values along u and v, in the unit of the coordinates.
 
     Returns:
-        np.ndarray: (H, W) float32, mostly within 0..1, mean 0.5.
+        (H, W) float32, mostly within 0..1, mean 0.5.
     """
     x, y = u / np.float32(length_u), v / np.float32(length_v)
     # The lattice reaches two points beyond the grid on each side, so that no border handling is involved.
@@ -128,62 +134,65 @@ def smooth_noise(rng, u, v, length_u, length_v):
     return cv2.remap(lattice, x, y, cv2.INTER_CUBIC)
 
 
-def _wood(rng, u, v):
+# Each texture takes coordinates (H, W) of a rotated grid and returns shades (H, W), of which what lies outside 0..1 is cut.
+
+
+def _shade_wood(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     scale = rng.uniform(0.8, 1.5)
-    bend = smooth_noise(rng, u, v, 30, 60)
+    bend = make_smooth_noise(rng, u, v, 30, 60)
     rings = 0.5 + 0.5 * np.sin(2 * np.pi * (u / (8 * scale) + 2 * bend))
-    grain = smooth_noise(rng, u, v, 1.6 * scale, 30)
+    grain = make_smooth_noise(rng, u, v, 1.6 * scale, 30)
     return 0.45 * rings + 0.6 * grain - 0.05
 
 
-def _brick(rng, u, v):
+def _shade_brick(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     width = rng.uniform(15, 26)
     height, joint = width * rng.uniform(0.42, 0.52), rng.uniform(1.6, 2.4)
     row = np.floor(v / height)
     shifted = u + row % 2 * width / 2
     column = np.floor(shifted / width)
     tones = rng.uniform(0.15, 0.5, (16, 16)).astype(np.float32)
-    tone = tones[row.astype(int) % 16, column.astype(int) % 16] + 0.25 * smooth_noise(rng, u, v, 1.5, 1.5) - 0.12
+    tone = tones[row.astype(int) % 16, column.astype(int) % 16] + 0.25 * make_smooth_noise(rng, u, v, 1.5, 1.5) - 0.12
     is_joint = (shifted - column * width < joint) | (v - row * height < joint)
     shade = np.where(is_joint, np.float32(1), tone)
     return shade if rng.random() < 0.6 else 0.9 - shade
 
 
-def _grass(rng, u, v):
+def _shade_grass(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     scale = rng.uniform(0.8, 1.4)
     blades = np.zeros_like(u)
     for lean in rng.uniform(-0.9, 0.9, 4):
-        blade = smooth_noise(rng, *_turn(u, v, lean), 1.3 * scale, 7 * scale)
+        blade = make_smooth_noise(rng, *_rotate(u, v, lean), 1.3 * scale, 7 * scale)
         blades = np.maximum(blades, blade)
-    return 1.7 * blades - 0.85 + 0.4 * (smooth_noise(rng, u, v, 18, 18) - 0.5)
+    return 1.7 * blades - 0.85 + 0.4 * (make_smooth_noise(rng, u, v, 18, 18) - 0.5)
 
 
-def _water(rng, u, v):
+def _shade_water(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     scale = rng.uniform(0.8, 1.5)
-    shift = np.float32(8) * smooth_noise(rng, u, v, 16, 16)
-    crests = 1 - np.abs(2 * smooth_noise(rng, u + shift, v, 6 * scale, 15 * scale) - 1)
-    return 0.15 + 0.75 * crests**4 + 0.3 * (smooth_noise(rng, u, v, 30, 30) - 0.5)
+    shift = np.float32(8) * make_smooth_noise(rng, u, v, 16, 16)
+    crests = 1 - np.abs(2 * make_smooth_noise(rng, u + shift, v, 6 * scale, 15 * scale) - 1)
+    return 0.15 + 0.75 * crests**4 + 0.3 * (make_smooth_noise(rng, u, v, 30, 30) - 0.5)
 
 
-def _sand(rng, u, v):
+def _shade_sand(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     scale = rng.uniform(0.9, 1.3)
-    grains = smooth_noise(rng, u, v, 1.3 * scale, 1.3 * scale)
-    specks = smooth_noise(rng, u, v, 1.7 * scale, 1.7 * scale) < 0.14
-    return 0.35 + 0.6 * grains - 0.5 * specks + 0.3 * (smooth_noise(rng, u, v, 35, 35) - 0.5)
+    grains = make_smooth_noise(rng, u, v, 1.3 * scale, 1.3 * scale)
+    specks = make_smooth_noise(rng, u, v, 1.7 * scale, 1.7 * scale) < 0.14
+    return 0.35 + 0.6 * grains - 0.5 * specks + 0.3 * (make_smooth_noise(rng, u, v, 35, 35) - 0.5)
 
 
-_TEXTURES = dict(wood=_wood, brick=_brick, grass=_grass, water=_water, sand=_sand)
+_TEXTURES = dict(wood=_shade_wood, brick=_shade_brick, grass=_shade_grass, water=_shade_water, sand=_shade_sand)
 
 
-def contrasting_color(rng, pixels):
+def choose_contrasting_color(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     """A random colour that stands out from a background.
 
     Args:
-        rng (np.random.Generator): Source of randomness.
-        pixels (np.ndarray): (N, 3) float RGB in 0..1, the background.
+        rng: source of randomness.
+        pixels: (N, 3) float, RGB in 0..1, the background.
 
     Returns:
-        np.ndarray: (3,) float32 RGB in 0..1.
+        (3,) float32, RGB in 0..1.
     """
     pixels = pixels[::max(1, len(pixels) // 64)]
     hsv = rng.uniform((0, 0.1, 0.05), (1, 1, 1), (16, 3))
@@ -196,15 +205,15 @@ def contrasting_color(rng, pixels):
     return colors[good[0] if len(good) else scores.argmax()]
 
 
-def finish_photo(rng, canvas):
+def finish_photo(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """Add a lighting gradient, a colour cast, slight blur and slight noise.
 
     Args:
-        rng (np.random.Generator): Source of randomness.
-        canvas (np.ndarray): (H, W, 3) float32 RGB in 0..1.
+        rng: source of randomness.
+        canvas: (H, W, 3) float32, RGB in 0..1.
 
     Returns:
-        np.ndarray: (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8, RGB.
     """
     height, width = canvas.shape[:2]
     slope_x, slope_y = rng.uniform(-0.2, 0.2, 2).astype(np.float32)

@@ -12,7 +12,6 @@ All are made from the same pixels and lie in one folder, side by side:
 """
 import json
 import os
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple, Union
@@ -23,7 +22,7 @@ from pycocotools import mask as coco_masks
 from tqdm import tqdm
 
 from mmparax.datasets.synthetic.scenes import CLASSES, PALETTE, SPLITS, THING_CLASSES, Scene, SceneGenerator
-from mmparax.errors import InputError, check_int
+from mmparax.errors import ParameterError, check_int
 
 FOLDERS = dict(train='training', val='validation')
 # mmpretrain's CustomDataset numbers the classes by the sorted names of their folders: the names in that order.
@@ -33,25 +32,25 @@ _FORMAT = 'mmparax-scenes'
 _VERSION = 2
 
 
-def write_scenes(root: Union[str, Path], num_train: int, num_val: int, seed: int = 0, size: Sequence[int] = (128, 128),
+def write_scenes(out_dir: Union[str, Path], num_train: int, num_val: int, seed: int = 0, size: Sequence[int] = (128, 128),
                  progress: bool = True, force: bool = False) -> bool:
     """Write scenes with their ground truth in all layouts.
 
     The folder appears only when all is written; an interrupted call leaves nothing behind.
 
     Args:
-        root: folder to create.
+        out_dir: folder to create.
         num_train, num_val: number of scenes; at least 1 and 0.
         seed: seed of the scenes.
-        size: height and width in pixels, each at least 64.
+        size: (H, W) in pixels, each at least 64.
         progress: show a progress bar.
-        force: replace another data set of this kind in ``root``.
+        force: replace another data set of this kind in ``out_dir``.
 
     Returns:
-        False if ``root`` held this very data set already, or another process has put it there by the end.
+        False if ``out_dir`` held this very data set already, or another process has put it there by the end.
 
     Raises:
-        InputError: if an argument is out of range, or ``root`` holds something else.
+        ParameterError: if an argument is out of range, or ``out_dir`` holds something else.
     """
     check_int('num_train', num_train, 1)
     check_int('num_val', num_val, 0)
@@ -59,8 +58,8 @@ def write_scenes(root: Union[str, Path], num_train: int, num_val: int, seed: int
     counts = dict(zip(SPLITS, (int(num_train), int(num_val))))
     meta = dict(format=_FORMAT, version=_VERSION, classes=list(CLASSES), palette=[list(rgb) for rgb in PALETTE],
                 counts=counts, seed=int(seed), size=list(generators[0].size))
-    root = Path(root).resolve()
-    if _holds(root, meta, force):
+    root = Path(out_dir).resolve()
+    if _holds_scenes(root, meta, force):
         print(f'{root} already holds these scenes: nothing to do.')
         return False
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +75,7 @@ def write_scenes(root: Union[str, Path], num_train: int, num_val: int, seed: int
         try:
             draft.rename(root)
         except OSError:
-            if not _holds(root, meta, force=False):  # another process may have written the same scenes in the meantime
+            if not _holds_scenes(root, meta, force=False):  # another process may have written the same scenes in the meantime
                 raise
             return False
     finally:
@@ -94,32 +93,32 @@ def _write_split(root: Path, generator: SceneGenerator, count: int, bar: tqdm) -
         path.mkdir(parents=True)
     infos, instances, segments = [], [], []
     for index in range(count):
-        scene, name = generator.scene(index), f'scene_{index:05d}'
+        scene, name = generator.generate(index), f'scene_{index:05d}'
         Image.fromarray(scene.image).save(images / f'{name}.jpg', quality=95)
-        Image.fromarray(scene.semantic() + np.uint8(1)).save(labels / f'{name}.png')
+        Image.fromarray(scene.build_semantic_map() + np.uint8(1)).save(labels / f'{name}.png')
         # Numbers start at 1: COCO's evaluation takes the annotation 0 for "no match".
         height, width = scene.stuff.shape
         infos.append(dict(id=index + 1, file_name=f'{name}.jpg', height=height, width=width))
-        instances += _instances(scene, index + 1, len(instances) + 1)
-        colors, described = _segments(scene)
+        instances += _describe_instances(scene, index + 1, len(instances) + 1)
+        colors, described = _describe_segments(scene)
         Image.fromarray(colors).save(panoptic / f'{name}.png')
         segments.append(dict(image_id=index + 1, file_name=f'{name}.png', segments_info=described))
-        for number, (label, (x1, y1, x2, y2)) in enumerate(scene.crops()):
+        for number, (label, (x1, y1, x2, y2)) in enumerate(scene.find_crops()):
             Image.fromarray(scene.image[y1:y2, x1:x2]).save(crops[label] / f'{name}_{number}.png')
         bar.update()
     for kind, classes, annotations in (('instances', THING_CLASSES, instances), ('panoptic', CLASSES, segments)):
         info = dict(description=f'mmparax synthetic scenes, {folder}', version=str(_VERSION))
         _write_json(root / 'annotations' / f'{kind}_{folder}.json',
-                    dict(info=info, licenses=[], images=infos, annotations=annotations, categories=_categories(classes)))
+                    dict(info=info, licenses=[], images=infos, annotations=annotations, categories=_describe_categories(classes)))
 
 
-def _categories(classes: Sequence[str]) -> List[Dict[str, Any]]:
+def _describe_categories(classes: Sequence[str]) -> List[Dict[str, Any]]:
     """COCO's description of the first classes."""
     return [dict(id=index + 1, name=name, supercategory='digit' if name in THING_CLASSES else 'surface',
                  isthing=int(name in THING_CLASSES), color=list(PALETTE[index])) for index, name in enumerate(classes)]
 
 
-def _instances(scene: Scene, image_id: int, first_id: int) -> List[Dict[str, Any]]:
+def _describe_instances(scene: Scene, image_id: int, first_id: int) -> List[Dict[str, Any]]:
     """COCO's annotations of the digits of a scene, numbered from ``first_id``."""
     annotations = []
     for number, instance in enumerate(scene.instances, first_id):
@@ -131,12 +130,12 @@ def _instances(scene: Scene, image_id: int, first_id: int) -> List[Dict[str, Any
     return annotations
 
 
-def _segments(scene: Scene) -> Tuple[np.ndarray, List[Dict[str, Any]]]:
+def _describe_segments(scene: Scene) -> Tuple[np.ndarray, List[Dict[str, Any]]]:
     """COCO's panoptic map of a scene, (H, W, 3) uint8 RGB, and the description of its segments.
 
     A segment has the colour of its class, darkened until no other segment has it.
     """
-    ids, infos = scene.panoptic()
+    ids, infos = scene.build_panoptic_map()
     colors = np.zeros((len(infos) + 1, 3), np.uint8)
     used, described = set(), []
     for info in infos:
@@ -161,8 +160,8 @@ def _count_files(root: Path) -> Dict[str, int]:
             for path in sorted(root.rglob('*')) if path.is_dir()}
 
 
-def _holds(root: Path, meta: Dict[str, Any], force: bool) -> bool:
-    """Whether ``root`` holds the data set that ``meta`` describes; InputError if it must not be written to."""
+def _holds_scenes(root: Path, meta: Dict[str, Any], force: bool) -> bool:
+    """Whether ``root`` holds the data set that ``meta`` describes; ParameterError if it must not be written to."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
@@ -171,7 +170,8 @@ def _holds(root: Path, meta: Dict[str, Any], force: bool) -> bool:
         found = None
     if not isinstance(found, dict) or found.get('format') != _FORMAT:
         # Never deleted, not even when forced: it may be anything.
-        raise InputError(f'{root} holds something that is not a set of synthetic scenes: choose another folder.')
+        raise ParameterError('out_dir', str(root), 'it holds something that is not a set of synthetic scenes',
+                             'Choose another folder.')
     wrong = [f'{name}={found.get(name)!r} instead of {value!r}' for name, value in meta.items() if found.get(name) != value]
     if found.get('version') != _VERSION:
         problem = (f'scenes of version {found.get("version")}, written before the COCO layouts and the crops were there '
@@ -185,9 +185,6 @@ def _holds(root: Path, meta: Dict[str, Any], force: bool) -> bool:
             return True
         problem = f'incomplete scenes (files are missing in {", ".join(incomplete[:3])})'
     if not force:
-        counts, (height, width) = meta['counts'], meta['size']
-        raise InputError(
-            f'{root} holds {problem}: choose another folder, or replace them with `python tools/dataset_tools/make_scenes.py '
-            f'--out {shlex.quote(str(root))} --train {counts["train"]} --val {counts["val"]} --seed {meta["seed"]} '
-            f'--size {height} {width} --force`.')
+        raise ParameterError('out_dir', str(root), f'it holds {problem}',
+                             'Choose another folder, or replace them with force=True.')
     return False

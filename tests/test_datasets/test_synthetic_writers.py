@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmparax.datasets.synthetic.scenes import CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES, SceneGenerator, mask_to_bbox
 from mmparax.datasets.synthetic.writers import CROP_CLASSES, write_scenes
+from mmparax.errors import ParameterError
 
 SIZE = (64, 96)
 NUM_TRAIN, NUM_VAL, SEED = 3, 2, 5
@@ -32,7 +33,7 @@ def written(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def scenes():
-    return [SceneGenerator('train', SEED, SIZE).scene(index) for index in range(NUM_TRAIN)]
+    return [SceneGenerator('train', SEED, SIZE).generate(index) for index in range(NUM_TRAIN)]
 
 
 def snapshot(root):
@@ -49,7 +50,7 @@ def test_layout_of_the_written_files(written):
             name = f'scene_{index:05d}'
             expected |= {f'images/{folder}/{name}.jpg', f'annotations/{folder}/{name}.png',
                          f'annotations/panoptic_{folder}/{name}.png'}
-            crops = SceneGenerator(split, SEED, SIZE).scene(index).crops()
+            crops = SceneGenerator(split, SEED, SIZE).generate(index).find_crops()
             expected |= {f'crops/{folder}/{CLASSES[label]}/{name}_{number}.png' for number, (label, _) in enumerate(crops)}
     assert files == expected
     for folder in FOLDERS.values():  # also the empty ones: the data set counts its classes by them
@@ -62,14 +63,14 @@ def test_layout_of_the_written_files(written):
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_written_files_hold_the_scene(written, split):
-    scene, folder = SceneGenerator(split, SEED, SIZE).scene(1), FOLDERS[split]
+    scene, folder = SceneGenerator(split, SEED, SIZE).generate(1), FOLDERS[split]
     labels = Image.open(written / 'annotations' / folder / 'scene_00001.png')
     assert labels.mode == 'L'
-    assert np.array_equal(np.asarray(labels), scene.semantic() + 1)
+    assert np.array_equal(np.asarray(labels), scene.build_semantic_map() + 1)
     image = np.asarray(Image.open(written / 'images' / folder / 'scene_00001.jpg'))
     assert image.shape == (*SIZE, 3)
     assert np.abs(image.astype(int) - scene.image).mean() < 10
-    for number, (label, (x1, y1, x2, y2)) in enumerate(scene.crops()):
+    for number, (label, (x1, y1, x2, y2)) in enumerate(scene.find_crops()):
         crop = np.asarray(Image.open(written / 'crops' / folder / CLASSES[label] / f'scene_00001_{number}.png'))
         assert np.array_equal(crop, scene.image[y1:y2, x1:x2])
 
@@ -94,7 +95,7 @@ def test_panoptic_files_hold_the_segments(written, scenes):
     for scene, annotation in zip(scenes, content['annotations'], strict=True):
         colors = np.asarray(Image.open(written / 'annotations' / 'panoptic_training' / annotation['file_name'])).astype(int)
         written_ids = colors @ (1, 256, 256**2)
-        ids, infos = scene.panoptic()
+        ids, infos = scene.build_panoptic_map()
         assert len(np.unique(written_ids)) == len(infos)
         for info, segment in zip(infos, annotation['segments_info'], strict=True):
             assert np.array_equal(written_ids == segment['id'], ids == info['id']) and segment['id'] > 0
@@ -145,7 +146,7 @@ def test_mmdet_reads_the_segments_and_scores_them(written, scenes):
         assert truth.labels.tolist() == [instance.label for instance in scene.instances]
         assert truth.bboxes.tensor.tolist() == [list(mask_to_bbox(instance.mask)) for instance in scene.instances]
         assert np.array_equal(truth.masks.masks.astype(bool), [instance.mask for instance in scene.instances])
-        assert np.array_equal(data.gt_sem_seg.sem_seg[0], scene.semantic())
+        assert np.array_equal(data.gt_sem_seg.sem_seg[0], scene.build_semantic_map())
         # mmdet's predictions: class + 1000 x number of the instance.
         segments = data.gt_sem_seg.sem_seg.long().clone()
         for number, mask in enumerate(truth.masks.masks, 1):
@@ -164,16 +165,16 @@ def test_mmseg_reads_the_class_maps(written, scenes):
     assert len(dataset) == NUM_TRAIN
     for scene, sample in zip(scenes, dataset):
         assert sample['img'].shape == (*SIZE, 3)
-        assert np.array_equal(sample['gt_seg_map'], scene.semantic())
+        assert np.array_equal(sample['gt_seg_map'], scene.build_semantic_map())
 
 
 def test_mmpretrain_reads_the_crops(written, scenes):
     dataset = CustomDataset(data_root=str(written), data_prefix='crops/training', metainfo=dict(classes=CROP_CLASSES),
                             pipeline=[dict(type='LoadImageFromFile')])
     samples = {Path(sample['img_path']).stem: sample for sample in dataset}
-    assert len(samples) == sum(len(scene.crops()) for scene in scenes)
+    assert len(samples) == sum(len(scene.find_crops()) for scene in scenes)
     for index, scene in enumerate(scenes):
-        for number, (label, (x1, y1, x2, y2)) in enumerate(scene.crops()):
+        for number, (label, (x1, y1, x2, y2)) in enumerate(scene.find_crops()):
             sample = samples[f'scene_{index:05d}_{number}']
             assert CROP_CLASSES[sample['gt_label']] == CLASSES[label]
             assert np.array_equal(sample['img'][..., ::-1], scene.image[y1:y2, x1:x2])  # files are read as BGR
@@ -194,14 +195,14 @@ def test_preview_draws_what_was_written(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize('failure', [RuntimeError, KeyboardInterrupt])
 def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch, failure):
-    paint = SceneGenerator.scene
+    generate = SceneGenerator.generate
 
     def stop_at_two(self, index):
         if index == 2:
             raise failure('stopped')
-        return paint(self, index)
+        return generate(self, index)
 
-    monkeypatch.setattr(SceneGenerator, 'scene', stop_at_two)
+    monkeypatch.setattr(SceneGenerator, 'generate', stop_at_two)
     with pytest.raises(failure):
         write_scenes(tmp_path / 'scenes', 4, 1, 0, SIZE, progress=False)
     assert not list(tmp_path.iterdir())
@@ -216,9 +217,9 @@ def test_second_call_does_nothing(written, capsys):
 
 def test_other_parameters_are_refused(written):
     before = snapshot(written)
-    with pytest.raises(ValueError, match='--force') as caught:
+    with pytest.raises(ParameterError, match='other scenes') as caught:
         write_scenes(written, NUM_TRAIN + 1, NUM_VAL, SEED, SIZE, progress=False)
-    assert str(written) in str(caught.value)
+    assert (caught.value.parameter, caught.value.value) == ('out_dir', str(written)) and 'force=True' in caught.value.remedy
     assert snapshot(written) == before
 
 
@@ -236,7 +237,7 @@ def test_missing_files_are_noticed_and_force_repairs(tmp_path, pattern):
     assert missing.exists() and list(tmp_path.iterdir()) == [root]
 
 
-def test_scenes_of_the_first_version_are_refused_with_the_command_that_replaces_them(tmp_path):
+def test_scenes_of_the_first_version_are_refused_and_can_be_replaced(tmp_path):
     root = tmp_path / 'scenes'
     write_scenes(root, 2, 1, 3, SIZE, progress=False)
     meta = json.loads((root / 'classes.json').read_text())
@@ -245,12 +246,11 @@ def test_scenes_of_the_first_version_are_refused_with_the_command_that_replaces_
     for path in (root / 'crops', root / 'annotations' / 'panoptic_training'):
         shutil.rmtree(path)
     before = snapshot(root)
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ParameterError) as refused:
         write_scenes(root, 2, 1, 3, SIZE, progress=False)
     assert str(refused.value) == (
-        f'{root} holds scenes of version 1, written before the COCO layouts and the crops were there (this is version 2): '
-        f'choose another folder, or replace them with `python tools/dataset_tools/make_scenes.py --out {root} --train 2 '
-        '--val 1 --seed 3 --size 64 96 --force`.')
+        f'out_dir={str(root)!r} is not allowed: it holds scenes of version 1, written before the COCO layouts and the crops were '
+        'there (this is version 2). Choose another folder, or replace them with force=True.')
     assert snapshot(root) == before
     assert write_scenes(root, 2, 1, 3, SIZE, progress=False, force=True)
     assert not write_scenes(root, 2, 1, 3, SIZE, progress=False)
@@ -259,7 +259,7 @@ def test_scenes_of_the_first_version_are_refused_with_the_command_that_replaces_
 @pytest.mark.parametrize('force', [False, True])
 def test_foreign_folder_is_never_touched(tmp_path, force):
     (tmp_path / 'notes.txt').write_text('mine')
-    with pytest.raises(ValueError, match='choose another folder'):
+    with pytest.raises(ParameterError, match='Choose another folder'):
         write_scenes(tmp_path, 1, 0, 0, SIZE, progress=False, force=force)
     assert [path.name for path in tmp_path.iterdir()] == ['notes.txt']
 
@@ -268,6 +268,7 @@ def test_foreign_folder_is_never_touched(tmp_path, force):
     ('num_train', dict(num_train=0)), ('num_train', dict(num_train=2.5)), ('num_val', dict(num_val=-1)),
     ('seed', dict(seed=-1)), ('size', dict(size=(63, 128))), ('size', dict(size=(128, 63))), ('size', dict(size=128))])
 def test_bad_arguments_of_the_writer_are_named(tmp_path, name, arguments):
-    with pytest.raises(ValueError, match=f'^{name}='):
+    with pytest.raises(ParameterError) as caught:
         write_scenes(tmp_path / 'scenes', **{**dict(num_train=1, num_val=0, progress=False), **arguments})
+    assert caught.value.parameter == name
     assert not list(tmp_path.iterdir())

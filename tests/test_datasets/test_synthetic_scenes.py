@@ -1,10 +1,9 @@
-"""Tests of the synthetic scenes and of the glyphs for pre-training."""
+"""Synthetic scenes and their ground truth."""
 import json
 
 import numpy as np
 import pytest
 
-from mmparax.datasets.synthetic.glyphs import GLYPH_CLASSES, GlyphGenerator
 from mmparax.datasets.synthetic.scenes import (
     CLASSES,
     MIN_CROP,
@@ -14,7 +13,7 @@ from mmparax.datasets.synthetic.scenes import (
     SceneGenerator,
     load_digits_once,
     mask_to_bbox,
-    split_samples,
+    select_samples,
 )
 
 SIZE = (64, 96)
@@ -23,7 +22,7 @@ SIZE = (64, 96)
 @pytest.fixture(scope='module')
 def scenes():
     generator = SceneGenerator('train', seed=3)
-    return [generator.scene(index) for index in range(40)]
+    return [generator.generate(index) for index in range(40)]
 
 
 def assert_same(first, second):
@@ -43,14 +42,14 @@ def test_names_and_palette_agree():
 
 def test_scene_does_not_depend_on_the_order_of_calls():
     first, second = SceneGenerator('val', 7, SIZE), SceneGenerator('val', 7, SIZE)
-    forward = [first.scene(index) for index in (0, 1, 2)]
-    backward = [second.scene(index) for index in (2, 1, 0)]
+    forward = [first.generate(index) for index in (0, 1, 2)]
+    backward = [second.generate(index) for index in (2, 1, 0)]
     for one, other in zip(forward, reversed(backward)):
         assert_same(one, other)
 
 
 def test_seed_split_and_index_change_the_scene():
-    images = [SceneGenerator(split, seed, SIZE).scene(index).image
+    images = [SceneGenerator(split, seed, SIZE).generate(index).image
               for split, seed, index in (('train', 0, 0), ('train', 0, 1), ('train', 1, 0), ('val', 0, 0))]
     for index, image in enumerate(images):
         assert not any(np.array_equal(image, other) for other in images[index + 1:])
@@ -59,7 +58,7 @@ def test_seed_split_and_index_change_the_scene():
 def test_train_and_val_use_disjoint_samples_of_every_digit():
     digits = load_digits_once()
     seen = []
-    for digit, (train, val) in enumerate(zip(split_samples('train'), split_samples('val'))):
+    for digit, (train, val) in enumerate(zip(select_samples('train'), select_samples('val'))):
         assert (digits.target[train] == digit).all() and (digits.target[val] == digit).all()
         assert 0.25 < len(val) / (len(train) + len(val)) < 0.30
         seen += [*train, *val]
@@ -69,9 +68,9 @@ def test_train_and_val_use_disjoint_samples_of_every_digit():
 @pytest.mark.parametrize('split', ['train', 'val'])
 @pytest.mark.parametrize('seed', [0, 1])
 def test_scenes_take_samples_of_their_split_only(split, seed):
-    generator, pools = SceneGenerator(split, seed, (64, 64)), split_samples(split)
+    generator, pools = SceneGenerator(split, seed, (64, 64)), select_samples(split)
     for index in range(10):
-        for instance in generator.scene(index).instances:
+        for instance in generator.generate(index).instances:
             assert instance.sample in pools[instance.label]
 
 
@@ -87,19 +86,19 @@ def test_contents_are_within_the_documented_ranges(scenes):
 
 
 def test_all_classes_occur(scenes):
-    assert set(np.concatenate([np.unique(scene.semantic()) for scene in scenes])) == set(range(15))
+    assert set(np.concatenate([np.unique(scene.build_semantic_map()) for scene in scenes])) == set(range(15))
 
 
 def test_digits_differ_from_their_surroundings(scenes):
     for scene in scenes:
-        surroundings = scene.image[scene.semantic() >= 10].astype(float).mean(0)
+        surroundings = scene.image[scene.build_semantic_map() >= 10].astype(float).mean(0)
         colors = [scene.image[instance.mask].astype(float).mean(0) for instance in scene.instances]
         assert max(np.abs(color - surroundings).max() for color in colors) > 25
 
 
 def test_semantic_map_holds_the_masks(scenes):
     for scene in scenes:
-        semantic = scene.semantic()
+        semantic = scene.build_semantic_map()
         covered = np.zeros(semantic.shape, int)
         for instance in scene.instances:
             covered += instance.mask
@@ -111,8 +110,8 @@ def test_semantic_map_holds_the_masks(scenes):
 
 def test_panoptic_map_agrees_with_masks_and_classes(scenes):
     for scene in scenes:
-        ids, infos = scene.panoptic()
-        semantic = scene.semantic()
+        ids, infos = scene.build_panoptic_map()
+        semantic = scene.build_semantic_map()
         assert ids.dtype == np.int32 and ids.min() > 0
         assert sorted(info['id'] for info in infos) == np.unique(ids).tolist()
         for info in infos:
@@ -132,8 +131,8 @@ def test_panoptic_map_agrees_with_masks_and_classes(scenes):
 def test_crops_show_their_class(size):
     generator, found = SceneGenerator('train', 4, size), set()
     for index in range(12):
-        scene = generator.scene(index)
-        semantic, crops = scene.semantic(), scene.crops()
+        scene = generator.generate(index)
+        semantic, crops = scene.build_semantic_map(), scene.find_crops()
         assert [label for label, _ in crops[:len(scene.instances)]] == [instance.label for instance in scene.instances]
         for number, (label, (x1, y1, x2, y2)) in enumerate(crops):
             found.add(label)
@@ -149,30 +148,8 @@ def test_crops_show_their_class(size):
     assert len(found & set(range(10))) > 7 and len(found - set(range(10))) == 5
 
 
-def test_bad_arguments_of_the_generators_are_named():
+def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="split='test'.*'train', 'val'"):
         SceneGenerator('test')
     with pytest.raises(ValueError, match='^index=-1'):
-        SceneGenerator().scene(-1)
-    with pytest.raises(ValueError, match='^size=16'):
-        GlyphGenerator(size=16)
-    with pytest.raises(ValueError, match='^seed=-1'):
-        GlyphGenerator(seed=-1)
-
-
-def test_glyphs_do_not_depend_on_the_order_of_calls():
-    first, second = GlyphGenerator(seed=2), GlyphGenerator(seed=2)
-    forward = [first.sample(index) for index in range(6)]
-    backward = [second.sample(index) for index in reversed(range(6))]
-    for (image, label), (other, other_label) in zip(forward, reversed(backward)):
-        assert image.shape == (64, 64, 3) and image.dtype == np.uint8
-        assert label == other_label and np.array_equal(image, other)
-    assert not np.array_equal(forward[0][0], GlyphGenerator(seed=3).sample(0)[0])
-
-
-def test_glyph_classes_hold_no_digit_and_all_occur():
-    assert len(set(GLYPH_CLASSES)) == len(GLYPH_CLASSES) == 48
-    assert not any(character.isdigit() for name in GLYPH_CLASSES for character in name)
-    assert not set(GLYPH_CLASSES) & set(CLASSES)
-    generator = GlyphGenerator(size=32)
-    assert {generator.sample(index)[1] for index in range(500)} == set(range(len(GLYPH_CLASSES)))
+        SceneGenerator().generate(-1)
