@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.mask_folders import HEIGHT, NAMES, WIDTH, paint, prepare, read, save, split
+from helpers.mask_folders import COLORS, HEIGHT, NAMES, WIDTH, paint, prepare, read, save, split
 from mmparax.datasets import masks
 
 
@@ -175,8 +175,8 @@ def problem_values():
     mask = paint(4)[1]
     mask[0, :2] = 7, 9
     Image.fromarray(mask).save('masks/plant_4.png')
-    return ('masks with values that are no class (classes: 0, 1, 2; ignored: 255; see the arguments classes, values and ignore) (1):\n'
-            '    plant_4.png: 7, 9')
+    return ('masks with values that are no class (classes: 0, 1, 2; ignored: 255; see the arguments classes, values and ignore) '
+            '(1):\n    plant_4.png: 7, 9')
 
 
 def problem_truncated():
