@@ -4,11 +4,12 @@ The order in which random numbers are drawn is part of the data: changing it cha
 """
 from functools import lru_cache
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import List, Tuple
 
 import cv2
 import matplotlib
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 from mmparax.datasets.synthetic.surfaces import choose_contrasting_color, finish_photo, make_rotated_grid, make_smooth_noise
@@ -59,11 +60,11 @@ class GlyphGenerator:
         rng = np.random.default_rng([self.seed, index])
         label = int(rng.integers(len(GLYPH_CLASSES)))
         canvas = _draw_background(rng, self.size, self.unit)
-        _add_clutter(rng, canvas, rng.integers(0, 7), self.unit)
+        _add_clutter(rng, canvas, int(rng.integers(0, 7)), self.unit)
         alpha = _place_mask(rng, _vary_stroke(rng, label), self.size)[..., None]
         color = choose_contrasting_color(rng, canvas[alpha[..., 0] > 0])
         canvas += alpha * (color - canvas)
-        _add_clutter(rng, canvas, rng.integers(0, 3), self.unit)
+        _add_clutter(rng, canvas, int(rng.integers(0, 3)), self.unit)
         return finish_photo(rng, canvas), label
 
 
@@ -95,7 +96,7 @@ def _draw_shape(name: str) -> np.ndarray:
     mask = np.zeros((side, side), np.uint8)
     radius = 2 * _SPAN
 
-    def fill(points: Sequence, value: int = 255) -> None:
+    def fill(points: ArrayLike, value: int = 255) -> None:
         cv2.fillPoly(mask, [np.round(side / 2 + radius * np.asarray(points)).astype(np.int32)], value)
 
     fill(_make_outline(name))
@@ -112,7 +113,7 @@ def _make_arc(start: float, end: float, points: int = 64) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], 1)
 
 
-def _make_outline(name: str) -> Sequence:
+def _make_outline(name: str) -> ArrayLike:
     """Corners of a shape within -1..1, y pointing down: (N, 2), x and y."""
     polygons = dict(
         square=[(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],

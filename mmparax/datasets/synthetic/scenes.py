@@ -169,7 +169,7 @@ class SceneGenerator:
         window += alpha * (np.clip(color * shade, 0, 1) - window)
         for instance, rest in zip(instances, rests):
             instance.mask = rest
-        instances.append(Instance(label, mask, (), sample))
+        instances.append(Instance(label, mask, mask_to_bbox(mask), sample))
         areas.append(mask.sum())
 
 
