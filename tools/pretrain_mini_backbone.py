@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pre-train a small backbone by classifying rendered letters and shapes: ``python tools/pretrain_mini_backbone.py swin_mini``.
+"""Pre-train a mini backbone by classifying rendered letters and shapes: ``python tools/pretrain_mini_backbone.py swin_mini``.
 
 The result is the frozen base of the quickstart. Its images share no class and no surface with the quickstart's scenes,
 as ImageNet's share none with a user's own. Written: OUT/NAME_glyphs.safetensors and the log of the run beside it.

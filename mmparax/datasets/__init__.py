@@ -1,1 +1,1 @@
-"""Synthetic scenes and glyphs that tests, examples and benchmarks train on, and SVHN."""
+"""SVHN, the user's own masks, the order of samples in a resumed run; in ``synthetic`` scenes and glyphs with ground truth."""

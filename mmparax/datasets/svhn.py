@@ -36,7 +36,7 @@ class SVHN(BaseDataset):
     Args:
         data_root: folder of ``train_32x32.mat``, ``test_32x32.mat`` and ``extra_32x32.mat``; one split needs one of them.
         split: 'train', 'test' or 'extra'.
-        download: fetch a missing or damaged file. The first process of each machine does, its others wait.
+        download: fetch a missing or damaged file. The first process of each machine does, the others wait.
         test_mode: raise an error when a sample cannot be had, instead of taking another one; default: for 'test' only.
         **kwargs: other arguments of mmpretrain's ``BaseDataset``: ``pipeline``, ``metainfo``, ``indices``, ...
 
@@ -57,8 +57,8 @@ class SVHN(BaseDataset):
                          test_mode=split == 'test' if test_mode is None else test_mode, **kwargs)
 
     def load_data_list(self) -> List[Dict[str, Any]]:
-        """Read the split, after its file was fetched if need be."""
-        provide(Path(self.data_root), self.split, self.download)
+        """Fetch the file of the split if it is missing, and read it."""
+        fetch_split(Path(self.data_root), self.split, self.download)
         content = Source(self.data_root, self.split)
         return [dict(img=np.ascontiguousarray(image.transpose(1, 2, 0)), gt_label=int(label))
                 for image, label in zip(content.data, content.labels)]
@@ -68,8 +68,8 @@ class SVHN(BaseDataset):
         return [f'Root of dataset: \t{self.data_root}', f'Split: \t{self.split}']
 
 
-def provide(root: Path, split: str, download: bool) -> None:
-    """See to it that the file of a split is in ``root``, whole.
+def fetch_split(root: Path, split: str, download: bool) -> None:
+    """Download the file of a split into ``root`` unless it is there, whole.
 
     Raises:
         InputError: if it is damaged and not to be downloaded.

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from helpers.cases import adapter_and_center, build, images, perturb
 from mmparax.backbones.block import adapter_modules
-from mmparax.benchmark.saved_memory import SavedBytes
+from mmparax.benchmark.saved_memory import SavedBytesCounter
 from mmparax.ops.dispatch import use_backend
 from mmparax.ops.recompute import disable_recomputation, should_recompute, use_recomputation
 
@@ -128,8 +128,8 @@ def test_bytes_are_those_that_autograd_counts(backend):
     x = tokens(dim=64)
     less = []
     for wanted in (False, True):
-        counter, alive = SavedBytes([*named.values(), x]), Alive()
-        with use_backend(backend), use_recomputation(wanted), counter.counting():
+        counter, alive = SavedBytesCounter([*named.values(), x]), Alive()
+        with use_backend(backend), use_recomputation(wanted), counter.count():
             adapter(x, HW)
         with use_backend(backend), use_recomputation(wanted), alive:
             out = adapter(x, HW)
