@@ -100,18 +100,18 @@ class BenchmarkBatch:
     """
 
     def __init__(self, work: Workload):
-        self.images = self._random((work.batch, 3, *work.size), 0).to(work.device)
+        self.images = self._draw((work.batch, 3, *work.size), 0).to(work.device)
         self._weights: Dict[Any, Tensor] = {}
 
     @staticmethod
-    def _random(shape: Sequence[int], seed: int) -> Tensor:
+    def _draw(shape: Sequence[int], seed: int) -> Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
     def draw_weights(self, outputs: Sequence[Tensor]) -> List[Tensor]:
         """A weight for each number in the outputs, the same whenever they have these shapes."""
         for i, output in enumerate(outputs):
             if (i, output.shape, output.dtype) not in self._weights:
-                weight = self._random(output.shape, i) / output.numel()**0.5
+                weight = self._draw(output.shape, i) / output.numel()**0.5
                 self._weights[i, output.shape, output.dtype] = weight.to(output.device, output.dtype)
         return [self._weights[i, output.shape, output.dtype] for i, output in enumerate(outputs)]
 
