@@ -133,10 +133,10 @@ def test_scenes_that_another_start_has_written_in_the_meantime_are_taken(tmp_pat
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['--table', '11'], '--table=11 is not allowed'), (['--table', '1', '--row', 'DoRA'], "--row='DoRA' is not allowed.*LoRA"),
-    (['--table', '1', '--backbone', 'vit-b16'], '--backbone=.*swin-b'),
+    (['--table', '11'], 'table=11 is not allowed'), (['--table', '1', '--row', 'DoRA'], "row='DoRA' is not allowed.*LoRA"),
+    (['--table', '1', '--backbone', 'vit-b16'], 'backbone=.*swin-b'),
     (['--table', '1', '--gpus', '4'], '--gpus=4.*--launcher'),
-    (['--report', 'out.pdf'], r'--report=.*\.md or \.html'),
+    (['--report', 'out.pdf'], r'report=.*\.md or \.html'),
     (['--table', '1', '--iterations', '10'], '--iterations=10'), (['--table', '1', '--seeds', '0'], '--seeds=0'),
     (['--table', '1', '--scale', 'tiny', '--gpus', '2'], 'one process'), ([], 'nothing to do'),
     (['--table', '1', '--launcher', 'pytorch', '--gpus', '64'], 'needs 64: use --scale tiny')])
