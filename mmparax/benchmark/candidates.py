@@ -184,8 +184,8 @@ def list_candidates(backbone: str, methods: Sequence[str], size: Tuple[int, int]
             if choice and method != FULL:
                 choices = [False] if method in PLAIN else efficient_attention
             for efficient in choices:
-                for backend_of_ops in ops if method in WITH_BACKENDS else [None]:
+                for backend in ops if method in WITH_BACKENDS else [None]:
                     make = functools.partial(build_backbone, backbone, method, size, efficient, with_cp)
                     published = find_published_ratio(backbone, size, batch, method)
-                    rows.append(Candidate(method, make, dtype, backend_of_ops, efficient, published))
+                    rows.append(Candidate(method, make, dtype, backend, efficient, published))
     return rows

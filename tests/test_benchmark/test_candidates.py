@@ -11,8 +11,8 @@ from mmparax.errors import ParameterError
 
 def test_rows_are_the_choices_that_make_a_difference(monkeypatch):
     monkeypatch.setattr(candidates, 'has_efficient_attention', lambda backbone: True)
-    rows = list_candidates('swin-mini', ['full', 'adaroute', 'lora', 'plain-adaroute'], (64, 64), 1, ['fp32'], ['auto', 'reference'],
-                      [True, False])
+    methods = ['full', 'adaroute', 'lora', 'plain-adaroute']
+    rows = list_candidates('swin-mini', methods, (64, 64), 1, ['fp32'], ['auto', 'reference'], [True, False])
     assert [(row.method, row.efficient_attention, row.ops) for row in rows] == [
         ('full', None, None), ('adaroute', True, 'auto'), ('adaroute', True, 'reference'), ('adaroute', False, 'auto'),
         ('adaroute', False, 'reference'), ('lora', True, None), ('lora', False, None), ('plain-adaroute', False, None)]

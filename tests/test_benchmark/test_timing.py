@@ -60,9 +60,7 @@ def test_memory_is_measured_when_the_optimizer_has_its_state():
 
     found = {}
     for dtype in ('fp32', 'fp16'):
-        candidate = Candidate('steep', lambda: Steep(turns=turns), dtype)
-        turns = []
-        timer = run_timer(candidate, work=Workload(size=(8, 8), rounds=1))
+        timer = run_timer(Candidate('steep', Steep, dtype), work=Workload(size=(8, 8), rounds=1))
         assert timer.measurements[0].error is None
         found[dtype] = timer.measurements[0].resident
     assert found['fp32'] == found['fp16'] > 3 * 4 * timer.measurements[0].trainable
@@ -146,7 +144,8 @@ def test_every_row_runs_on_its_own_path():
             seen.append(dispatch.select_backend(x))
             return super().forward(x)
 
-    run_timer(Candidate('adaroute', Spy, ops='reference'), Candidate('adaroute', Spy, ops='fused'), work=Workload((8, 8), rounds=1))
+    rows = [Candidate('adaroute', Spy, ops=backend) for backend in ('reference', 'fused')]
+    run_timer(*rows, work=Workload((8, 8), rounds=1))
     assert set(seen) == {'reference', 'fused'} and seen[-4:] == ['reference', 'reference', 'fused', 'fused']
 
 
