@@ -1,46 +1,39 @@
 """Building models at full size without memory: shapes and counts, no values."""
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 import torch
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 # Upstream reads numbers from these (rates of stochastic depth, indices of windows).
-ON_CPU = ('linspace', 'arange')
-# Without values there is nothing to draw, and it would take most of the time.
-NOT_DRAWN = ('uniform_', 'normal_', 'trunc_normal_', 'kaiming_uniform_', 'kaiming_normal_')
+ON_CPU = frozenset([torch.linspace, torch.arange])
+# What initialization writes into tensors that have no values; PyTorch takes long to find that nothing is to be written.
+FILLS = frozenset([nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.kaiming_uniform_, Tensor.uniform_, Tensor.normal_,
+                   Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_, Tensor.fill_, Tensor.zero_])
 
 
-def _on_cpu(create: Callable[..., Tensor]) -> Callable[..., Tensor]:
+class _MetaConstruction(TorchFunctionMode):
+    """Creates on the CPU what upstream reads numbers from, and writes no values. It holds for its thread alone."""
 
-    def created(*args: Any, **kwargs: Any) -> Tensor:
-        return create(*args, **{**kwargs, 'device': kwargs.get('device') or 'cpu'})
-
-    return created
-
-
-def _not_drawn(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
-    return tensor
+    def __torch_function__(self, function: Callable[..., Any], types: Sequence[type], args: Tuple[Any, ...] = (),
+                           kwargs: Optional[Dict[str, Any]] = None) -> Any:
+        kwargs = kwargs or {}
+        if function in FILLS:
+            tensor = args[0] if args else kwargs['tensor']
+            if tensor.is_meta:
+                return tensor
+        if function in ON_CPU and kwargs.get('device') is None:
+            kwargs = {**kwargs, 'device': 'cpu'}
+        return function(*args, **kwargs)
 
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Build models on the meta device: every parameter has its shape and no memory.
-
-    A few functions of torch are others meanwhile, for the whole process.
-    """
-    replaced = [(torch, name, _on_cpu(getattr(torch, name))) for name in ON_CPU]
-    replaced += [(nn.init, name, _not_drawn) for name in NOT_DRAWN]
-    originals = [(module, name, getattr(module, name)) for module, name, _ in replaced]
-    try:
-        for module, name, function in replaced:
-            setattr(module, name, function)
-        with torch.device('meta'):
-            yield
-    finally:
-        for module, name, function in originals:
-            setattr(module, name, function)
+    """Build models on the meta device: every parameter has its shape and no memory. Other threads are not affected."""
+    with torch.device('meta'), _MetaConstruction():
+        yield
 
 
 def build_on_meta(model: Mapping[str, Any], scope: str) -> nn.Module:
