@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmparax.config.files import check_checkpoint, load_config
 from mmparax.config.query import datasets_of, registered
 from mmparax.errors import TRACEBACK, InputError, MissingFileError, RandomBaseError, UserError
+from mmparax.hooks.stock import holds_adapted_backbone, replace_stock_hooks
 from mmparax.utils.launch import is_first_process
 from mmparax.utils.logs import quiet_log
 from mmparax.utils.signatures import keyword_names
@@ -91,15 +92,28 @@ def quiet_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config asks for; a model of mmparax always has the checks of PEFTHook."""
-    backbone = (cfg.get('model') or {}).get('backbone') or {}
-    hooks = cfg.get('custom_hooks') or []
-    if str(backbone.get('type')).startswith('mmparax.') and not any('PEFTHook' in str(hook.get('type')) for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type='mmparax.PEFTHook')]
+    """Build the runner that a config asks for.
+
+    A model with a backbone of mmparax always has the checks of PEFTHook, and mmparax's hooks in place of mmengine's own
+    CheckpointHook and EMAHook, which an inherited config may name; the log says which were replaced.
+
+    Args:
+        cfg: its hooks are changed in place.
+    """
+    sentences = []
+    if holds_adapted_backbone(cfg):
+        sentences = replace_stock_hooks(cfg)
+        hooks = cfg.get('custom_hooks') or []
+        if not any('PEFTHook' in str(hook.get('type')) for hook in hooks):
+            cfg.custom_hooks = [*hooks, dict(type='mmparax.PEFTHook')]
     if 'runner_type' in cfg:
         from mmengine.registry import RUNNERS
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg)
+    else:
+        runner = Runner.from_cfg(cfg)
+    for sentence in sentences:
+        runner.logger.info(sentence)
+    return runner
 
 
 def draw_predictions(cfg: Config, show: bool, show_dir: Optional[str], wait_time: float) -> None:

@@ -1,4 +1,4 @@
-"""The optimizer holds what trains, with mmengine's settings in as few groups as they need, and the log is short."""
+"""The optimizer holds the trainable parameters, with mmengine's settings in as few groups as they need, and the log is short."""
 import logging
 import re
 
@@ -62,16 +62,16 @@ def test_settings_are_those_of_mmengine(case, model, lines):
     before = {name: parameter for name, parameter in model.named_parameters()}
     wrapper = build_optim_wrapper(model, dict(config, constructor='mmparax.OptimWrapperConstructor'))
     own, logged = settings(wrapper, model), list(lines)
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     theirs = settings(DefaultOptimWrapperConstructor({key: config[key] for key in ('type', 'optimizer')},
                                                      config['paramwise_cfg'])(model), model)
-    assert sorted(own) == sorted(entry for entry in theirs if entry[0] in trained)
-    assert 0 < len(own) < len(before) and len(own) == len(trained)
+    assert sorted(own) == sorted(entry for entry in theirs if entry[0] in trainable)
+    assert 0 < len(own) < len(before) and len(own) == len(trainable)
     of_groups = [[entry[1:] for entry in own if entry[0] in group] for group in groups_of(wrapper, model)]
     assert all(len(set(each)) == 1 for each in of_groups) and len(of_groups) == len({entry[1:] for entry in own})
     for group in groups_of(wrapper, model):
-        assert group == [name for name in trained if name in group]
-    assert len(logged) == 1 and re.match(rf'AdamW over {len(own)} tensors that train: .*\d+ with lr=', logged[0])
+        assert group == [name for name in trainable if name in group]
+    assert len(logged) == 1 and re.match(rf'AdamW over {len(own)} trainable tensors: .*\d+ with lr=', logged[0])
     counts = [int(count) for count in re.findall(r'(\d+) with lr', logged[0])]
     assert sum(counts) == len(own) and len(counts) == len({entry[1:3] for entry in own})
     after = dict(model.named_parameters())
@@ -88,7 +88,7 @@ def test_a_parameter_in_two_places_is_refused_without_bypass(model, lines):
 
 
 def test_a_mistake_leaves_the_model_whole(model, lines):
-    """What is hidden while the groups are made comes back, whatever happens."""
+    """Neither the model nor the logger is another one after an error."""
     before = list(model.state_dict())
     with pytest.raises(TypeError):
         build_optim_wrapper(model, dict(type='OptimWrapper', constructor='mmparax.OptimWrapperConstructor',

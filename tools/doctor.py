@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mmparax.cli import add_config_options, tool
 from mmparax.config.files import load_config
-from mmparax.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, verdict
+from mmparax.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, summarize
 from mmparax.utils.launch import PRECISIONS, amp_with_value, use_amp
 from mmparax.utils.logs import quiet_log
 
@@ -41,7 +41,7 @@ def main() -> None:
     def report(finding: Finding) -> None:
         console.print(Text.assemble((f'{finding.status:<8}', STYLES[finding.status]), f'{finding.check:<15}', finding.text))
 
-    ready, sentence = verdict(Doctor(cfg, args.batch_size, args.gpus, report).examine())
+    ready, sentence = summarize(Doctor(cfg, args.batch_size, args.gpus, report).examine())
     console.print(Text(sentence, 'bold green' if ready else 'bold red'))
     sys.exit(0 if ready else 1)
 

@@ -1,4 +1,4 @@
-"""Checks what a config says about its data against what is there, before anything is built."""
+"""Whether the data that a config names are there and have its classes, seen before anything is built."""
 import json
 import mmap
 import os
@@ -66,7 +66,7 @@ def check_class_names(cfg: Mapping[str, Any], place: str, dataset: Mapping[str, 
     cls, classes = registered(DATASETS, dataset, cfg), metainfo_of(cfg, dataset).get('classes')
     if isinstance(classes, str):
         raise ParameterError(f'{place}.metainfo.classes', classes, 'it must be a sequence of names',
-                        f"For one class write ('{classes}', ), with the comma.")
+                             f"For one class write ('{classes}', ), with the comma.")
     if not classes:
         return
     paths, own = dict(dataset_paths(dataset)), getattr(cls, 'METAINFO', {}).get('classes')
@@ -77,8 +77,8 @@ def check_class_names(cfg: Mapping[str, Any], place: str, dataset: Mapping[str, 
     elif hasattr(cls, 'get_label_map'):
         unknown = [name for name in classes if own and name not in own]
         if unknown:
-            raise InputError(f'{place}.metainfo.classes has {_named(unknown)}, which {cls.__name__}, whose label maps hold '
-                                 "classes of its own, has not. Use type='BaseSegDataset' for other classes.")
+            raise InputError(f'{place}.metainfo.classes has {_list_names(unknown)}, which {cls.__name__}, whose label maps hold '
+                             "classes of its own, has not. Use type='BaseSegDataset' for other classes.")
     elif hasattr(cls, 'is_valid_file') and not own and 'ann_file' not in paths and dataset.get('with_label', True):
         folder = [*(path for name, path in paths.items() if name.startswith('data_prefix')), paths.get('data_root', '')][0]
         if os.path.isdir(folder):
@@ -86,25 +86,25 @@ def check_class_names(cfg: Mapping[str, Any], place: str, dataset: Mapping[str, 
 
 
 def _check_categories(place: str, classes: Sequence[str], path: str, panoptic: bool) -> None:
-    found = categories_of(path)
+    found = read_categories(path)
     remedy = f'Set {place}.metainfo=dict(classes=...) to the names in the file.'
     missing = [name for name in classes if name not in found]
     if missing:
-        raise InputError(f'{place}.metainfo.classes has {_named(missing)}, which the annotation file {path!r} has not; it '
-                             f'has {_named(found)}. {remedy}')
+        raise InputError(f'{place}.metainfo.classes has {_list_names(missing)}, which the annotation file {path!r} has not; it '
+                         f'has {_list_names(found)}. {remedy}')
     extra = [name for name in found if name not in classes]
     if panoptic and extra:
-        raise InputError(f'the annotation file {path!r} has {_named(extra)}, which {place}.metainfo.classes has not, and '
-                             f'panoptic maps need every class. {remedy}')
+        raise InputError(f'the annotation file {path!r} has {_list_names(extra)}, which {place}.metainfo.classes has not, and '
+                         f'panoptic maps need every class. {remedy}')
     # mmdetection numbers the classes in the order of the file and names them in the order of the config.
     wrong = [(own, name) for own, name in zip([name for name in found if name in classes], classes) if own != name]
     if wrong:
         raise InputError(f'{place}.metainfo.classes has another order than the annotation file {path!r}: what is '
-                             f'{wrong[0][0]!r} in the file would be called {wrong[0][1]!r}. {remedy}')
+                         f'{wrong[0][0]!r} in the file would be called {wrong[0][1]!r}. {remedy}')
 
 
-def categories_of(path: str) -> List[str]:
-    """Names of the categories of an annotation file in COCO's format; the annotations, often 500 MB, are not parsed.
+def read_categories(path: str) -> List[str]:
+    """Read the names of the categories of an annotation file in COCO's format; the annotations, often 500 MB, are not parsed.
 
     Raises:
         InputError: if it has none.
@@ -113,15 +113,15 @@ def categories_of(path: str) -> List[str]:
         with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             start = text.rfind(CATEGORIES)
             while start >= 0:
-                entries = _list_behind(text, start + len(CATEGORIES))
+                entries = _parse_list(text, start + len(CATEGORIES))
                 if entries and all(isinstance(entry, dict) and 'name' in entry for entry in entries):
                     return [entry['name'] for entry in entries]
                 start = text.rfind(CATEGORIES, 0, start)
     raise InputError(f'the annotation file {path!r} has no list "categories" with names, as files in COCO\'s format have.')
 
 
-def _list_behind(text: mmap.mmap, position: int) -> List[Any]:
-    """The JSON list that follows a key, or an empty one if something else does."""
+def _parse_list(text: mmap.mmap, position: int) -> List[Any]:
+    """Parse the JSON list that follows a key; an empty one if something else does."""
     start = text.find(b'[', position)
     if start < 0 or text[position:min(start, position + 100)].strip() != b':':
         return []
@@ -139,14 +139,14 @@ def _check_folders(place: str, classes: Sequence[str], folder: str) -> None:
     found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     remedy = f'Set {place}.metainfo=dict(classes=...) to the names of the folders in their order, or leave it out.'
     if len(found) != len(classes):
-        raise InputError(f'{place}.metainfo.classes has {_named(classes)}, and {folder!r} has {_named(found)} as folders, '
-                             f'of which there must be one for each class. {remedy}')
+        raise InputError(f'{place}.metainfo.classes has {_list_names(classes)}, and {folder!r} has {_list_names(found)} as '
+                         f'folders, of which there must be one for each class. {remedy}')
     # Folders may have other names than their classes, numbers say; if some are the same, all must be.
     wrong = [(name, own) for name, own in zip(found, classes) if name != own]
     if wrong and set(found) & set(classes):
         raise InputError(f'{place}.metainfo.classes does not match the folders in {folder!r}: the images in '
-                             f'{wrong[0][0]!r} would be called {wrong[0][1]!r}. {remedy}')
+                         f'{wrong[0][0]!r} would be called {wrong[0][1]!r}. {remedy}')
 
 
-def _named(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     return listed([repr(name) for name in names])

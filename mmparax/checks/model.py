@@ -1,4 +1,4 @@
-"""Whether the parts of a model fit each other and the classes of the data, seen from its structure before anything runs."""
+"""Whether the parts of a model fit each other, the classes of the data and the device, seen before anything runs."""
 from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from torch import nn
@@ -18,8 +18,8 @@ def is_dense(model: nn.Module) -> bool:
     return any(getattr(model, name, None) is not None for name in DETECTION_HEADS + SEGMENTATION_HEADS)
 
 
-def parts(model: nn.Module, paths: Sequence[str]) -> Iterator[Tuple[str, nn.Module]]:
-    """(name, module) of those of ``paths`` that a model has; each module of a list by itself."""
+def find_parts(model: nn.Module, paths: Sequence[str]) -> Iterator[Tuple[str, nn.Module]]:
+    """Yield (name, module) of those of ``paths`` that a model has; each module of a list by itself."""
     for path in paths:
         part: Any = model
         for name in path.split('.'):
@@ -34,7 +34,7 @@ def check_features(model: nn.Module) -> None:
     """Check that the backbone of a segmentor or detector gives the maps that its neck or heads take.
 
     Raises:
-        InputError: if it gives vectors, or another number of maps or other channels.
+        ParameterError: naming the option with which it gives vectors, another number of maps or other channels.
     """
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, AdaptedBackbone) or not is_dense(model):
@@ -43,8 +43,8 @@ def check_features(model: nn.Module) -> None:
     if channels is None:
         option = next((name for name in MAPS if hasattr(backbone, name)), 'type')
         raise ParameterError(f'model.backbone.{option}', getattr(backbone, option, type(backbone).__name__),
-                        f'{type(model).__name__} needs feature maps, and this backbone gives vectors or tokens',
-                        f'Use model.backbone.{option}={MAPS[option]!r}.' if option in MAPS else '')
+                             f'{type(model).__name__} needs feature maps, and this backbone gives vectors or tokens',
+                             f'Use model.backbone.{option}={MAPS[option]!r}.' if option in MAPS else '')
     given = f'the backbone gives {len(channels)} map(s), of {channels} channels (out_indices={list(backbone.out_indices)})'
     neck = getattr(model, 'neck', None)
     if neck is not None:
@@ -53,7 +53,7 @@ def check_features(model: nn.Module) -> None:
         if isinstance(wanted, (list, tuple)) and list(wanted) not in (channels, channels[::-1]):
             raise ParameterError('model.neck.in_channels', list(wanted), given, 'Set one to what the other says.')
         return
-    for name, head in parts(model, SEGMENTATION_HEADS):
+    for name, head in find_parts(model, SEGMENTATION_HEADS):
         if hasattr(head, 'in_index') and hasattr(head, 'in_channels'):
             _check_inputs(f'model.{name}', head, channels, given)
 
@@ -80,7 +80,8 @@ def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str
         place: where the data set is in the config, for the errors.
 
     Raises:
-        InputError: naming both numbers.
+        ParameterError: naming the option of a head with another number.
+        InputError: if panoptic classes are in another order.
     """
     classes = metainfo.get('classes')
     if not classes or 'Depth' in type(model).__name__:  # depth has none; its data sets name those of their rooms
@@ -92,11 +93,11 @@ def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str
     if panoptic:
         if list(classes) != [*things, *stuff]:
             raise InputError(f'{place}.metainfo.classes must be thing_classes, then stuff_classes, in their order: '
-                                 f'{type(model).__name__} tells the two apart by their numbers.')
-        for name, head in parts(model, ('panoptic_fusion_head', 'semantic_head')):
+                             f'{type(model).__name__} tells the two apart by their numbers.')
+        for name, head in find_parts(model, ('panoptic_fusion_head', 'semantic_head')):
             for option, kind in (('num_things_classes', things), ('num_stuff_classes', stuff)):
                 _check_count(f'model.{name}.{option}', getattr(head, option, None), kind, place)
-    for name, head in parts(model, CLASS_HEADS):
+    for name, head in find_parts(model, CLASS_HEADS):
         _check_count(f'model.{name}.num_classes', getattr(head, 'num_classes', None), things if panoptic else classes, place)
 
 
@@ -104,4 +105,17 @@ def _check_count(parameter: str, count: Optional[int], classes: Sequence[str], p
     if isinstance(count, int) and count != len(classes):
         names = ', '.join(map(str, classes[:3])) + (', ...' if len(classes) > 3 else '')
         raise ParameterError(parameter, count, f'{place} has {len(classes)} such classes ({names})',
-                        f'Set it to {len(classes)}, or {place}.metainfo=dict(classes=...) to the classes of the model.')
+                             f'Set it to {len(classes)}, or {place}.metainfo=dict(classes=...) to the classes of the model.')
+
+
+def check_sync_norms(model: nn.Module) -> None:
+    """Check that synchronised batch norm, which exists on GPUs only, is not asked to run on the CPU.
+
+    Raises:
+        InputError: naming the first such layer.
+    """
+    names = [name for name, module in model.named_modules() if 'SyncBatchNorm' in type(module).__name__]
+    if names and not any(parameter.is_cuda for parameter in model.parameters()):
+        raise InputError(f"{names[0]} is a synchronised batch norm, which needs GPUs, and the model is on the CPU, as are "
+                         f"{len(names) - 1} more. Set norm_cfg=dict(type='BN') in the head, or train by "
+                         'tools/dist_train.sh, which does so.')

@@ -5,13 +5,13 @@ import torch
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from mmparax.checks.model import CLASS_HEADS, DETECTION_HEADS, parts
+from mmparax.checks.model import CLASS_HEADS, DETECTION_HEADS, find_parts
 
-OBJECTS = 3
+OBJECTS = 3  # in an image
 
 
-def random_batch(model: nn.Module, count: int) -> Optional[Dict[str, Any]]:
-    """Random images and labels that a segmentor, detector, panoptic model or classifier can take a training step on.
+def make_random_batch(model: nn.Module, count: int) -> Optional[Dict[str, Any]]:
+    """Make random images and labels that a segmentor, detector, panoptic model or classifier can take a training step on.
 
     Args:
         model: tells the task, the number of classes and, if it depends on it, the size of the images.
@@ -21,15 +21,15 @@ def random_batch(model: nn.Module, count: int) -> Optional[Dict[str, Any]]:
         What a dataloader would give, or None for a model of another kind.
     """
     if hasattr(model, 'decode_head'):
-        make, size = _segmented, getattr(model.data_preprocessor, 'size', None) or (128, 128)
+        make, size = _make_segmentation_sample, getattr(model.data_preprocessor, 'size', None) or (128, 128)
     elif any(hasattr(model, name) for name in DETECTION_HEADS):
-        make, size = _detected, (128, 128)
+        make, size = _make_detection_sample, (128, 128)
     elif hasattr(model, 'head'):
-        # Windows of a base with a single output need maps of their size.
-        make, size = _classified, getattr(model.backbone, 'img_size', (224, 224))
+        # Windows of a backbone with a single output need maps of their size.
+        make, size = _make_classification_sample, getattr(model.backbone, 'img_size', (224, 224))
     else:
         return None
-    classes = next((head.num_classes for _, head in parts(model, CLASS_HEADS) if hasattr(head, 'num_classes')), None)
+    classes = next((head.num_classes for _, head in find_parts(model, CLASS_HEADS) if hasattr(head, 'num_classes')), None)
     if classes is None:
         return None
     size = tuple(size)
@@ -39,13 +39,13 @@ def random_batch(model: nn.Module, count: int) -> Optional[Dict[str, Any]]:
     return dict(inputs=[torch.randint(256, (3, *size), dtype=torch.uint8) for _ in samples], data_samples=samples)
 
 
-def _segmented(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
+def _make_segmentation_sample(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
     from mmseg.structures import SegDataSample
     return SegDataSample(gt_sem_seg=PixelData(data=torch.randint(classes, (1, *size))))
 
 
-def _detected(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
-    """Boxes that are filled by their objects; with a semantic head, a map of things and stuff."""
+def _make_detection_sample(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
+    """Boxes that their objects fill; with a semantic head, a map of things and stuff."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     height, width = size
@@ -63,6 +63,6 @@ def _detected(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
     return sample
 
 
-def _classified(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
+def _make_classification_sample(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
     from mmpretrain.structures import DataSample
     return DataSample().set_gt_label(int(torch.randint(classes, (1, ))))

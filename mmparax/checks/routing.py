@@ -1,4 +1,4 @@
-"""The gates of AdaRoute's routers: where they are, sums over images, and what the sums say.
+"""What the routers of AdaRoute do: where they are, sums of their gates over images, and what the sums say.
 
 Every statistic follows from sums over images, so that neither memory nor the cost of a training iteration grows with
 their number. The rows of all routers with the same number of groups and experts are in one tensor.
@@ -28,7 +28,7 @@ class RoutedAdapter:
     """An AdaRoute adapter of a model and where it is.
 
     Attributes:
-        name: such as ``stage3/block02/after_token_mixer``; stages and blocks count from 1.
+        name: such as ``stage3/block02/after_token_mixer``; stages and blocks are counted from 1.
         module: path of the adapter in the model.
         stage, block, site: the parts of the name.
         center: name of the experts that it mixes, which other adapters share, such as ``stage3`` or ``stage3/center2``.
@@ -49,8 +49,8 @@ class RoutedAdapter:
     router: nn.Module = field(repr=False)
 
 
-def routed_adapters(model: nn.Module) -> List[RoutedAdapter]:
-    """The AdaRoute adapters of a model in the order of its blocks.
+def find_routed_adapters(model: nn.Module) -> List[RoutedAdapter]:
+    """Find the AdaRoute adapters of a model, in the order of its blocks.
 
     Raises:
         InputError: if it has none.
@@ -73,7 +73,7 @@ def routed_adapters(model: nn.Module) -> List[RoutedAdapter]:
                     num_experts=module.router.num_experts, activation=module.router.activation, router=module.router))
     if not found:
         raise InputError(f'{type(model).__name__} has no AdaRoute adapter, so it has no gates to look at. Use a config '
-                             "with model.backbone.adapter=dict(type='mmparax.AdaRoute', ...).")
+                         "with model.backbone.adapter=dict(type='mmparax.AdaRoute', ...).")
     return found
 
 
@@ -98,7 +98,7 @@ class GateReader:
         return GateReader, ()
 
 
-def attach(adapters: Sequence[RoutedAdapter], take: Callable[[int, Tensor], None]) -> List[RemovableHandle]:
+def attach_readers(adapters: Sequence[RoutedAdapter], take: Callable[[int, Tensor], None]) -> List[RemovableHandle]:
     """Let ``take(number of the adapter, gates (G, B, M))`` see the gates of every forward until the handles are removed."""
 
     def reader(number: int) -> GateReader:
@@ -107,7 +107,7 @@ def attach(adapters: Sequence[RoutedAdapter], take: Callable[[int, Tensor], None
     return [adapter.router.register_forward_hook(reader(number)) for number, adapter in enumerate(adapters)]
 
 
-def by_shape(adapters: Sequence[RoutedAdapter]) -> Dict[Tuple[int, int], List[int]]:
+def group_by_shape(adapters: Sequence[RoutedAdapter]) -> Dict[Tuple[int, int], List[int]]:
     """(G, M) -> the numbers of the adapters that have it."""
     shapes: Dict[Tuple[int, int], List[int]] = {}
     for number, adapter in enumerate(adapters):
@@ -115,12 +115,12 @@ def by_shape(adapters: Sequence[RoutedAdapter]) -> Dict[Tuple[int, int], List[in
     return shapes
 
 
-def shares(gates: Tensor) -> Tensor:
+def normalize_gates(gates: Tensor) -> Tensor:
     """Gates (..., M) divided by their sum: softmax gates as they are, sigmoid gates as a distribution."""
     return gates / gates.sum(-1, keepdim=True).clamp_min(torch.finfo(gates.dtype).tiny)
 
 
-def entropy(distribution: Tensor) -> Tensor:
+def compute_entropy(distribution: Tensor) -> Tensor:
     """Entropy in nats of distributions (..., M)."""
     return -torch.xlogy(distribution, distribution).sum(-1)
 
@@ -131,7 +131,7 @@ class GateSums:
     Adding does not wait for the device.
 
     Args:
-        adapters: from :func:`routed_adapters`.
+        adapters: from :func:`find_routed_adapters`.
 
     Attributes:
         images: number of images so far.
@@ -141,7 +141,7 @@ class GateSums:
 
     def __init__(self, adapters: Sequence[RoutedAdapter]):
         self.adapters = list(adapters)
-        self.shapes = by_shape(adapters)
+        self.shapes = group_by_shape(adapters)
         self.clear()
 
     def clear(self) -> None:
@@ -156,29 +156,30 @@ class GateSums:
         """
         for shape, numbers in self.shapes.items():
             x = torch.stack([gates[number] for number in numbers]).double()
-            part = shares(x)
+            part = normalize_gates(x)
             largest = (x == x.amax(-1, keepdim=True)).double()
             largest /= largest.sum(-1, keepdim=True)
-            new = torch.cat([x.sum(2), x.square().sum(2), part.sum(2), largest.sum(2), entropy(part).sum(2)[..., None]], -1)
+            entropy = compute_entropy(part)
+            new = torch.cat([x.sum(2), x.square().sum(2), part.sum(2), largest.sum(2), entropy.sum(2)[..., None]], -1)
             self.sums[shape] = self.sums[shape] + new if shape in self.sums else new
         self.images += x.shape[2]
 
-    def flat(self, device: Any) -> Tensor:
+    def flatten(self, device: Any) -> Tensor:
         """The number of images and all sums as one vector, zeros if nothing was added: for adding up several processes."""
         parts = [self.sums[shape].flatten() if shape in self.sums else torch.zeros(
             len(numbers) * shape[0] * (4 * shape[1] + 1), dtype=torch.float64, device=device)
             for shape, numbers in self.shapes.items()]
         return torch.cat([torch.tensor([self.images], dtype=torch.float64, device=device), *parts])
 
-    def set_flat(self, values: Tensor) -> None:
-        """Take what :meth:`flat` gave."""
+    def load_flat(self, values: Tensor) -> None:
+        """Take what :meth:`flatten` gave."""
         self.images, start = int(values[0]), 1
         for (groups, experts), numbers in self.shapes.items():
             size = (len(numbers), groups, 4 * experts + 1)
             self.sums[groups, experts] = values[start:start + math.prod(size)].view(size)
             start += math.prod(size)
 
-    def statistics(self) -> List[Dict[str, 'GroupStatistics']]:
+    def compute_statistics(self) -> List[Dict[str, 'GroupStatistics']]:
         """For each adapter: group of gates -> its statistics."""
         found: List[Dict[str, GroupStatistics]] = [{} for _ in self.adapters]
         for shape, numbers in self.shapes.items():
@@ -217,11 +218,11 @@ class GroupStatistics:
         gate, squares, usage, largest = means[:4 * experts].reshape(4, experts)
         std = np.sqrt(np.maximum(squares - gate**2, 0.))
         size = float(np.sqrt((gate**2).sum()))
-        return cls(gate, std, usage, largest, float(entropy(torch.from_numpy(usage))), float(means[-1]),
+        return cls(gate, std, usage, largest, float(compute_entropy(torch.from_numpy(usage))), float(means[-1]),
                    None if images == 1 else float(np.sqrt((std**2).sum())) / size if size else 0.)
 
     @property
-    def experts(self) -> int:
+    def num_experts(self) -> int:
         return len(self.usage)
 
     @property
@@ -230,81 +231,93 @@ class GroupStatistics:
         return max(self.entropy_of_mean - self.mean_entropy, 0.)
 
     @property
-    def dead(self) -> List[int]:
+    def dead_experts(self) -> List[int]:
         """Experts, counted from 1, that hardly any image uses; none if there is no choice."""
-        if self.experts == 1:
+        if self.num_experts == 1:
             return []
-        return (1 + np.flatnonzero((self.usage < DEAD_SHARE / self.experts) & (self.largest == 0))).tolist()
+        return (1 + np.flatnonzero((self.usage < DEAD_SHARE / self.num_experts) & (self.largest == 0))).tolist()
 
     @property
-    def fixed(self) -> bool:
+    def is_constant(self) -> bool:
         """Whether the gates do not depend on the input although there is a choice."""
-        return self.experts > 1 and self.variation is not None and self.variation < FIXED_VARIATION
+        return self.num_experts > 1 and self.variation is not None and self.variation < FIXED_VARIATION
 
-    def normalized(self, value: float) -> Optional[float]:
+    def normalize(self, value: float) -> Optional[float]:
         """An entropy as a share of log M, in [0, 1]; None for a single expert."""
-        return value / math.log(self.experts) if self.experts > 1 else None
+        return value / math.log(self.num_experts) if self.num_experts > 1 else None
 
     def as_dict(self) -> Dict[str, Any]:
         """Plain numbers, for JSON."""
         entropies = dict(entropy_of_mean=self.entropy_of_mean, mean_entropy=self.mean_entropy, dependence=self.dependence)
         return dict(
             {name: getattr(self, name).tolist() for name in ('mean_gate', 'std', 'usage', 'largest')}, **entropies,
-            normalized={name: self.normalized(value) for name, value in entropies.items()}, variation=self.variation,
-            dead_experts=self.dead, input_independent=self.fixed)
+            normalized={name: self.normalize(value) for name, value in entropies.items()}, variation=self.variation,
+            dead_experts=self.dead_experts, input_independent=self.is_constant)
 
 
 Statistics = Sequence[Mapping[str, GroupStatistics]]  # for each adapter: group of gates -> what it does
 
 
-def warnings_of(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
-    """Sentences about dead experts and gates that do not depend on the input."""
-    dead, fixed = dead_experts(adapters, statistics), fixed_gates(adapters, statistics)
-    found = [dead_text(dead, dead_everywhere(adapters, statistics))] if dead else []
-    return found + ([fixed_text(fixed, groups_with_a_choice(adapters))] if fixed else [])
+def list_warnings(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
+    """Sentences about dead experts and about gates that do not depend on the input."""
+    dead, fixed = find_dead_experts(adapters, statistics), find_constant_gates(adapters, statistics)
+    found = [describe_dead_experts(dead, find_dead_everywhere(adapters, statistics))] if dead else []
+    return found + ([describe_constant_gates(fixed, count_groups_with_choice(adapters))] if fixed else [])
 
 
-def groups_with_a_choice(adapters: Sequence[RoutedAdapter]) -> int:
-    """Number of groups of gates of routers with more than one expert."""
+def count_groups_with_choice(adapters: Sequence[RoutedAdapter]) -> int:
+    """Count the groups of gates of routers with more than one expert."""
     return sum(len(adapter.groups) for adapter in adapters if adapter.num_experts > 1)
 
 
-def dead_experts(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
-    """Names such as ``stage3/block02/after_token_mixer/down/expert1`` (experts count from 1) of dead experts."""
+def find_dead_experts(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
+    """Find dead experts; their names are such as ``stage3/block02/after_token_mixer/down/expert1``, counted from 1."""
     return [f'{adapter.name}/{group}/expert{expert}' for adapter, groups in zip(adapters, statistics)
-            for group, found in groups.items() for expert in found.dead]
+            for group, found in groups.items() for expert in found.dead_experts]
 
 
-def dead_everywhere(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
-    """Names such as ``stage3/down/expert1`` of experts that are dead in every adapter that shares them."""
+def find_dead_everywhere(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
+    """Find experts that are dead in every adapter that shares them; their names are such as ``stage3/down/expert1``."""
     dead: Dict[str, int] = {}
     sharers: Dict[str, int] = {}
     for adapter, groups in zip(adapters, statistics):
         sharers[adapter.center] = sharers.get(adapter.center, 0) + 1
         for group, found in groups.items():
-            for expert in found.dead:
+            for expert in found.dead_experts:
                 name = f'{adapter.center}/{group}/expert{expert}'
                 dead[name] = dead.get(name, 0) + 1
     return [name for name, count in dead.items() if count == sharers[name.rsplit('/', 2)[0]]]
 
 
-def fixed_gates(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
-    """Names such as ``stage3/block02/after_token_mixer/down`` of gates that do not depend on the input."""
+def find_constant_gates(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
+    """Find gates that do not depend on the input; their names are such as ``stage3/block02/after_token_mixer/down``."""
     return [f'{adapter.name}/{group}' for adapter, groups in zip(adapters, statistics)
-            for group, found in groups.items() if found.fixed]
+            for group, found in groups.items() if found.is_constant]
 
 
-def dead_text(names: Sequence[str], everywhere: Sequence[str]) -> str:
+def describe_dead_experts(names: Sequence[str], everywhere: Sequence[str]) -> str:
+    """The sentence about dead experts.
+
+    Args:
+        names: from :func:`find_dead_experts`.
+        everywhere: from :func:`find_dead_everywhere`.
+    """
     return (f'Dead experts, used for less than {DEAD_SHARE:g}/M on average and with the largest gate for no image: '
-            f'{len(names)} ({_listed(names)}); '
-            + (f'in every adapter that shares them: {len(everywhere)} ({_listed(everywhere)}), so fewer experts '
+            f'{len(names)} ({_join(names)}); '
+            + (f'in every adapter that shares them: {len(everywhere)} ({_join(everywhere)}), so fewer experts '
                '(experts_per_layer) would do there.' if everywhere else 'each is used by another adapter that shares it.'))
 
 
-def fixed_text(names: Sequence[str], total: int) -> str:
+def describe_constant_gates(names: Sequence[str], total: int) -> str:
+    """The sentence about gates that do not depend on the input.
+
+    Args:
+        names: from :func:`find_constant_gates`.
+        total: from :func:`count_groups_with_choice`.
+    """
     return (f'Gates that do not depend on the input (their spread over the images is below {FIXED_VARIATION:.0%} of their '
-            f'mean): {len(names)} of {total} groups ({_listed(names)}). Their weights are the same for every image.')
+            f'mean): {len(names)} of {total} groups ({_join(names)}). Their weights are the same for every image.')
 
 
-def _listed(names: Sequence[str], most: int = 6) -> str:
+def _join(names: Sequence[str], most: int = 6) -> str:
     return ', '.join(names[:most]) + (', ...' if len(names) > most else '')

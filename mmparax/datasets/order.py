@@ -1,4 +1,4 @@
-"""Makes what a sample looks like depend on the seed and on its place in the run, not on what was drawn before.
+"""Resumable order of the data: what a sample looks like depends on the seed and on its place in the run alone.
 
 Random transforms draw from the generators of the process that loads, whose state after N batches depends on the number
 of workers and on how far they read ahead. Here every sample gets generators of its own, so a run that is resumed after N
@@ -27,7 +27,7 @@ class PlacedIndex(int):
         return type(self), (int(self), self.place)
 
 
-class Forwarding:
+class Proxy:
     """Stands for the object that it wraps: what it does not name in ``own`` is read from and written to that."""
     own: Tuple[str, ...] = ('wrapped', )
 
@@ -49,8 +49,8 @@ class Forwarding:
         return len(self.wrapped)
 
 
-class PlacedSampler(Forwarding):
-    """A sampler whose indices know their place; ``skip``, if the sampler has it, moves the places too.
+class PlacedSampler(Proxy):
+    """A sampler whose indices know their place in the run; ``skip``, if the sampler has it, moves the places, too.
 
     Args:
         wrapped: the sampler.
@@ -89,20 +89,20 @@ class PlacedSampler(Forwarding):
             self.wrapped.indices = self.wrapped._indices_of_rank()
 
 
-class SeededDataset(Forwarding, Dataset):
+class SeededDataset(Proxy, Dataset):
     """A data set that loads every placed index with generators of its own; those of the process stay as they are."""
 
     def __getitem__(self, index: int) -> Any:
         if not isinstance(index, PlacedIndex):
             return self.wrapped[index]
-        with generators_of(index.place):
+        with seed_generators(index.place):
             return self.wrapped[int(index)]
 
 
 @contextmanager
-def generators_of(entropy: Tuple[int, ...]) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's CPU generator from non-negative integers; put them back afterwards."""
-    saved = generator_states(cuda=False)
+def seed_generators(entropy: Tuple[int, ...]) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's CPU generator from non-negative integers; restore them afterwards."""
+    saved = get_generator_states(cuda=False)
     seeds = np.random.SeedSequence(entropy).generate_state(3)
     random.seed(int(seeds[0]))
     np.random.seed(seeds[1])
@@ -113,7 +113,7 @@ def generators_of(entropy: Tuple[int, ...]) -> Iterator[None]:
         restore_generators(saved)
 
 
-def generator_states(cuda: bool = True) -> Dict[str, Any]:
+def get_generator_states(cuda: bool = True) -> Dict[str, Any]:
     """The states of Python's, NumPy's, torch's and this process's GPU generator, as tensors and plain numbers."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
@@ -125,7 +125,7 @@ def generator_states(cuda: bool = True) -> Dict[str, Any]:
 
 
 def restore_generators(states: Dict[str, Any]) -> None:
-    """Put back what :func:`generator_states` returned."""
+    """Restore what :func:`get_generator_states` returned."""
     version, numbers, gauss = states['python']
     random.setstate((version, tuple(numbers.tolist()), gauss))
     name, keys, *rest = states['numpy']
@@ -135,11 +135,19 @@ def restore_generators(states: Dict[str, Any]) -> None:
         torch.cuda.set_rng_state(states['cuda'].cpu())
 
 
-def resumable(loader: DataLoader, seed: int, rank: int) -> Optional[DataLoader]:
-    """Return a loader of the same batches whose samples depend on (seed, rank, place), or None for unknown kinds.
+def make_resumable(loader: DataLoader, seed: int, rank: int) -> Optional[DataLoader]:
+    """Make a loader of the same batches whose samples depend on (seed, rank, place).
 
     The new loader draws the seeds of its workers from a generator of its own: creating an iterator does not move the
     generators that dropout draws from.
+
+    Args:
+        loader: its batch sampler, if it has one of its own, is changed.
+        seed: of the run.
+        rank: of this process.
+
+    Returns:
+        The loader, or None for a kind whose order cannot be followed.
     """
     if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
         return None
@@ -157,6 +165,6 @@ def resumable(loader: DataLoader, seed: int, rank: int) -> Optional[DataLoader]:
     return DataLoader(batch_sampler=loader.batch_sampler, **common)
 
 
-def placed_sampler(loader: DataLoader) -> PlacedSampler:
-    """The sampler of a loader that :func:`resumable` returned."""
+def get_sampler(loader: DataLoader) -> PlacedSampler:
+    """The sampler of a loader that :func:`make_resumable` returned."""
     return loader.sampler if isinstance(loader.sampler, PlacedSampler) else loader.batch_sampler.sampler

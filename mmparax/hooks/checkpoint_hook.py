@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment, and from which a run goes on bit for bit."""
+"""Small checkpoints that survive a kill at any moment, and from which a run goes on bit for bit."""
 import os
 from collections import deque
 from pathlib import Path
@@ -9,24 +9,25 @@ from mmengine.dist import all_gather_object, broadcast, get_rank, get_world_size
 from mmengine.fileio import get_file_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmparax.checkpoint.contents import backbones_without_base_file, drop_frozen, trim_histories
 from mmparax.checkpoint.fingerprint import stamp
-from mmparax.checks.run import single_wrappers
-from mmparax.datasets.order import generator_states, placed_sampler, restore_generators, resumable
-from mmparax.errors import InputError
+from mmparax.checks.optimizer import check_parameter_groups, list_optim_wrappers
+from mmparax.checks.processes import check_common_start
+from mmparax.datasets.order import get_generator_states, get_sampler, make_resumable, restore_generators
+from mmparax.errors import check_choice
 from mmparax.registry import HOOKS
 from mmparax.utils.locks import lock_folder, unlock_folder
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.storage import ATOMIC, AtomicBackend, remove_parts, write
 from mmparax.weights.adapter_file import description
-from mmparax.weights.digest import digest
 from mmparax.weights.reader import read_file
 
 STATE = 'resume_state'  # key in a checkpoint: a list with one entry per process
+SAVE = ('trainable', 'all')
 
 
 def prepare_optimizer_state(state: Dict[str, Any]) -> None:
@@ -43,42 +44,16 @@ def prepare_optimizer_state(state: Dict[str, Any]) -> None:
                 of_parameter['step'] = of_parameter['step'].cpu()  # fused optimizers move it back themselves
 
 
-def check_groups(wrapper: Any, state: Dict[str, Any]) -> None:
-    """Raise if the optimizer of a checkpoint groups its parameters otherwise than that of the run."""
-    several = isinstance(wrapper, OptimWrapperDict)
-    for part, own in [(part, state.get(name, {})) for name, part in wrapper.items()] if several else [(wrapper, state)]:
-        found, wanted = ([len(group['params']) for group in groups]
-                         for groups in (own.get('param_groups', []), part.optimizer.param_groups))
-        if found and found != wanted:
-            raise InputError(
-                f'the checkpoint cannot be resumed: its optimizer has {sum(found)} tensors in {len(found)} group(s), that of '
-                f'this run {sum(wanted)} in {len(wanted)}. It was written with other settings, or by an earlier mmparax or '
-                "mmengine's constructor, which make a group of every tensor; load_from starts from its weights alone.")
-
-
-def check_common_start(runner: Runner) -> None:
-    """Raise in every process if one starts elsewhere: gradients are shared from here on, weights no more."""
-    if get_world_size() == 1:
-        return
-    trained = ((name, value) for name, value in unwrap_model(runner.model).named_parameters() if value.requires_grad)
-    starts = all_gather_object((runner.iter, digest(trained)))
-    for rank, (iteration, weights) in enumerate(starts):
-        if (iteration, weights) != starts[0]:
-            what = f'at iteration {iteration}' if iteration != starts[0][0] else 'with other weights'
-            raise InputError(f'process 0 starts at iteration {starts[0][0]}, and process {rank} {what}: they would train '
-                                 'different models. Every machine needs the same files: put the work dir on a file system '
-                                 'that they share, or give --resume, or load_from, a checkpoint that each of them has.')
-
-
 @HOOKS.register_module()
 class CheckpointHook(MMEngineCheckpointHook):
-    """mmengine's ``CheckpointHook`` with the same arguments, safe against kills and exact on resuming.
+    """mmengine's ``CheckpointHook`` for small checkpoints that survive a kill at any moment and are resumed exactly.
 
+    - A checkpoint says which method trained on which base, and leaves the frozen base out.
     - A checkpoint is written to a temporary file, forced to the disk and renamed, then ``last_checkpoint`` the same way;
-      only then are old ones removed (mmengine removes first and writes in place).
+      only then are old ones removed (mmengine's hook removes first and writes in place).
     - It holds the states of the Python, NumPy, torch and GPU generators of every process, and gradients that were
-      accumulated but not applied yet. Random transforms draw from generators that belong to the sample (see
-      ``data_order``), and validation leaves all of them as they were.
+      accumulated but not applied yet. Random transforms draw from generators that belong to the sample
+      (:mod:`mmparax.datasets.order`), and validation leaves all of them as they were.
     - Statistics of batch norm layers are those of the first process before they are saved or used in validation.
     - The work dir belongs to one run at a time.
 
@@ -86,19 +61,28 @@ class CheckpointHook(MMEngineCheckpointHook):
     the same number of processes. On a GPU this holds as far as the kernels are deterministic;
     ``randomness=dict(deterministic=True)`` chooses those that are, where there are any, and PyTorch warns of the others.
 
+    Args:
+        *args: of mmengine's ``CheckpointHook``.
+        save: what a checkpoint holds of the model. ``'trainable'``: every trainable parameter and everything outside the
+            backbone, with all buffers, but not the frozen base, which comes from ``base_checkpoint`` (without one it stays in
+            the file); of the histories of logged values, what is needed to go on. ``'all'``: everything.
+        **kwargs: of mmengine's ``CheckpointHook``.
+
     Raises:
+        ParameterError: for another value of ``save``.
         InputError: if the processes of a run would start from different weights or iterations, or the optimizer of a
             checkpoint that is resumed groups its parameters otherwise.
         StorageError: if a checkpoint cannot be written (the previous one is whole), or another run has the work dir.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, save: str = 'trainable', **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.save = check_choice('save', save, SAVE)
         self._states: Optional[List[Dict[str, Any]]] = None  # of every process, while a checkpoint is written
         self._resumed: Optional[List[Dict[str, Any]]] = None
         self._before_val: Optional[Dict[str, Any]] = None
-        self._exact = False
-        self._readable = False  # whether a checkpoint of this run has been read back
+        self._is_exact = False  # whether the order of the data is followed
+        self._is_readable = False  # whether a checkpoint of this run has been read back
 
     # ---- the order of the data, the generators ----
 
@@ -108,8 +92,8 @@ class CheckpointHook(MMEngineCheckpointHook):
         if is_main_process():
             lock_folder(runner.work_dir)
         loop = runner.train_loop
-        loader = resumable(loop.dataloader, runner.seed, get_rank())
-        self._exact = loader is not None
+        loader = make_resumable(loop.dataloader, runner.seed, get_rank())
+        self._is_exact = loader is not None
         if loader is None:
             runner.logger.warning(f'The training data come from a {type(loop.dataloader).__name__} whose order mmparax '
                                   'cannot follow: a resumed run will see other random transforms than an undisturbed one.')
@@ -121,14 +105,14 @@ class CheckpointHook(MMEngineCheckpointHook):
                                   'epoch anew and differs from an undisturbed one.')
 
     def _restart_data(self, loop: BaseLoop, seed: Optional[int] = None) -> None:
-        placed_sampler(loop.dataloader).restart(seed)
+        get_sampler(loop.dataloader).restart(seed)
         if hasattr(loop, 'dataloader_iterator'):
             loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         if runner._resume and not description(checkpoint):  # PEFTHook refuses to resume from an adapter
             prepare_optimizer_state(checkpoint.get('optimizer') or {})
-            check_groups(runner.optim_wrapper, checkpoint.get('optimizer') or {})
+            check_parameter_groups(runner.optim_wrapper, checkpoint.get('optimizer') or {})
             self._resumed = checkpoint.get(STATE)
             if self._resumed is None:
                 runner.logger.warning('The checkpoint was not written by mmparax.CheckpointHook: it has no state of the '
@@ -149,32 +133,36 @@ class CheckpointHook(MMEngineCheckpointHook):
         if self._resumed is not None:
             self._restore(runner, self._resumed[get_rank()])
             self._resumed = None
-        check_common_start(runner)
+        model = unwrap_model(runner.model)
+        check_common_start(model, runner.iter)
+        if self.save == 'trainable' and backbones_without_base_file(model):
+            runner.logger.info('Checkpoints hold the frozen base, too: it did not come from a base_checkpoint and exists '
+                               'nowhere else.')
         if torch.are_deterministic_algorithms_enabled():
             # mmengine's switch makes errors of operations without such a kernel, the loss of segmentation among them.
             torch.use_deterministic_algorithms(True, warn_only=True)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        if self._exact and isinstance(runner.train_loop, EpochBasedTrainLoop):
-            placed_sampler(runner.train_loop.dataloader).run_epoch = runner.epoch
+        if self._is_exact and isinstance(runner.train_loop, EpochBasedTrainLoop):
+            get_sampler(runner.train_loop.dataloader).run_epoch = runner.epoch
 
     def after_run(self, runner: Runner) -> None:
         unlock_folder(runner.work_dir)
 
-    def _state(self, runner: Runner) -> Dict[str, Any]:
+    def _get_state(self, runner: Runner) -> Dict[str, Any]:
         loop, wrapper = runner.train_loop, runner.optim_wrapper
-        state = dict(generators=self._before_val or generator_states(), seed=runner.seed, sampler_seed=None, gradients={})
-        if self._exact:
-            sampler = placed_sampler(loop.dataloader)
+        state = dict(generators=self._before_val or get_generator_states(), seed=runner.seed, sampler_seed=None, gradients={})
+        if self._is_exact:
+            sampler = get_sampler(loop.dataloader)
             state.update(seed=sampler.base[0], sampler_seed=getattr(sampler, 'seed', None))
-        if any(part._inner_count % part._accumulative_counts for part in single_wrappers(wrapper)):
+        if any(part._inner_count % part._accumulative_counts for part in list_optim_wrappers(wrapper)):
             state['gradients'] = {name: parameter.grad.cpu() for name, parameter in unwrap_model(runner.model).named_parameters()
                                   if parameter.grad is not None}
         return state
 
     def _restore(self, runner: Runner, state: Dict[str, Any]) -> None:
-        if self._exact:
-            placed_sampler(runner.train_loop.dataloader).base = (state['seed'], get_rank())
+        if self._is_exact:
+            get_sampler(runner.train_loop.dataloader).base = (state['seed'], get_rank())
             self._restart_data(runner.train_loop, state['sampler_seed'])
         parameters = dict(unwrap_model(runner.model).named_parameters())
         for name, gradient in state['gradients'].items():
@@ -182,7 +170,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         restore_generators(state['generators'])
 
     def before_val(self, runner: Runner) -> None:
-        self._before_val = generator_states()
+        self._before_val = get_generator_states()
 
     def before_val_epoch(self, runner: Runner) -> None:
         self._share_statistics(runner.model)
@@ -204,9 +192,13 @@ class CheckpointHook(MMEngineCheckpointHook):
     # ---- writing ----
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        stamp(checkpoint, unwrap_model(runner.model))
+        model = unwrap_model(runner.model)
+        stamp(checkpoint, model)
         if 'optimizer' in checkpoint and self._states is not None:
             checkpoint[STATE] = self._states
+        if self.save == 'trainable':
+            drop_frozen(checkpoint, model)  # hooks of moving averages, which need every name that they know, ran before
+            trim_histories(checkpoint['message_hub'], runner.log_processor)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: Dict[str, Any]) -> None:
         outdated: List[int] = []
@@ -220,16 +212,16 @@ class CheckpointHook(MMEngineCheckpointHook):
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         self._share_statistics(runner.model)
-        self._states = all_gather_object(self._state(runner))
+        self._states = all_gather_object(self._get_state(runner))
         runner.save_checkpoint(self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
                                save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
                                backend_args=self.backend_args, **self.args)
         self._states = None
         if not is_main_process():
             return
-        if not self._readable and isinstance(self.file_backend, AtomicBackend):
+        if not self._is_readable and isinstance(self.file_backend, AtomicBackend):
             read_file(self.last_ckpt)  # now, rather than when it is needed: it may hold what is refused as unsafe
-            self._readable = True
+            self._is_readable = True
         write(Path(runner.work_dir) / 'last_checkpoint', str(self.last_ckpt).encode())
         for step in outdated:
             path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))

@@ -1,4 +1,4 @@
-"""Exponential moving average of what trains; the frozen base has no average and no copy."""
+"""Exponential moving averages of the trainable parameters; the frozen base has no average and no copy."""
 from typing import Any, Dict, Optional
 
 import torch
@@ -14,7 +14,7 @@ from mmparax.weights.claims import EMA
 
 @HOOKS.register_module()
 class EMAHook(Hook):
-    """Averages every parameter that trains, evaluates with the averages and saves them as the model's weights.
+    """Averages the trainable parameters, evaluates with the averages and saves them as the model's weights.
 
     ``averaged = (1 - momentum) * averaged + momentum * parameter`` after every ``interval``-th iteration, as mmengine's
     ``ExponentialMovingAverage`` does; buffers are not averaged. A checkpoint holds the averages in ``state_dict`` and the
@@ -23,10 +23,10 @@ class EMAHook(Hook):
     Args:
         momentum: weight of the newest parameters, in (0, 1).
         interval: iterations between two updates.
-        begin_iter: iteration from which on is averaged; until then the averages are the parameters.
+        begin_iter: iteration from which on the hook averages; until then the averages are the parameters.
 
     Raises:
-        InputError: for a value out of range.
+        ParameterError: for a value out of range.
     """
     priority = 'NORMAL'  # before CheckpointHook, which saves the result
 
@@ -40,13 +40,14 @@ class EMAHook(Hook):
         self.averages: Dict[str, Tensor] = {}
 
     @staticmethod
-    def _trained(runner: Runner) -> Dict[str, Tensor]:
-        return {name: parameter.data for name, parameter in unwrap_model(runner.model).named_parameters() if parameter.requires_grad}
+    def _trainable(runner: Runner) -> Dict[str, Tensor]:
+        return {name: parameter.data for name, parameter in unwrap_model(runner.model).named_parameters()
+                if parameter.requires_grad}
 
     def before_train(self, runner: Runner) -> None:
         # Base and checkpoint are in the model by now. A resumed run has its averages already.
         if not self.averages:
-            self.averages = {name: value.clone() for name, value in self._trained(runner).items()}
+            self.averages = {name: value.clone() for name, value in self._trainable(runner).items()}
         length = round(self.interval / self.momentum)
         runner.logger.info(f'Moving averages of {len(self.averages)} parameters over about {length} iterations are kept, '
                            'evaluated, and saved as the weights of the model.')
@@ -57,7 +58,7 @@ class EMAHook(Hook):
     @torch.no_grad()
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:
-        values = self._trained(runner)
+        values = self._trainable(runner)
         averages = [self.averages[name] for name in values]
         if self.steps == 0 or runner.iter + 1 < self.begin_iter:
             torch._foreach_copy_(averages, list(values.values()))
@@ -67,7 +68,7 @@ class EMAHook(Hook):
             self.steps += 1
 
     def _swap(self, runner: Runner) -> None:
-        for name, value in self._trained(runner).items():
+        for name, value in self._trainable(runner).items():
             average = self.averages[name]
             kept = value.clone()
             value.copy_(average)
@@ -98,7 +99,7 @@ class EMAHook(Hook):
             runner.logger.warning('The checkpoint has no moving averages: they start from its weights.')
             return
         self.steps = int(saved['steps'])
-        for name, value in self._trained(runner).items():
+        for name, value in self._trainable(runner).items():
             # The other way round than in the file: training goes on with what it had.
             self.averages[name] = weights[name].to(value.device, value.dtype).clone()
             weights[name] = saved[f'module.{name}']

@@ -1,5 +1,5 @@
-"""Tells what trains, and stops a run that would train the wrong thing."""
-from typing import Any, Callable, Dict, Optional
+"""Says what is trainable, and stops a run that would train the wrong thing."""
+from typing import Any, Dict, Optional
 
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import Hook
@@ -8,12 +8,14 @@ from torch import nn
 
 from mmparax.backbones.parameters import count_parameters
 from mmparax.checkpoint.compatibility import keep_fitting_head
-from mmparax.checkpoint.contents import backbones_without_base_file, drop_frozen, trim_histories
-from mmparax.checkpoint.fingerprint import stamp
 from mmparax.checkpoint.mmengine_loading import FRESH_HEAD
-from mmparax.checks import model as model_checks
-from mmparax.checks import run as run_checks
-from mmparax.errors import ParameterError, check_choice
+from mmparax.checks.checkpoint import check_origin, check_resumable
+from mmparax.checks.frozen import FrozenWatch
+from mmparax.checks.gradients import Gradients, check_gradients, watch_first_step
+from mmparax.checks.model import check_class_counts, check_features, check_sync_norms
+from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers
+from mmparax.checks.schedule import read_schedule
+from mmparax.errors import ParameterError, check_options
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.registry import HOOKS
 from mmparax.utils.modules import unwrap_model
@@ -21,75 +23,54 @@ from mmparax.utils.text import listed
 from mmparax.weights.adapter_file import Verified, description
 from mmparax.weights.claims import CLAIM
 
-SAVE = ('trained', 'all')
-
-
-class FirstLook(Hook):
-    """Lets :class:`PEFTHook`, which comes last elsewhere, judge a checkpoint before hooks of moving averages copy from it."""
-    priority = 'HIGHEST'
-
-    def __init__(self, judge: Callable[[Runner, Dict[str, Any]], None]):
-        self._judge = judge
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        self._judge(runner, checkpoint)
-
 
 @HOOKS.register_module()
 class PEFTHook(Hook):
-    """Logs what trains, writes it into every checkpoint, and checks the run.
+    """Logs what is trainable and checks the run; it changes no file.
 
-    Before training: ``adapter`` of the config is the model's; the backbone gives the maps that neck and heads take; the
-    heads are for the classes of the data; the checkpoint of ``load_from`` or a resumed run has this method and base;
-    synchronised batch norm has its GPUs; what trains is in the optimizer. It warns when the checkpoint
-    hook is not mmparax's and when the batch is not the recipe's. At the first optimizer step that is taken (with mixed
-    precision: the first that the loss scaler accepts): every parameter that trains has a finite gradient. Before every
-    validation and save and after every epoch, by version counters, and at the end, byte by byte: the frozen base is
-    unchanged.
-
-    Args:
-        save: what a checkpoint holds of the model. ``'trained'``: all that trains and everything outside the backbone, with
-            all buffers, but not the frozen base, which comes from ``base_checkpoint`` (without one it stays in the file);
-            of the histories of logged values, what is needed to go on. ``'all'``: everything.
+    Before training: the backbone gives the maps that neck and heads take; the heads are for the classes of the data; the
+    checkpoint of ``load_from`` or a resumed run has this method and base; synchronised batch norm has its GPUs; every
+    trainable parameter is in the optimizer. It warns when the checkpoint hook is not mmparax's and when the batch size is not
+    the recipe's. At the first optimizer step that is taken (with mixed precision: the first that the loss scaler accepts):
+    every trainable parameter has a finite gradient. Before every validation and save and after every epoch, by version
+    counters, and at the end, byte by byte: the frozen base is unchanged.
 
     Raises:
-        InputError: for a config or checkpoint that does not fit, or a wrong argument.
+        ParameterError: for an option; it has none.
+        InputError: for a config or checkpoint that does not fit.
         TrainingError: naming the first parameter without a finite gradient, or that is frozen and changed.
     """
-    priority = 'VERY_LOW'  # after the hooks of moving averages, which need every name that they know
+    priority = 'HIGHEST'  # a checkpoint is judged before hooks of moving averages copy from it
 
-    def __init__(self, save: str = 'trained'):
-        self.save = check_choice('save', save, SAVE)
-        self._watch: Optional[run_checks.FrozenWatch] = None
+    def __init__(self, **options: Any):
+        if 'save' in options:
+            raise ParameterError('save', options['save'], 'PEFTHook only checks, and what a checkpoint holds is set by '
+                                 'default_hooks.checkpoint.save, of mmparax.CheckpointHook')
+        check_options(type(self).__name__, options, ())
+        self._watch: Optional[FrozenWatch] = None
 
     # ---- before training ----
 
     def before_run(self, runner: Runner) -> None:
         if runner.cfg.get('activation_checkpointing'):
-            raise ParameterError('activation_checkpointing', runner.cfg.activation_checkpointing, "mmengine's recomputation loses "
-                            'the gradients of adapters behind a frozen stem', 'Use model.backbone.with_cp=True.')
+            raise ParameterError('activation_checkpointing', runner.cfg.activation_checkpointing,
+                                 "mmengine's recomputation loses the gradients of adapters behind a frozen stem",
+                                 'Use model.backbone.with_cp=True.')
         model = unwrap_model(runner.model)
-        model_checks.check_features(model)
+        check_features(model)
         for name in ('train', 'val', 'test'):
             loop = getattr(runner, f'_{name}_loop')
             if isinstance(loop, BaseLoop):  # those of this run; the others are configs
                 metainfo = getattr(loop.dataloader.dataset, 'metainfo', None) or {}
-                model_checks.check_class_counts(model, metainfo, f'{name}_dataloader.dataset')
-        if not any(isinstance(hook, FirstLook) for hook in runner.hooks):
-            # A new list: the runner is walking over the old one, in which every hook would move on by one place.
-            runner._hooks = [FirstLook(self._judge), *runner._hooks]
+                check_class_counts(model, metainfo, f'{name}_dataloader.dataset')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        if not any(isinstance(hook, FirstLook) for hook in runner.hooks):  # loaded by hand, before the run
-            self._judge(runner, checkpoint)
-
-    def _judge(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
         source = str(runner._load_from or runner.cfg.get('load_from') or 'the latest checkpoint')
         training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
         if training and runner._resume:
-            run_checks.check_resumable(checkpoint, source)
+            check_resumable(checkpoint, source)
         model = unwrap_model(runner.model)
-        run_checks.check_origin(model, checkpoint, source, training and not runner._resume)
+        check_origin(model, checkpoint, source, training and not runner._resume)
         if training and description(checkpoint):
             self._start_from_adapter(runner, model, checkpoint, source)
 
@@ -107,26 +88,22 @@ class PEFTHook(Hook):
         model = unwrap_model(runner.model)
         runner.logger.info('\n%s', count_parameters(model).table())
         loader = runner.train_dataloader
-        batch = getattr(loader, 'batch_size', None) or getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
-        if batch:
-            schedule = run_checks.schedule_of(runner.cfg, batch, runner.optim_wrapper)
-            runner.logger.info(schedule.text())
-            if schedule.warning():
-                runner.logger.warning('Note: %s', schedule.warning())
-        run_checks.check_sync_norms(model)
-        run_checks.check_optimized(model, runner.optim_wrapper)
-        stock = [hook for hook in runner.hooks
-                 if isinstance(hook, MMEngineCheckpointHook) and not isinstance(hook, CheckpointHook)]
-        if stock:
-            runner.logger.warning("Checkpoints are written by mmengine's CheckpointHook: a kill while it writes loses the "
-                                  "last one, and a resumed run differs from an undisturbed one. Use type='mmparax."
-                                  "CheckpointHook' in default_hooks.checkpoint.")
+        batch_size = getattr(loader, 'batch_size', None) or getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
+        if batch_size:
+            schedule = read_schedule(runner.cfg, batch_size, runner.optim_wrapper)
+            runner.logger.info(schedule.describe())
+            mismatch = schedule.explain_mismatch()
+            if mismatch:
+                runner.logger.warning('Note: %s', mismatch)
+        check_sync_norms(model)
+        check_optimizer(model, runner.optim_wrapper)
+        if any(isinstance(hook, MMEngineCheckpointHook) and not isinstance(hook, CheckpointHook) for hook in runner.hooks):
+            runner.logger.warning("Checkpoints are written by mmengine's CheckpointHook: they hold the frozen base, a kill while "
+                                  'it writes loses the last one, and a resumed run differs from an undisturbed one. Use '
+                                  "type='mmparax.CheckpointHook' in default_hooks.checkpoint.")
         if runner.iter >= runner.max_iters:
             runner.logger.info('The run is at iteration %d of %d: nothing is left to do.', runner.iter, runner.max_iters)
-        if self.save == 'trained' and backbones_without_base_file(model):
-            runner.logger.info('Checkpoints hold the frozen base, too: it did not come from a base_checkpoint and exists '
-                               'nowhere else.')
-        self._watch = run_checks.FrozenWatch(model)
+        self._watch = FrozenWatch(model)
         if self._watch.fingerprint:
             runner.logger.info('Fingerprint of the frozen base: %s', self._watch.fingerprint)
         self._check_first_step(runner, model)
@@ -136,34 +113,30 @@ class PEFTHook(Hook):
     @staticmethod
     def _check_first_step(runner: Runner, model: nn.Module) -> None:
         wrapper_cfg = runner.cfg.get('model_wrapper_cfg') or {}
-        allowed = bool(runner.cfg.get('find_unused_parameters') or wrapper_cfg.get('find_unused_parameters'))
+        unused_allowed = bool(runner.cfg.get('find_unused_parameters') or wrapper_cfg.get('find_unused_parameters'))
 
-        def judge(found: run_checks.Gradients) -> None:
-            run_checks.check_gradients(found, allowed)
-            text = f'First step: all {found.count} parameters that train have a finite gradient'
+        def judge(found: Gradients) -> None:
+            check_gradients(found, unused_allowed)
+            text = f'First step: all {found.count} trainable parameters have a finite gradient'
             if found.zero:
                 text += f'; {listed(found.zero)} exactly zero, which is normal for some methods'
             runner.logger.info(text + '.')
 
-        for wrapper in run_checks.single_wrappers(runner.optim_wrapper):
-            run_checks.watch_first_step(wrapper.optimizer, model, judge)
+        for wrapper in list_optim_wrappers(runner.optim_wrapper):
+            watch_first_step(wrapper.optimizer, model, judge)
 
-    def _check_frozen(self, when: str) -> None:
+    def _check_frozen(self, runner: Runner) -> None:
         if self._watch is not None:
-            self._watch.check(when)
+            self._watch.check(f'by iteration {runner.iter}')
 
     def before_val_epoch(self, runner: Runner) -> None:
-        self._check_frozen(f'by iteration {runner.iter}')
+        self._check_frozen(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        self._check_frozen(f'by iteration {runner.iter}')
+        self._check_frozen(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
-        self._check_frozen(f'by iteration {runner.iter}')
-        stamp(checkpoint, unwrap_model(runner.model))
-        if self.save == 'trained':
-            drop_frozen(checkpoint, unwrap_model(runner.model))
-            trim_histories(checkpoint['message_hub'], runner.log_processor)
+        self._check_frozen(runner)
 
     def after_train(self, runner: Runner) -> None:
         if self._watch is not None:

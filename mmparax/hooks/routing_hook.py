@@ -13,14 +13,14 @@ from mmparax.checks.routing import (
     GateSums,
     GroupStatistics,
     RoutedAdapter,
-    attach,
-    dead_everywhere,
-    dead_experts,
-    dead_text,
-    fixed_gates,
-    fixed_text,
-    groups_with_a_choice,
-    routed_adapters,
+    attach_readers,
+    count_groups_with_choice,
+    describe_constant_gates,
+    describe_dead_experts,
+    find_constant_gates,
+    find_dead_everywhere,
+    find_dead_experts,
+    find_routed_adapters,
 )
 from mmparax.errors import InputError, check_choice, check_int
 from mmparax.registry import HOOKS
@@ -36,8 +36,8 @@ class RoutingHook(Hook):
     For every ``interval`` iterations, over their images on all processes: ``routing/STAGE/GROUP/`` with ``entropy`` (mean
     over images and adapters, as a share of log M), ``dependence`` (entropy of the mean usage minus ``entropy``: what the
     choice tells of the image), ``largest_usage`` (of an expert by an adapter) and ``dead_experts`` (their number).
-    It warns once of each dead expert and of each group of gates that does not depend on the input, after the first tenth of
-    the run. Routers with one expert have no choice and are left out. Each router counts once an iteration, so activation
+    After the first tenth of the run it warns once of each dead expert and of each group of gates that does not depend on the
+    input. Routers with one expert have no choice and are left out. Each router counts once an iteration, so activation
     checkpointing changes nothing, and evaluation does not count.
 
     Args:
@@ -46,7 +46,8 @@ class RoutingHook(Hook):
             ``routing/STAGE/BLOCK/SITE/GROUP/usage/expert1``. These are many.
 
     Raises:
-        InputError: for a wrong argument; before training: for a model without AdaRoute, or that is compiled.
+        ParameterError: for a wrong argument.
+        InputError: before training: for a model without AdaRoute, or that is compiled.
     """
     priority = 'NORMAL'
 
@@ -60,15 +61,15 @@ class RoutingHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if runner.cfg.get('compile'):
-            raise InputError("mmparax.RoutingHook notes the gates in Python, which a compiled model cannot do: remove "
-                                 "'compile' from the config, or this hook from custom_hooks.")
+            raise InputError("mmparax.RoutingHook reads the gates in Python, which a compiled model cannot do: remove "
+                             "'compile' from the config, or this hook from custom_hooks.")
         self._remove()
-        adapters = [adapter for adapter in routed_adapters(unwrap_model(runner.model)) if adapter.num_experts > 1]
+        adapters = [adapter for adapter in find_routed_adapters(unwrap_model(runner.model)) if adapter.num_experts > 1]
         if not adapters:
             runner.logger.info('Every router has a single expert (M = 1): there is no choice to record.')
             return
         self._sums = GateSums(adapters)
-        self._handles = attach(adapters, self._take)
+        self._handles = attach_readers(adapters, self._take)
 
     def _take(self, number: int, gates: Tensor) -> None:
         if self._reading and number not in self._gates:  # not again when activations are recomputed
@@ -102,57 +103,57 @@ class RoutingHook(Hook):
 
     def _record(self, runner: Runner, step: int) -> None:
         """Write what was added since the last time and start anew."""
-        values = self._sums.flat(next(self._sums.adapters[0].router.parameters()).device)
+        values = self._sums.flatten(next(self._sums.adapters[0].router.parameters()).device)
         all_reduce(values)
-        self._sums.set_flat(values.cpu())
+        self._sums.load_flat(values.cpu())
         if self._sums.images and is_main_process():
-            statistics = self._sums.statistics()
-            runner.visualizer.add_scalars(self._scalars(statistics), step=step)
+            statistics = self._sums.compute_statistics()
+            runner.visualizer.add_scalars(self._make_scalars(statistics), step=step)
             if step >= SETTLED * runner.max_iters:
                 self._warn(runner, statistics)
         self._sums.clear()
 
-    def _scalars(self, statistics: List[Dict[str, GroupStatistics]]) -> Dict[str, float]:
+    def _make_scalars(self, statistics: List[Dict[str, GroupStatistics]]) -> Dict[str, float]:
         stages: Dict[str, List[GroupStatistics]] = {}
         scalars: Dict[str, float] = {}
         for adapter, groups in zip(self._sums.adapters, statistics):
             for group, found in groups.items():
-                stages.setdefault(f'routing/{_stage(adapter)}/{group}', []).append(found)
+                stages.setdefault(f'routing/{_stage_name(adapter)}/{group}', []).append(found)
                 if self.per_adapter:
                     place = f'routing/{adapter.name}/{group}'
-                    scalars.update(_summary(place, [found]))
+                    scalars.update(_summarize(place, [found]))
                     scalars.update({f'{place}/usage/expert{expert}': float(usage)
                                     for expert, usage in enumerate(found.usage, 1)})
         for place, several in stages.items():
-            scalars.update(_summary(place, several))
+            scalars.update(_summarize(place, several))
         return scalars
 
     def _warn(self, runner: Runner, statistics: List[Dict[str, GroupStatistics]]) -> None:
         adapters = self._sums.adapters
-        dead = self._new(dead_experts(adapters, statistics))
+        dead = self._select_new(find_dead_experts(adapters, statistics))
         if dead:
-            runner.logger.warning(dead_text(dead, dead_everywhere(adapters, statistics)))
-        fixed = self._new(fixed_gates(adapters, statistics))
+            runner.logger.warning(describe_dead_experts(dead, find_dead_everywhere(adapters, statistics)))
+        fixed = self._select_new(find_constant_gates(adapters, statistics))
         if fixed:
-            runner.logger.warning(fixed_text(fixed, groups_with_a_choice(adapters)))
+            runner.logger.warning(describe_constant_gates(fixed, count_groups_with_choice(adapters)))
 
-    def _new(self, names: List[str]) -> List[str]:
-        """Those that were not warned of; from now on they were."""
+    def _select_new(self, names: List[str]) -> List[str]:
+        """Names that were not warned of yet; from now on they were."""
         fresh = [name for name in names if name not in self._warned]
         self._warned.update(fresh)
         return fresh
 
 
-def _stage(adapter: RoutedAdapter) -> str:
+def _stage_name(adapter: RoutedAdapter) -> str:
     return adapter.name.rpartition('/block')[0]
 
 
-def _summary(place: str, several: List[GroupStatistics]) -> Dict[str, float]:
+def _summarize(place: str, several: List[GroupStatistics]) -> Dict[str, float]:
 
     def mean(value: Callable[[GroupStatistics], float]) -> float:
-        return float(np.mean([found.normalized(value(found)) for found in several]))
+        return float(np.mean([found.normalize(value(found)) for found in several]))
 
     return {f'{place}/entropy': mean(lambda found: found.mean_entropy),
             f'{place}/dependence': mean(lambda found: found.dependence),
             f'{place}/largest_usage': float(max(found.usage.max() for found in several)),
-            f'{place}/dead_experts': float(sum(len(found.dead) for found in several))}
+            f'{place}/dead_experts': float(sum(len(found.dead_experts) for found in several))}

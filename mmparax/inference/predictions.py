@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import adapted_backbones
-from mmparax.checks.run import check_origin
+from mmparax.checks.checkpoint import check_origin
 from mmparax.config.query import datasets_of, metainfo_of, model_config
 from mmparax.errors import InputError, MissingFileError
 

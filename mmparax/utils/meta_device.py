@@ -10,8 +10,8 @@ from torch.overrides import TorchFunctionMode
 # Upstream reads numbers from these (rates of stochastic depth, indices of windows).
 ON_CPU = frozenset([torch.linspace, torch.arange])
 # What initialization writes into tensors that have no values; PyTorch takes long to find that nothing is to be written.
-FILLS = frozenset([nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.kaiming_uniform_, Tensor.uniform_, Tensor.normal_,
-                   Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_, Tensor.fill_, Tensor.zero_])
+FILLS = frozenset([nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.kaiming_uniform_, Tensor.uniform_,
+                   Tensor.normal_, Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_, Tensor.fill_, Tensor.zero_])
 
 
 class _MetaConstruction(TorchFunctionMode):

@@ -11,35 +11,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import nn
 
-from helpers.cases import TINY_SWIN, build, perturb
+from helpers.cases import TINY_SWIN, perturb
+from helpers.routing import Net, set_gates
 from helpers.tasks import config as task_config
 from mmparax.analysis.routing.measure import RoutingMeasurement, batch_by_size, find_labels, spread_indices
 from mmparax.analysis.routing.pictures import draw_classes, draw_entropy, draw_top_images, draw_usage, find_most_dependent
 from mmparax.analysis.routing.result import build_result, format_routing_table, format_top_images_csv
-from mmparax.checks.routing import GateSums, attach, dead_everywhere, routed_adapters, warnings_of
+from mmparax.checks.routing import GateSums, attach_readers, find_dead_everywhere, find_routed_adapters, list_warnings
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import InputError, ParameterError
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'routing.py'
 IMAGES, CLASSES = 11, 3
-
-
-class Net(nn.Module):
-    """A backbone and what a model of a toolbox has around it."""
-
-    def __init__(self, method='adaroute', **options):
-        super().__init__()
-        self.data_preprocessor = ImgDataPreprocessor(mean=[127.] * 3, std=[60.] * 3)
-        self.backbone = build(method, 'swin', **options)
-        self.eval()
-
-    def extract_feat(self, inputs):
-        return self.backbone(inputs)
 
 
 class Data:
@@ -67,18 +54,10 @@ class Data:
         return dict(img_path=f'folder/{number}.png')
 
 
-def set_gates(model, logits):
-    """Let every router give the same gates for every image; ``logits`` gives those of M experts."""
-    for adapter in routed_adapters(model):
-        nn.init.zeros_(adapter.router.gates.weight)
-        with torch.no_grad():
-            adapter.router.gates.bias.copy_(torch.tensor(logits(adapter.num_experts)).repeat(len(adapter.groups)))
-
-
 def build_dependent(**options):
     """A model whose gates depend on the image."""
     model = Net(**options)
-    for number, adapter in enumerate(routed_adapters(model)):
+    for number, adapter in enumerate(find_routed_adapters(model)):
         perturb(adapter.router, seed=number)
         adapter.router.gates.weight.data *= 3
     return model
@@ -91,7 +70,7 @@ def measure(model, folder, data=None, batch_size=4, **options):
 
 
 def list_groups(run):
-    return [(adapter, group, found) for adapter, groups in zip(run.adapters, run.totals.gates.statistics())
+    return [(adapter, group, found) for adapter, groups in zip(run.adapters, run.totals.gates.compute_statistics())
             for group, found in groups.items()]
 
 
@@ -113,11 +92,11 @@ def test_gates_set_by_hand(tmp_path):
         assert found.usage == pytest.approx(p, rel=1e-5) and found.mean_gate == pytest.approx(p, rel=1e-5)
         for value in (found.entropy_of_mean, found.mean_entropy):
             assert value == pytest.approx(-(p * np.log(p)).sum(), rel=1e-5)
-        assert found.normalized(found.mean_entropy) == pytest.approx(-(p * np.log(p)).sum() / math.log(len(p)), rel=1e-5)
+        assert found.normalize(found.mean_entropy) == pytest.approx(-(p * np.log(p)).sum() / math.log(len(p)), rel=1e-5)
         assert found.dependence == pytest.approx(0, abs=1e-12) and found.std == pytest.approx(0, abs=1e-7)
         assert found.largest.tolist() == (p == p.max()).tolist()
-        assert found.dead == ([4] if len(p) == 4 else []) and found.fixed
-    dead, fixed = warnings_of(run.adapters, run.totals.gates.statistics())
+        assert found.dead_experts == ([4] if len(p) == 4 else []) and found.is_constant
+    dead, fixed = list_warnings(run.adapters, run.totals.gates.compute_statistics())
     assert 'no image: 40 (stage3/block01/after_token_mixer/down/expert4,' in dead
     assert 'in every adapter that shares them: 5 (stage3/down/expert4, stage3/up/expert4,' in dead
     assert '100 of 100 groups' in fixed
@@ -142,10 +121,10 @@ def test_the_input_decides_or_does_not(gates, dependence, variation, largest):
     adapters = [SimpleNamespace(name='stage1/block01/x', center='stage1', groups=('down', ), num_experts=2)]
     sums = GateSums(adapters)
     sums.add({0: torch.tensor([gates])})
-    found = sums.statistics()[0]['down']
+    found = sums.compute_statistics()[0]['down']
     assert found.dependence == pytest.approx(dependence, abs=1e-12) and found.variation == pytest.approx(variation, abs=1e-6)
-    assert found.largest.tolist() == largest and found.fixed == (variation == 0) and found.dead == []
-    assert not dead_everywhere(adapters, sums.statistics())
+    assert found.largest.tolist() == largest and found.is_constant == (variation == 0) and found.dead_experts == []
+    assert not find_dead_everywhere(adapters, sums.compute_statistics())
 
 
 def test_sums_of_several_processes_add_up():
@@ -156,9 +135,9 @@ def test_sums_of_several_processes_add_up():
     for sums, parts in ((whole, batch), (first, batch[:1]), (second, batch[1:])):
         for gates in parts:
             sums.add(gates)
-    none.set_flat(first.flat('cpu') + second.flat('cpu') + none.flat('cpu'))
+    none.load_flat(first.flatten('cpu') + second.flatten('cpu') + none.flatten('cpu'))
     assert none.images == whole.images == 8
-    for ours, expected in zip(none.statistics(), whole.statistics()):
+    for ours, expected in zip(none.compute_statistics(), whole.compute_statistics()):
         assert all(ours[group].as_dict() == expected[group].as_dict() for group in ('down', 'up'))
 
 
@@ -170,13 +149,13 @@ def test_sums_equal_a_direct_computation(method, batch_size, tmp_path):
     run = measure(model, tmp_path, batch_size=batch_size)
     assert not any(adapter.router._forward_hooks for adapter in run.adapters)
     gates = {number: [] for number in range(len(run.adapters))}
-    handles = attach(run.adapters, lambda number, values: gates[number].append(values[:, 0].double().numpy()))
+    handles = attach_readers(run.adapters, lambda number, values: gates[number].append(values[:, 0].double().numpy()))
     with torch.no_grad():
         for number in range(IMAGES):
             model.extract_feat(model.data_preprocessor(dict(inputs=[data[number]['inputs']]))['inputs'])
     for handle in handles:
         handle.remove()
-    result, statistics = build_result(run), run.totals.gates.statistics()
+    result, statistics = build_result(run), run.totals.gates.compute_statistics()
     close = dict(rel=1e-4, abs=1e-6)  # a batch of another size rounds otherwise in float32
     for number, adapter in enumerate(run.adapters):
         for column, group in enumerate(adapter.groups):
@@ -188,7 +167,7 @@ def test_sums_equal_a_direct_computation(method, batch_size, tmp_path):
             assert found.mean_entropy == pytest.approx(-(p * np.log(p)).sum(1).mean(), **close)
             assert found.entropy_of_mean == pytest.approx(-(p.mean(0) * np.log(p.mean(0))).sum(), **close)
             assert found.variation == pytest.approx(math.sqrt(x.var(0).sum() / (x.mean(0)**2).sum()), **close)
-            assert found.fixed == (found.variation < 0.01)
+            assert found.is_constant == (found.variation < 0.01)
             for expert, entries in enumerate(result['adapters'][number]['groups'][group]['top_images']):
                 assert [gate for _, gate in entries] == pytest.approx(np.sort(x[:, expert])[::-1][:8], **close)
                 assert [x[image, expert] for image, _ in entries] == pytest.approx([gate for _, gate in entries], **close)
@@ -297,7 +276,7 @@ def test_sentences(tmp_path):
 
 def test_copies_and_pickles_of_a_model_that_is_looked_at_read_nothing():
     model, seen = Net(), []
-    handles = attach(routed_adapters(model), lambda number, gates: seen.append(number))
+    handles = attach_readers(find_routed_adapters(model), lambda number, gates: seen.append(number))
     for other in (copy.deepcopy(model.backbone), pickle.loads(pickle.dumps(model.backbone))):
         other(torch.zeros(1, 3, 64, 64))
     assert not seen

@@ -3,12 +3,13 @@ import copy
 
 import pytest
 from mmengine.registry import MODELS, init_default_scope
+from torch import nn
 
 from helpers.cases import BACKBONES, METHODS, build
 from helpers.runs import build as build_runner
 from helpers.runs import config as run_config
 from helpers.tasks import TASKS
-from mmparax.checks.model import check_class_counts, check_features
+from mmparax.checks.model import check_class_counts, check_features, check_sync_norms
 
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=METHODS['frozen'][0], allow_random_base=True, **BACKBONES['swin'][1])
 VECTORS = {
@@ -148,3 +149,9 @@ def test_every_kind_of_run_is_stopped_at_its_start(start, fault, message, tmp_pa
     with pytest.raises(ValueError, match=message):
         getattr(runner, start)()
     assert not list(tmp_path.glob('*.pth'))
+
+
+def test_synchronised_norms_need_gpus():
+    check_sync_norms(nn.Sequential(nn.BatchNorm2d(2)))
+    with pytest.raises(ValueError, match="1 is a synchronised batch norm, which needs GPUs.*dict.type='BN'"):
+        check_sync_norms(nn.Sequential(nn.Conv2d(1, 2, 1), nn.SyncBatchNorm(2)))

@@ -1,4 +1,4 @@
-"""Moving averages of what trains: equal to mmengine's, through validation, save and resume."""
+"""Moving averages of the trainable parameters: equal to mmengine's, through validation, save and resume."""
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -43,17 +43,17 @@ def averaged(tmp_path_factory):
     return folder, train(folder, hooks=[OURS])
 
 
-def test_only_what_trains_is_averaged(averaged):
+def test_only_trainable_parameters_are_averaged(averaged):
     folder, runner = averaged
-    trained = {name for name, parameter in runner.model.named_parameters() if parameter.requires_grad}
+    trainable = {name for name, parameter in runner.model.named_parameters() if parameter.requires_grad}
     content = saved(folder)
-    assert {name[7:] for name in content['ema_state_dict'] if name != 'steps'} == trained
+    assert {name[7:] for name in content['ema_state_dict'] if name != 'steps'} == trainable
     averages = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).averages
     raw = dict(runner.model.named_parameters())
-    for name in trained:
+    for name in trainable:
         assert torch.equal(content['state_dict'][name], averages[name])
         assert torch.equal(content['ema_state_dict'][f'module.{name}'], raw[name])
-    assert any(not torch.equal(averages[name], raw[name]) for name in trained)
+    assert any(not torch.equal(averages[name], raw[name]) for name in trainable)
 
 
 def test_the_average_is_the_formula(tmp_path):

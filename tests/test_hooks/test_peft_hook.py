@@ -1,4 +1,4 @@
-"""What the log says at the start of a run, and which runs are stopped."""
+"""What the log says at the start of a run, and which runs PEFTHook stops."""
 import re
 
 import pytest
@@ -11,7 +11,8 @@ import mmparax
 from helpers.cases import build as build_backbone
 from helpers.runs import build, config, same, saved, train
 from mmparax.backbones.parameters import count_parameters
-from mmparax.checks import run as run_checks
+from mmparax.errors import ParameterError
+from mmparax.hooks import PEFTHook
 
 
 @HOOKS.register_module(force=True)
@@ -66,7 +67,7 @@ def test_table_has_every_part_with_its_share(method, run):
         assert int(row.group(1).replace(',', '')) == number > 0
         assert abs(float(row.group(2)) - 100 * number / total) < 0.006
     assert sum(rows[2] for rows in count.rows()) == total == count.total
-    assert f'First step: all {sum(p.requires_grad for p in model.parameters())} parameters that train' in text
+    assert f'First step: all {sum(p.requires_grad for p in model.parameters())} trainable parameters' in text
     assert ('unchanged, byte by byte' in text) == (method is not None)
     assert (str(mmparax.fingerprint(model)) in text) == (method is not None)
 
@@ -75,7 +76,8 @@ SCHEDULES = {  # base batch, enabled, accumulation -> parts of the log
     'no-recipe': (None, False, 1, ['Effective batch size 2 = 1 process(es) x 2 images x 1 accumulated step(s). Learning rate '
                                    'after warm-up: 0.01.'], []),
     'fits': (8, False, 4, ['batch size 8 =', 'the recipe is for 8, the learning rate was not scaled'], ['Note']),
-    'other-batch': (16, False, 1, ['Note: the effective batch size is 2, the learning rate is for 16: use --auto-scale-lr'], []),
+    'other-batch': (16, False, 1, [
+        'Note: the effective batch size is 2, the learning rate is for 16: use auto_scale_lr.enable=True'], []),
     'scaled': (8, True, 1, ['the learning rate was scaled. Learning rate after warm-up: 0.0025.'], ['Note']),
     'scaled-accumulated': (8, True, 2, ['Note: auto_scale_lr counts 2 images and not the 2 accumulated'], []),
 }
@@ -107,6 +109,24 @@ def test_evaluation_with_augmentation_is_checked_as_well(tmp_path):
         build(cfg, load_from=(tmp_path / 'last_checkpoint').read_text()).load_or_resume()
 
 
+def test_an_option_is_refused():
+    with pytest.raises(ParameterError, match="save='all' is not allowed: .* set by default_hooks.checkpoint.save") as refused:
+        PEFTHook(save='all')
+    assert refused.value.parameter == 'save' and '. ' not in str(refused.value)
+    with pytest.raises(ValueError, match="PEFTHook has no option 'other'"):
+        PEFTHook(other=1)
+
+
+def test_it_runs_first_and_leaves_the_list_of_hooks_alone(tmp_path):
+    """Hooks of moving averages copy from a checkpoint after it was judged."""
+    for averages in (dict(type='mmparax.EMAHook', momentum=0.3, priority='VERY_HIGH'), dict(type='EMAHook', momentum=0.3)):
+        runner = build(config(tmp_path, hooks=[averages], val=False, iterations=1))
+        hooks = list(runner.hooks)
+        assert isinstance(hooks[0], PEFTHook)
+        runner.train()
+        assert runner.hooks == hooks
+
+
 def test_a_stock_checkpoint_hook_is_named(run):
     _, text = run(cfg={'default_hooks.checkpoint.type': 'CheckpointHook'})
     assert "type='mmparax.CheckpointHook' in default_hooks.checkpoint" in text
@@ -127,7 +147,7 @@ def test_what_trains_is_in_the_optimizer(run):
     def add(runner):
         runner.model.decode_head.late = nn.Parameter(torch.ones(3))
 
-    with pytest.raises(RuntimeError, match='decode_head.late trains, but is not in the optimizer exactly once, nor are 0 more'):
+    with pytest.raises(RuntimeError, match='decode_head.late is trainable, but is not in the optimizer exactly once, nor'):
         run(hooks=[acting('before_run', add)])
 
 
@@ -137,31 +157,6 @@ def test_a_gradient_that_is_not_finite_is_named(run):
 
     with pytest.raises(RuntimeError, match='first gradient of decode_head.conv_seg.weight is not finite'):
         run(hooks=[acting('before_train', break_it)])
-
-
-@pytest.mark.parametrize('fused', [False, True])
-def test_the_first_step_that_the_loss_scaler_accepts_is_judged(fused):
-    """A rejected step is no finding: the scale is halved and training goes on."""
-    model = nn.Linear(2, 1)
-    optimizer, found = torch.optim.AdamW(model.parameters(), fused=fused), []
-    run_checks.watch_first_step(optimizer, model, found.append)
-    scaler, rejected = torch.amp.GradScaler('cpu', init_scale=2.**127), 0
-    while not found and rejected < 60:
-        optimizer.zero_grad()
-        scaler.scale(model(torch.full((1, 2), 100.)).sum()).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        rejected += not found
-    assert rejected and found[0].bad == found[0].none == [] and found[0].count == 2
-
-
-def test_exact_zeros_are_counted_not_refused():
-    model = nn.Linear(2, 2)
-    (model(torch.ones(1, 2)) * torch.tensor([0., 1.])).sum().backward()
-    model.bias.grad.zero_()
-    found = run_checks.gradients(model.named_parameters())
-    assert found.zero == ['bias'] and found.count == 2
-    run_checks.check_gradients(found)
 
 
 def first_frozen(runner):
@@ -214,60 +209,6 @@ def test_synchronised_norms_need_gpus(run):
 
     with pytest.raises(ValueError, match='decode_head.sync is a synchronised batch norm'):
         run(hooks=[acting('before_run', add)])
-    run_checks.check_sync_norms(nn.Sequential(nn.BatchNorm2d(2)))
-    with pytest.raises(ValueError, match="1 is a synchronised batch norm, which needs GPUs.*dict.type='BN'"):
-        run_checks.check_sync_norms(nn.Sequential(nn.Conv2d(1, 2, 1), nn.SyncBatchNorm(2)))
-
-
-class Segmentor(nn.Module):
-
-    def __init__(self, adapter, classes=3):
-        super().__init__()
-        self.backbone = build_backbone(adapter)
-        self.head = nn.Conv2d(64, classes, 1)
-
-
-def checkpoint_of(model, **changes):
-    from mmparax.checkpoint.fingerprint import describe
-    return dict(state_dict=model.state_dict(), meta=dict(epoch=0, iter=3, mmparax=describe(model)), optimizer={},
-                message_hub={}, **changes)
-
-
-def test_a_resume_file_must_be_complete():
-    whole = checkpoint_of(Segmentor('frozen'))
-    run_checks.check_resumable(whole, 'iter_3.pth')
-    for name in ('optimizer', 'message_hub', 'meta'):
-        with pytest.raises(ValueError, match=f"'best.pth' is not a file to resume from: it has no {name}.*load_from"):
-            run_checks.check_resumable({key: value for key, value in whole.items() if key != name}, 'best.pth')
-
-
-def test_the_origin_of_a_checkpoint_is_judged():
-    model = Segmentor('adaroute')
-    good = checkpoint_of(model)
-    for training in (True, False):
-        run_checks.check_origin(model, good, 'a.pth', training)
-    other_head = checkpoint_of(Segmentor('adaroute', classes=5))
-    run_checks.check_origin(model, other_head, 'a.pth', True)  # fine-tuning to other classes
-    for checkpoint, message in (
-            (other_head, r'does not fit the head of Segmentor: 2 \(head.weight \(5, .*\) of another shape'),
-            (checkpoint_of(Segmentor('frozen')), 'trained with the adapter Frozen, but backbone has AdaRoute'),
-            (checkpoint_of(Segmentor(None)), r'trained with the adapter None \(full fine-tuning\), but'),
-            (checkpoint_of(Segmentor('adaroute-sigmoid')),
-             "other options of AdaRoute: router_activation='sigmoid' instead of 'softmax'"),
-            (dict(model={}), 'looks like the file of a pre-trained base. Give a checkpoint of a training run'),
-            (dict(state_dict={f'backbone.{name}': value for name, value in Segmentor('frozen').backbone.state_dict().items()
-                              if not name.startswith('norm')}), 'looks like the file of a pre-trained base')):
-        with pytest.raises(ValueError, match=message):
-            run_checks.check_origin(model, checkpoint, 'a.pth', False)
-
-
-def test_another_base_is_told_by_its_fingerprint():
-    model = Segmentor('frozen')
-    other = checkpoint_of(Segmentor('frozen'))
-    run_checks.check_origin(model, other, 'a.pth', True)  # a random base of one's own is no claim
-    model.backbone.base_source = 'file'
-    with pytest.raises(ValueError, match="'a.pth' was trained on another base: its fingerprint is .*Set model.backbone.base"):
-        run_checks.check_origin(model, other, 'a.pth', True)
 
 
 def test_a_model_without_our_backbone_is_an_error():

@@ -12,7 +12,6 @@ import pytest
 import torch
 from mmengine.hooks import CheckpointHook as StockHook
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
@@ -20,11 +19,9 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 import mmparax
 from helpers import runs
 from helpers.runs import build, config, in_child, same, saved, train
-from mmparax.checks import run as run_checks
-from mmparax.datasets.order import placed_sampler, resumable
-from mmparax.errors import InputError
-from mmparax.hooks.checkpoint_hook import STATE, check_groups, prepare_optimizer_state
-from mmparax.utils import storage
+from mmparax.datasets.order import get_sampler, make_resumable
+from mmparax.hooks.checkpoint_hook import STATE, prepare_optimizer_state
+from mmparax.utils import locks, storage
 from mmparax.weights.reader import read_file
 
 EMA = dict(type='mmparax.EMAHook', momentum=0.3)
@@ -95,7 +92,7 @@ def test_an_interrupt_amid_accumulated_steps_loses_no_gradient(accumulate, in_on
     options = dict(accumulate=accumulate, iterations=8, val=False)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, hooks=[dict(type='Stop', _scope_='mmengine')], **options)
-    storage.unlock_folder(tmp_path)
+    locks.unlock_folder(tmp_path)
     assert bool(saved(tmp_path)[STATE][0]['gradients']) == (accumulate > 1)
     train(tmp_path, resume=True, **options)
     assert_equal_runs(in_one_go(options), tmp_path)
@@ -139,13 +136,13 @@ def test_a_sampler_without_epochs_draws_anew_in_every_pass(kind):
     """torch's own samplers, in passes of an iteration-based run and in epochs that a resumed run continues."""
     sampler = SubsetRandomSampler(np.arange(4)) if kind == 'numpy' else None
     make = partial(DataLoader, Draws(), batch_size=None, shuffle=kind == 'shuffled', sampler=sampler)
-    loader = resumable(make(batch_size=2, collate_fn=list), seed=1, rank=0)
+    loader = make_resumable(make(batch_size=2, collate_fn=list), seed=1, rank=0)
     passes = [[draw for batch in loader for _, draw, _ in batch] for _ in range(3)]
     assert len(set(sum(passes, []))) == 12
-    loaders = [resumable(make(batch_size=2, collate_fn=list), seed=1, rank=0) for _ in range(2)]
+    loaders = [make_resumable(make(batch_size=2, collate_fn=list), seed=1, rank=0) for _ in range(2)]
     epochs = []
     for loader, epoch in ((loaders[0], 0), (loaders[0], 1), (loaders[1], 1)):
-        placed_sampler(loader).run_epoch = epoch
+        get_sampler(loader).run_epoch = epoch
         epochs.append([draw for batch in loader for _, draw, _ in batch])
     assert epochs[1] == epochs[2] and set(epochs[0]).isdisjoint(epochs[1])
 
@@ -153,11 +150,11 @@ def test_a_sampler_without_epochs_draws_anew_in_every_pass(kind):
 def test_hooks_that_change_the_data_set_reach_it():
     """mmdet switches pipelines so."""
     data = Draws()
-    loader = resumable(DataLoader(data, batch_size=2, collate_fn=list), seed=0, rank=0)
+    loader = make_resumable(DataLoader(data, batch_size=2, collate_fn=list), seed=0, rank=0)
     loader.dataset.pipeline = 'second'
     assert data.pipeline == 'second' and {pipeline for batch in loader for *_, pipeline in batch} == {'second'}
-    placed_sampler(loader).data_source = None
-    assert placed_sampler(loader).wrapped.data_source is None
+    get_sampler(loader).data_source = None
+    assert get_sampler(loader).wrapped.data_source is None
 
 
 def test_a_save_that_could_not_be_read_back_stops_at_once(tmp_path):
@@ -168,22 +165,7 @@ def test_a_save_that_could_not_be_read_back_stops_at_once(tmp_path):
     runner.register_hook(type('Spoil', (Hook, ), dict(before_train=lambda self, runner: spoil(runner)))())
     with pytest.raises(ValueError, match="iter_3.pth' was not loaded: .*Stop"):
         runner.train()
-    storage.unlock_folder(tmp_path)
-
-
-def test_several_optimizers_are_each_watched():
-    """An OptimWrapperDict, as models with a step of their own use it."""
-    model = torch.nn.ModuleDict(dict(a=torch.nn.Linear(1, 1), b=torch.nn.Linear(1, 1)))
-    wrappers = OptimWrapperDict(**{name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=1.), accumulative_counts=2)
-                                   for name, part in model.items()})
-    found = []
-    for wrapper in run_checks.single_wrappers(wrappers):
-        run_checks.watch_first_step(wrapper.optimizer, model, found.append)
-    assert run_checks.schedule_of({}, 2, wrappers).text().startswith('Effective batch size 4')
-    wrappers['a'].update_params(model['a'](torch.ones(1, 1)).sum())
-    assert not found and [part._inner_count for part in run_checks.single_wrappers(wrappers)] == [1, 0]
-    wrappers['a'].update_params(model['a'](torch.ones(1, 1)).sum())
-    assert [part.count for part in found] == [2] and not found[0].none  # the other optimizer's have none yet
+    locks.unlock_folder(tmp_path)
 
 
 def test_checkpoints_amid_an_epoch_are_warned_of(tmp_path, caplog):
@@ -283,23 +265,23 @@ def test_a_full_disk_is_one_sentence_and_the_previous_checkpoint_stays(in_one_go
 
 def test_two_runs_do_not_share_a_work_dir(tmp_path):
     def second():
-        storage._held.clear()  # what a process that was not forked from this one knows
+        locks._held.clear()  # what a process that was not forked from this one knows
         with pytest.raises(OSError, match=rf"work_dir='.*' is in use by another run \(process {os.getppid()} on .*--work-dir"):
-            storage.lock_folder(tmp_path)
+            locks.lock_folder(tmp_path)
 
-    storage.lock_folder(tmp_path)
-    storage.lock_folder(tmp_path)  # one's own is no obstacle
+    locks.lock_folder(tmp_path)
+    locks.lock_folder(tmp_path)  # one's own is no obstacle
     assert in_child(second) == 0
-    storage.unlock_folder(tmp_path)
-    assert in_child(lambda: storage.lock_folder(tmp_path)) == 0
-    storage.lock_folder(tmp_path)  # free again since the other one ended
-    storage.unlock_folder(tmp_path)
+    locks.unlock_folder(tmp_path)
+    assert in_child(lambda: locks.lock_folder(tmp_path)) == 0
+    locks.lock_folder(tmp_path)  # free again since the other one ended
+    locks.unlock_folder(tmp_path)
 
 
 def test_a_work_dir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(OSError, match="work_dir='.*file/run' cannot be written to.*--work-dir"):
-        storage.lock_folder(tmp_path / 'file' / 'run')
+        locks.lock_folder(tmp_path / 'file' / 'run')
 
 
 def test_other_numbers_of_processes_and_stock_files_go_on_with_a_warning(tmp_path, caplog):
@@ -326,24 +308,6 @@ def test_the_counts_of_steps_stay_where_the_optimizer_reads_them():
         prepare_optimizer_state(state['model'])
     assert of_one[0]['step'].device.type == 'cpu' and of_one[0]['exp_avg'].device.type == 'cuda'
     assert of_other[0] == dict(step=7, momentum_buffer=None)
-
-
-def test_an_optimizer_with_other_groups_is_refused_in_a_sentence(tmp_path):
-    """As mmengine's own constructor makes them: a group for each tensor."""
-    runner = train(tmp_path, iterations=3)
-    content = saved(tmp_path)
-    groups = content['optimizer']['param_groups']
-    content['optimizer']['param_groups'] = [dict(groups[0], params=[number]) for number in groups[0]['params']]
-    torch.save(content, tmp_path / 'other.pth')
-    count = len(groups[0]['params'])
-    storage.unlock_folder(tmp_path)
-    with pytest.raises(InputError, match=rf'optimizer has {count} tensors in {count} group.s., that of this run {count} in 1'):
-        train(tmp_path, resume=True, load_from=str(tmp_path / 'other.pth'))
-    check_groups(runner.optim_wrapper, content['optimizer'] | dict(param_groups=groups))
-    both = OptimWrapperDict(a=runner.optim_wrapper, b=runner.optim_wrapper)
-    check_groups(both, both.state_dict())
-    with pytest.raises(InputError, match='cannot be resumed'):
-        check_groups(both, dict(a=runner.optim_wrapper.state_dict(), b=content['optimizer']))
 
 
 def test_a_loss_scale_begins_anew_where_there_was_none():

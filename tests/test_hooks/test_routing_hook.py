@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_routing_tool import Net, set_gates
 
+from helpers.routing import Net, set_gates
 from helpers.runs import build, config, train
 from mmparax.errors import InputError
 from mmparax.hooks import RoutingHook
@@ -25,13 +25,13 @@ def scalars(work_dir):
 @pytest.fixture
 def counted(monkeypatch):
     """Number of images of each record of a hook."""
-    images, original = [], RoutingHook._scalars
+    images, original = [], RoutingHook._make_scalars
 
-    def noted(self, statistics):
+    def count_images(self, statistics):
         images.append(self._sums.images)
         return original(self, statistics)
 
-    monkeypatch.setattr(RoutingHook, '_scalars', noted)
+    monkeypatch.setattr(RoutingHook, '_make_scalars', count_images)
     return images
 
 

@@ -16,7 +16,8 @@ from helpers.runs import SHALLOW, build, config, same, saved
 from mmparax.backbones.adapted import BASE
 from mmparax.backbones.parameters import count_parameters
 from mmparax.checkpoint.contents import drop_frozen, trim_histories
-from mmparax.hooks import PEFTHook
+from mmparax.errors import ParameterError
+from mmparax.hooks import CheckpointHook
 
 OURS, THEIRS = dict(type='mmparax.EMAHook', momentum=0.3), dict(type='EMAHook', momentum=0.3)
 
@@ -30,9 +31,9 @@ def bases(tmp_path_factory):
     return folder
 
 
-def run(folder, base, resume=False, save='trained', lines=None, **options):
+def run(folder, base, resume=False, save='trainable', lines=None, **options):
     cfg = config(folder, base_checkpoint=str(base), **options)
-    cfg.custom_hooks[0].save = save
+    cfg.default_hooks.checkpoint.save = save
     runner = build(cfg, resume)
     if lines is not None:
         runner.logger.info = lambda text, *args: lines.append(text % args if args else str(text))
@@ -41,7 +42,7 @@ def run(folder, base, resume=False, save='trained', lines=None, **options):
 
 
 def base_of(model):
-    return {f'backbone.{name}' for name, role in model.backbone._roles.items() if role == BASE}
+    return {f'backbone.{name}' for name, role in model.backbone.parameter_roles().items() if role == BASE}
 
 
 @pytest.mark.parametrize('method', ['adaroute', 'bitfit', 'vpt', 'frozen'])
@@ -52,8 +53,8 @@ def test_what_is_in_it(method, bases, tmp_path):
     assert set(content['state_dict']) == set(state) - frozen and set(state) > frozen
     buffers = [name for name in content['state_dict'] if 'running_' in name or 'num_batches' in name]
     assert len(buffers) == 6 and all(name.startswith('decode_head') for name in buffers)
-    trains = {name for name, parameter in runner.model.named_parameters() if parameter.requires_grad}
-    assert trains <= set(content['state_dict']) and {name[7:] for name in content['ema_state_dict']} - {''} == trains
+    trainable = {name for name, parameter in runner.model.named_parameters() if parameter.requires_grad}
+    assert trainable <= set(content['state_dict']) and {name[7:] for name in content['ema_state_dict']} - {''} == trainable
     assert len(state) == len(runner.model.state_dict())  # the model itself gives all, as it always does
 
 
@@ -212,6 +213,6 @@ def test_swin_b_with_upernet_is_adapters_and_head():
 
 
 def test_a_wrong_option_is_named():
-    assert PEFTHook().save == 'trained'
-    with pytest.raises(ValueError, match="save='some' is not allowed: choose one of 'trained', 'all'"):
-        PEFTHook(save='some')
+    assert CheckpointHook().save == 'trainable'
+    with pytest.raises(ParameterError, match="save='some' is not allowed: choose one of 'trainable', 'all'"):
+        CheckpointHook(save='some')

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.doctor import Doctor, verdict
+from mmparax.doctor import Doctor, summarize
 
 ROOT = Path(__file__).parents[2]
 CONFIG = next((ROOT / 'configs' / 'quickstart').glob('upernet_swin-mini_adaroute*'))
@@ -26,12 +26,12 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def examine(folder, monkeypatch):
 
-    def examine(changes, world=1):
+    def examine(changes, num_processes=1):
         monkeypatch.chdir(folder)
         cfg = Config.fromfile(CONFIG)
         cfg.merge_from_dict(changes)
-        findings = Doctor(cfg, world=world).examine()
-        return {finding.check: (finding.status, finding.text) for finding in findings}, *verdict(findings)
+        findings = Doctor(cfg, num_processes=num_processes).examine()
+        return {finding.check: (finding.status, finding.text) for finding in findings}, *summarize(findings)
 
     return examine
 
@@ -118,5 +118,5 @@ def test_full_fine_tuning_and_a_frozen_base_are_ready(folder, monkeypatch):
         cfg = Config.fromfile(CONFIG)
         cfg.model.backbone.adapter = adapter
         findings = Doctor(cfg).examine()
-        ready, sentence = verdict(findings)
+        ready, sentence = summarize(findings)
         assert ready, findings

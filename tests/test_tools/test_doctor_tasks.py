@@ -5,9 +5,9 @@ from mmengine.registry import MODELS, init_default_scope
 
 from helpers.cases import FEW_BLOCKS, TINY_SWIN
 from helpers.tasks import config
-from mmparax.checks.random_batch import random_batch
+from mmparax.checks.random_batch import make_random_batch
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.doctor import Doctor, verdict
+from mmparax.doctor import Doctor, summarize
 
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,
             **{**TINY_SWIN, **FEW_BLOCKS['swin']})
@@ -23,7 +23,7 @@ def scenes(tmp_path_factory):
 
 def examine(cfg, batch_size=2):
     findings = Doctor(cfg, batch_size).examine()
-    return {finding.check: (finding.status, finding.text) for finding in findings}, *verdict(findings)
+    return {finding.check: (finding.status, finding.text) for finding in findings}, *summarize(findings)
 
 
 def run(task, scenes, tmp_path, **options):
@@ -54,7 +54,7 @@ def test_random_labels_are_those_of_the_heads(tmp_path):
                          'panoptic': ['gt_instances', 'gt_sem_seg']}.items():
         cfg = run(task, tmp_path, tmp_path)
         init_default_scope(cfg.default_scope)
-        batch = random_batch(MODELS.build(cfg.model), 3)
+        batch = make_random_batch(MODELS.build(cfg.model), 3)
         assert len(batch['inputs']) == len(batch['data_samples']) == 3
         for sample, image in zip(batch['data_samples'], batch['inputs']):
             assert sorted(sample.keys()) == fields and sample.img_shape == image.shape[1:]

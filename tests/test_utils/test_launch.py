@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 
 from helpers.processes import fork, run
 from mmparax.config.files import load_config
@@ -102,16 +103,18 @@ def test_evaluation_in_mixed_precision_needs_a_gpu(monkeypatch):
     assert len(lines) == 1
 
 
-def test_bf16_needs_no_loss_scale():
-    """A disabled scaler passes loss, step and state through."""
-    scaler = torch.amp.GradScaler('cpu', enabled=False)
+def test_bf16_runs_without_a_loss_scale(monkeypatch):
+    """With what ``bf16`` sets, mmengine's wrapper takes the step of the loss as it is."""
+    monkeypatch.setattr('mmparax.utils.launch.get_device', lambda: 'cuda')
+    monkeypatch.setattr('mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available', lambda: True)
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1.))))
+    use_amp(cfg, 'bf16')
     model = torch.nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.)
-    scaler.scale(model(torch.ones(1, 1)).sum()).backward()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     before = model.bias.item()
-    scaler.step(optimizer)
-    scaler.update()
-    assert model.bias.item() == before - 1 and scaler.state_dict() == {}
+    wrapper.update_params(model(torch.ones(1, 1)).sum())
+    assert model.bias.item() == before - 1
+    assert wrapper.cast_dtype is torch.bfloat16 and not wrapper.loss_scaler.is_enabled()
 
 
 def test_freed_memory_is_kept_on_a_cpu_alone(monkeypatch):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mmparax.analysis.measuring import SAVE_SECONDS, write_arrays
 from mmparax.checks.data import check_datasets
-from mmparax.checks.routing import GateSums, RoutedAdapter, attach, routed_adapters, shares
+from mmparax.checks.routing import GateSums, RoutedAdapter, attach_readers, find_routed_adapters, normalize_gates
 from mmparax.errors import InputError, ParameterError
 from mmparax.inference.predictions import load_model
 
@@ -69,7 +69,7 @@ class RoutingTotals:
         self.class_images += has_class.sum(0)
         for shape, numbers in self.gates.shapes.items():
             x = torch.stack([gates[number] for number in numbers]).double()
-            self.class_sums[shape] += torch.einsum('bc,agbm->cagm', has_class, shares(x))
+            self.class_sums[shape] += torch.einsum('bc,agbm->cagm', has_class, normalize_gates(x))
             values = torch.cat([self.best[shape], x.transpose(2, 3)], -1)
             numbered = torch.tensor(images).expand(*x.shape[:2], x.shape[3], -1)
             order = torch.argsort(values, dim=-1, descending=True, stable=True)[..., :self.top]
@@ -78,7 +78,7 @@ class RoutingTotals:
 
     def to_arrays(self) -> Dict[str, np.ndarray]:
         """Return all of it as arrays, for a file."""
-        arrays = dict(gates=self.gates.flat('cpu').numpy(), class_images=self.class_images.numpy())
+        arrays = dict(gates=self.gates.flatten('cpu').numpy(), class_images=self.class_images.numpy())
         for kind in ('class_sums', 'best', 'best_images'):
             for (groups, experts), values in getattr(self, kind).items():
                 arrays[f'{kind}/{groups}/{experts}'] = values.numpy()
@@ -86,7 +86,7 @@ class RoutingTotals:
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take the arrays of :meth:`to_arrays`."""
-        self.gates.set_flat(torch.from_numpy(arrays['gates']))
+        self.gates.load_flat(torch.from_numpy(arrays['gates']))
         self.class_images = torch.from_numpy(arrays['class_images'])
         for kind in ('class_sums', 'best', 'best_images'):
             for shape in self.gates.shapes:
@@ -224,7 +224,7 @@ class RoutingMeasurement:
     def __init__(self, model: nn.Module, dataset: Any, folder: Path, key: Mapping[str, Any],
                  num_images: Optional[int] = None):
         self.model, self.dataset, self.folder = model, dataset, Path(folder)
-        self.adapters = routed_adapters(model)
+        self.adapters = find_routed_adapters(model)
         names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or getattr(model, 'dataset_meta', {}).get('classes')
         self.classes = [str(name) for name in names or ()]
         self.images = spread_indices(len(dataset), num_images)
@@ -268,7 +268,7 @@ class RoutingMeasurement:
             InputError: if gates are not finite.
         """
         seen: Dict[int, Tensor] = {}
-        handles = attach(self.adapters, seen.__setitem__)
+        handles = attach_readers(self.adapters, seen.__setitem__)
         try:
             with tqdm(total=len(self.images), initial=self.num_seen, desc='routing', unit='image') as bar:
                 saved = time.monotonic()

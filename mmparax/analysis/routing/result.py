@@ -12,11 +12,11 @@ from mmparax.checks.routing import (
     DEAD_SHARE,
     FIXED_VARIATION,
     Statistics,
-    dead_everywhere,
-    dead_experts,
-    fixed_gates,
-    groups_with_a_choice,
-    warnings_of,
+    count_groups_with_choice,
+    find_constant_gates,
+    find_dead_everywhere,
+    find_dead_experts,
+    list_warnings,
 )
 from mmparax.utils.tables import as_text
 
@@ -30,7 +30,7 @@ def build_result(run: RoutingMeasurement, classes: Sequence[str] = ()) -> Dict[s
         run: a finished measurement.
         classes: classes for which the differences are given adapter by adapter, too.
     """
-    statistics, tops = run.totals.gates.statistics(), _list_top_images(run)
+    statistics, tops = run.totals.gates.compute_statistics(), _list_top_images(run)
     adapters = [dict({name: getattr(adapter, name) for name in ADAPTER_FIELDS},
                      groups={group: dict(found.as_dict(), top_images=top[group]) for group, found in groups.items()})
                 for adapter, groups, top in zip(run.adapters, statistics, tops)]
@@ -39,7 +39,7 @@ def build_result(run: RoutingMeasurement, classes: Sequence[str] = ()) -> Dict[s
         images=run.num_seen, images_in_data=len(run.dataset),
         thresholds=dict(dead_expert=f'usage below {DEAD_SHARE:g}/M and the largest gate of no image',
                         input_independent=f'variation below {FIXED_VARIATION:g}'),
-        summary=_summarize(run, statistics), warnings=warnings_of(run.adapters, statistics), adapters=adapters,
+        summary=_summarize(run, statistics), warnings=list_warnings(run.adapters, statistics), adapters=adapters,
         image_paths={str(image): run.get_path(image) for image in shown})
     if run.totals.class_images.sum():
         differences = _compute_differences(run, statistics)
@@ -53,16 +53,16 @@ def build_result(run: RoutingMeasurement, classes: Sequence[str] = ()) -> Dict[s
 
 def _summarize(run: RoutingMeasurement, statistics: Statistics) -> Dict[str, Any]:
     """Count, and average over the groups of gates that have a choice."""
-    every = [found for groups in statistics for found in groups.values() if found.experts > 1]
+    every = [found for groups in statistics for found in groups.values() if found.num_experts > 1]
 
     def mean(name: str) -> Optional[float]:
-        return float(np.mean([found.normalized(getattr(found, name)) for found in every])) if every else None
+        return float(np.mean([found.normalize(getattr(found, name)) for found in every])) if every else None
 
     return dict(
-        adapters=len(run.adapters), groups=sum(map(len, statistics)), groups_with_a_choice=groups_with_a_choice(run.adapters),
-        experts=sum(found.experts for found in every), dead_experts=len(dead_experts(run.adapters, statistics)),
-        dead_everywhere=dead_everywhere(run.adapters, statistics),
-        input_independent=len(fixed_gates(run.adapters, statistics)),
+        adapters=len(run.adapters), groups=sum(map(len, statistics)), groups_with_a_choice=count_groups_with_choice(run.adapters),
+        experts=sum(found.num_experts for found in every), dead_experts=len(find_dead_experts(run.adapters, statistics)),
+        dead_everywhere=find_dead_everywhere(run.adapters, statistics),
+        input_independent=len(find_constant_gates(run.adapters, statistics)),
         normalized={name: mean(name) for name in ('entropy_of_mean', 'mean_entropy', 'dependence')},
         variation=float(np.mean([found.variation for found in every])) if every and run.num_seen > 1 else None)
 
