@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from helpers.tasks import DATASETS, TASKS, move_scenes
-from mmparax.checks.data import categories_of, check_datasets
+from mmparax.checks.data import check_datasets, read_categories
 from mmparax.config.query import to_be_downloaded
 from mmparax.datasets.synthetic.writers import write_scenes
 
@@ -151,7 +151,7 @@ CONTENTS = {
 def test_categories_are_found_wherever_they_are(case, tmp_path):
     path = tmp_path / 'file.json'
     path.write_text(CONTENTS[case], encoding='utf-8')
-    assert categories_of(str(path)) == ['a [b]', 'c']
+    assert read_categories(str(path)) == ['a [b]', 'c']
 
 
 @pytest.mark.parametrize('content', ['', '{}', '[1, 2]', '{"categories": [', '{"categories": []}', '{"categories": [{"id": 1}]}',
@@ -160,4 +160,4 @@ def test_a_file_without_categories_is_refused(content, tmp_path):
     path = tmp_path / 'file.json'
     path.write_text(content)
     with pytest.raises(ValueError, match=rf'{re.escape(str(path))}.*has no list "categories" with names'):
-        categories_of(str(path))
+        read_categories(str(path))

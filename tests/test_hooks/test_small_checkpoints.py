@@ -42,7 +42,7 @@ def run(folder, base, resume=False, save='trainable', lines=None, **options):
 
 
 def base_of(model):
-    return {f'backbone.{name}' for name, role in model.backbone.parameter_roles().items() if role == BASE}
+    return {f'backbone.{name}' for name, role in model.backbone._roles.items() if role == BASE}
 
 
 @pytest.mark.parametrize('method', ['adaroute', 'bitfit', 'vpt', 'frozen'])
