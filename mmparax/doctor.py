@@ -29,7 +29,7 @@ from mmparax.checks.model import check_class_counts, check_features
 from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers
 from mmparax.checks.random_batch import make_random_batch
 from mmparax.checks.schedule import read_schedule
-from mmparax.config.query import datasets_of, metainfo_of, model_config, sub_configs, to_be_downloaded
+from mmparax.config.query import datasets_of, metainfo_of, model_config, registered, sub_configs, to_be_downloaded
 from mmparax.errors import TRACEBACK, TrainingError, UserError
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.utils.launch import use_amp
@@ -107,8 +107,10 @@ class Doctor:
         return OK, 'PEFTHook checks the run'
 
     def check_checkpoints(self) -> Tuple[str, str]:
-        hook = (self.cfg.get('default_hooks') or {}).get('checkpoint') or dict(type='CheckpointHook')
-        cls = HOOKS.get(hook['type'])
+        hook = (self.cfg.get('default_hooks') or {}).get('checkpoint', dict(type='CheckpointHook'))
+        if hook is None:
+            return WARNING, 'default_hooks.checkpoint=None: the run writes no checkpoint'
+        cls = registered(HOOKS, hook, self.cfg)
         if cls is not None and issubclass(cls, MMEngineCheckpointHook) and not issubclass(cls, CheckpointHook):
             return WARNING, ("default_hooks.checkpoint is mmengine's, which saves the frozen base, loses the last one to a kill "
                              'while it writes, and does not resume exactly; tools/train.py would replace it. Use '
