@@ -51,7 +51,7 @@ def test_a_healthy_config_is_ready(folder, monkeypatch, capsys):
     assert re.search(r"ok +base +'mmparax://.*' fits in every key and shape; fingerprint [0-9a-f]{64}", text)
     assert re.search(r'ok +frozen +1\.509 M parameters of the backbone are frozen; every trainable parameter is in the', text)
     assert re.search(r'ok +batch and rate +Effective batch size 8 = 1 process', text)
-    assert re.search(r'ok +one step +on 2 training images: loss \d+\.\d+, a finite gradient for each of 468 parameters', text)
+    assert re.search(r'ok +one step +on 2 training images: loss \d+\.\d+, a finite gradient for each of 468 trainable parameters', text)
 
 
 def test_without_data_and_base_the_rest_is_still_examined(tmp_path, monkeypatch, capsys):
@@ -71,7 +71,7 @@ PROBLEMS = {
     'toolbox error': ({'model.decode_head.in_channels': [24, 48]}, 'model', 'AssertionError'),
     'base of another arch': ({'model.backbone.arch.depths': [2, 2, 2, 2]}, 'base', 'unexpected'),
     'load_from a base': ({'load_from': str(ROOT / 'mmparax' / 'zoo' / 'swin_mini_glyphs.safetensors')}, 'load_from',
-                         'looks like the file of a pre-trained base'),
+                         'looks like a base checkpoint'),
     'load_from nothing': ({'load_from': 'absent.pth'}, 'load_from', "'absent.pth' does not exist"),
 }
 
