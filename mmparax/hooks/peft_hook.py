@@ -1,11 +1,14 @@
 """Says what is trainable, and stops a run that would train the wrong thing."""
 from typing import Any, Dict, Optional
 
+import torch
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import Hook
+from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from mmparax.adapters.adaroute import AdaRouteAdapter
 from mmparax.backbones.parameters import count_parameters
 from mmparax.checkpoint.compatibility import keep_fitting_head
 from mmparax.checkpoint.mmengine_loading import FRESH_HEAD
@@ -17,6 +20,7 @@ from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers
 from mmparax.checks.schedule import read_schedule
 from mmparax.errors import ParameterError, check_options
 from mmparax.hooks.checkpoint_hook import CheckpointHook
+from mmparax.ops.dispatch import describe_backend
 from mmparax.registry import HOOKS
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.text import listed
@@ -26,7 +30,7 @@ from mmparax.weights.claims import CLAIM
 
 @HOOKS.register_module()
 class PEFTHook(Hook):
-    """Logs what is trainable and checks the run; it changes no file.
+    """Logs what is trainable and what runs AdaRoute's operations, and checks the run; it changes no file.
 
     Before training: the backbone gives the maps that neck and heads take; the heads are for the classes of the data; the
     checkpoint of ``load_from`` or a resumed run has this method and base; synchronised batch norm has its GPUs; every
@@ -95,6 +99,9 @@ class PEFTHook(Hook):
             mismatch = schedule.explain_mismatch()
             if mismatch:
                 runner.logger.warning('Note: %s', mismatch)
+        backend = describe_operations(model, runner.optim_wrapper, bool(runner.cfg.get('compile')))
+        if backend:
+            runner.logger.info('Operations of AdaRoute: %s.', backend)
         check_sync_norms(model)
         check_optimizer(model, runner.optim_wrapper)
         if any(isinstance(hook, MMEngineCheckpointHook) and not isinstance(hook, CheckpointHook) for hook in runner.hooks):
@@ -143,3 +150,22 @@ class PEFTHook(Hook):
             self._watch.check_bytes(unwrap_model(runner.model))
             if self._watch.fingerprint:
                 runner.logger.info('The frozen base is unchanged, byte by byte.')
+
+
+def describe_operations(model: nn.Module, wrapper: Any, compiled: bool = False) -> Optional[str]:
+    """Which implementation runs the operations of AdaRoute in training, or None for a model without it.
+
+    Args:
+        model: what is trained.
+        wrapper: its optimizer wrapper, or a dict of several: they know the type of mixed precision.
+        compiled: whether the model runs through ``torch.compile``.
+    """
+    adapter = next((module for module in model.modules() if isinstance(module, AdaRouteAdapter)), None)
+    if adapter is None:
+        return None
+    if compiled:
+        return 'reference (PyTorch, compiled)'
+    parameter = next(adapter.parameters())
+    autocast = next((part.cast_dtype or torch.get_autocast_dtype(parameter.device.type) for part in list_optim_wrappers(wrapper)
+                     if isinstance(part, AmpOptimWrapper)), None)
+    return describe_backend(parameter.device, parameter.dtype, autocast)

@@ -4,6 +4,7 @@ import re
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
@@ -13,6 +14,8 @@ from helpers.runs import build, config, same, saved, train
 from mmparax.backbones.parameters import count_parameters
 from mmparax.errors import ParameterError
 from mmparax.hooks import PEFTHook
+from mmparax.hooks.peft_hook import describe_operations
+from mmparax.ops.dispatch import describe_backend, use_backend
 
 
 @HOOKS.register_module(force=True)
@@ -70,6 +73,26 @@ def test_table_has_every_part_with_its_share(method, run):
     assert f'First step: all {sum(p.requires_grad for p in model.parameters())} trainable parameters' in text
     assert ('unchanged, byte by byte' in text) == (method is not None)
     assert (str(mmparax.fingerprint(model)) in text) == (method is not None)
+
+
+def test_the_log_says_what_runs_the_operations(run):
+    for backend in ('reference', 'fused'):
+        with use_backend(backend):
+            _, text = run(folder=backend)
+        assert f'Operations of AdaRoute: {backend} (' in text and 'float32' in text
+    _, text = run(adapter='frozen', folder='frozen')
+    assert 'Operations of AdaRoute' not in text
+
+
+def test_what_runs_the_operations_in_other_precision(monkeypatch):
+    monkeypatch.setattr('mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available', lambda: True)
+    model = build_backbone('adaroute')
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.)
+    half = AmpOptimWrapper(optimizer=optimizer, dtype='bfloat16', loss_scale=dict(enabled=False))
+    assert describe_operations(model, half) == describe_backend('cpu', autocast=torch.bfloat16)
+    assert 'bfloat16' in describe_operations(model, half) and 'bfloat16' not in describe_operations(model, OptimWrapper(optimizer))
+    assert describe_operations(model, half, compiled=True) == 'reference (PyTorch, compiled)'
+    assert describe_operations(build_backbone('frozen'), half) is None
 
 
 SCHEDULES = {  # base batch, enabled, accumulation -> parts of the log
