@@ -48,10 +48,10 @@ def check_features(model: nn.Module) -> None:
     given = f'the backbone gives {len(channels)} map(s), of {channels} channels (out_indices={list(backbone.out_indices)})'
     neck = getattr(model, 'neck', None)
     if neck is not None:
-        wanted = getattr(neck, 'in_channels', None)
+        expected = getattr(neck, 'in_channels', None)
         # Some necks list their inputs from the smallest map on.
-        if isinstance(wanted, (list, tuple)) and list(wanted) not in (channels, channels[::-1]):
-            raise ParameterError('model.neck.in_channels', list(wanted), given, 'Set one to what the other says.')
+        if isinstance(expected, (list, tuple)) and list(expected) not in (channels, channels[::-1]):
+            raise ParameterError('model.neck.in_channels', list(expected), given, 'Set one to what the other says.')
         return
     for name, head in find_parts(model, SEGMENTATION_HEADS):
         if hasattr(head, 'in_index') and hasattr(head, 'in_channels'):
@@ -66,9 +66,9 @@ def _check_inputs(name: str, head: nn.Module, channels: List[int], given: str) -
     widths: Any = [channels[index] for index in indices]
     if not several or getattr(head, 'input_transform', None) == 'resize_concat':
         widths = sum(widths)
-    wanted = list(head.in_channels) if isinstance(head.in_channels, (list, tuple)) else head.in_channels
-    if wanted != widths:
-        raise ParameterError(f'{name}.in_channels', wanted, given, f'With in_index={head.in_index} it must be {widths}.')
+    expected = list(head.in_channels) if isinstance(head.in_channels, (list, tuple)) else head.in_channels
+    if expected != widths:
+        raise ParameterError(f'{name}.in_channels', expected, given, f'With in_index={head.in_index} it must be {widths}.')
 
 
 def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str) -> None:

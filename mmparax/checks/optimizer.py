@@ -18,7 +18,7 @@ def check_optimizer(model: nn.Module, wrapper: Any) -> None:
     """Check that every trainable parameter is in an optimizer, once.
 
     Args:
-        model: what is trained.
+        model: what the run trains.
         wrapper: an optimizer wrapper, or a dict of several.
 
     Raises:

@@ -54,13 +54,13 @@ class PlacedSampler(Proxy):
 
     Args:
         wrapped: the sampler.
-        base: (seed, process), the beginning of every place.
+        prefix: (seed, process), with which every place begins.
     """
-    own = ('wrapped', 'base', 'first', 'run_epoch', 'passes')
+    own = ('wrapped', 'prefix', 'first', 'run_epoch', 'passes')
 
-    def __init__(self, wrapped: Any, base: Tuple[int, int]):
+    def __init__(self, wrapped: Any, prefix: Tuple[int, int]):
         super().__init__(wrapped)
-        self.base = base
+        self.prefix = prefix
         self.first = 0
         self.run_epoch: Optional[int] = None  # set by epoch-based runs
         self.passes = 0
@@ -70,7 +70,7 @@ class PlacedSampler(Proxy):
         epoch = getattr(self.wrapped, 'epoch', epoch)
         self.passes += 1
         for number, index in enumerate(self.wrapped, self.first):
-            yield PlacedIndex(index, (*self.base, epoch, number)) if isinstance(index, (int, np.integer)) else index
+            yield PlacedIndex(index, (*self.prefix, epoch, number)) if isinstance(index, (int, np.integer)) else index
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)

@@ -48,7 +48,7 @@ def prepare_optimizer_state(state: Dict[str, Any]) -> None:
 class CheckpointHook(MMEngineCheckpointHook):
     """mmengine's ``CheckpointHook`` for small checkpoints that survive a kill at any moment and are resumed exactly.
 
-    - A checkpoint says which method trained on which base, and leaves the frozen base out.
+    - A checkpoint says by which method and on which base it was trained, and leaves the frozen base out.
     - A checkpoint is written to a temporary file, forced to the disk and renamed, then ``last_checkpoint`` the same way;
       only then are old ones removed (mmengine's hook removes first and writes in place).
     - It holds the states of the Python, NumPy, torch and GPU generators of every process, and gradients that were
@@ -154,7 +154,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         state = dict(generators=self._before_val or get_generator_states(), seed=runner.seed, sampler_seed=None, gradients={})
         if self._is_exact:
             sampler = get_sampler(loop.dataloader)
-            state.update(seed=sampler.base[0], sampler_seed=getattr(sampler, 'seed', None))
+            state.update(seed=sampler.prefix[0], sampler_seed=getattr(sampler, 'seed', None))
         if any(part._inner_count % part._accumulative_counts for part in list_optim_wrappers(wrapper)):
             state['gradients'] = {name: parameter.grad.cpu() for name, parameter in unwrap_model(runner.model).named_parameters()
                                   if parameter.grad is not None}
@@ -162,7 +162,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def _restore(self, runner: Runner, state: Dict[str, Any]) -> None:
         if self._is_exact:
-            get_sampler(runner.train_loop.dataloader).base = (state['seed'], get_rank())
+            get_sampler(runner.train_loop.dataloader).prefix = (state['seed'], get_rank())
             self._restart_data(runner.train_loop, state['sampler_seed'])
         parameters = dict(unwrap_model(runner.model).named_parameters())
         for name, gradient in state['gradients'].items():
@@ -203,11 +203,11 @@ class CheckpointHook(MMEngineCheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: Dict[str, Any]) -> None:
         outdated: List[int] = []
         if self.max_keep_ckpts > 0:
-            ids = [kept for kept in self.keep_ckpt_ids if kept != step] + [step]
-            outdated, kept = ids[:-self.max_keep_ckpts], ids[-self.max_keep_ckpts:]
+            ids = [known for known in self.keep_ckpt_ids if known != step] + [step]
+            outdated, latest = ids[:-self.max_keep_ckpts], ids[-self.max_keep_ckpts:]
             # The file names the outdated ones too: after a kill before their removal, the resumed run removes them.
             runner.message_hub.update_info('keep_ckpt_ids', ids)
-            self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
+            self.keep_ckpt_ids = deque(latest, self.max_keep_ckpts)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)

@@ -83,9 +83,9 @@ class PEFTHook(Hook):
         """Let a training begin with another head than the file's."""
         weights = checkpoint['state_dict']
         weights._metadata[CLAIM] = Verified(weights._metadata[CLAIM], **{FRESH_HEAD: True})
-        kept, fresh = keep_fitting_head(model, weights)
+        taken, fresh = keep_fitting_head(model, weights)
         if fresh:
-            runner.logger.warning(f'{source!r} gives the adapter and {len(kept)} tensors of the head; the others start fresh: '
+            runner.logger.warning(f'{source!r} gives the adapter and {len(taken)} tensors of the head; the others start fresh: '
                                   f'{listed(fresh)}.')
 
     def before_train(self, runner: Runner) -> None:
@@ -156,7 +156,7 @@ def describe_operations(model: nn.Module, wrapper: Any, compiled: bool = False) 
     """Which implementation runs the operations of AdaRoute in training, or None for a model without it.
 
     Args:
-        model: what is trained.
+        model: what the run trains.
         wrapper: its optimizer wrapper, or a dict of several: they know the type of mixed precision.
         compiled: whether the model runs through ``torch.compile``.
     """

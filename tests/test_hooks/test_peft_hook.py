@@ -95,7 +95,7 @@ def test_what_runs_the_operations_in_other_precision(monkeypatch):
     assert describe_operations(build_backbone('frozen'), half) is None
 
 
-SCHEDULES = {  # base batch, enabled, accumulation -> parts of the log
+SCHEDULES = {  # batch of the recipe, enabled, accumulation -> parts of the log
     'no-recipe': (None, False, 1, ['Effective batch size 2 = 1 process(es) x 2 images x 1 accumulated step(s). Learning rate '
                                    'after warm-up: 0.01.'], []),
     'fits': (8, False, 4, ['batch size 8 =', 'the recipe is for 8, the learning rate was not scaled'], ['Note']),
@@ -108,8 +108,8 @@ SCHEDULES = {  # base batch, enabled, accumulation -> parts of the log
 
 @pytest.mark.parametrize('case', SCHEDULES)
 def test_batch_and_rate_are_compared_with_the_recipe(case, run):
-    base, enable, accumulate, present, absent = SCHEDULES[case]
-    scale = {} if base is None else dict(auto_scale_lr=dict(base_batch_size=base, enable=enable))
+    recipe, enable, accumulate, present, absent = SCHEDULES[case]
+    scale = {} if recipe is None else dict(auto_scale_lr=dict(base_batch_size=recipe, enable=enable))
     _, text = run(cfg=scale, accumulate=accumulate, iterations=accumulate)
     assert all(part in text for part in present) and not any(part in text for part in absent)
 

@@ -43,7 +43,7 @@ def test_hook_records_training_images_once(counted, tmp_path):
     assert counted == [4, 4, 2] * 2
     plain, recomputed = scalars(tmp_path / 'plain'), scalars(tmp_path / 'cp')
     assert list(plain) == [2, 4, 5]
-    # Only stage 3 of this base has two blocks and so two experts.
+    # Only stage 3 of this backbone has two blocks and so two experts.
     groups = ('down', 'up', 'kernels.0', 'kernels.1', 'kernels.2')
     assert set(plain[2]) == {f'routing/stage3/{group}/{name}' for group in groups
                              for name in ('entropy', 'dependence', 'largest_usage', 'dead_experts')}
