@@ -49,8 +49,8 @@ class EMAHook(Hook):
         if not self.averages:
             self.averages = {name: value.clone() for name, value in self._trainable(runner).items()}
         length = round(self.interval / self.momentum)
-        runner.logger.info(f'Moving averages of {len(self.averages)} parameters over about {length} iterations are evaluated, and '
-                           'saved as the weights of the model.')
+        runner.logger.info(f'Moving averages of {len(self.averages)} parameters over about {length} iterations are evaluated '
+                           'and saved as the weights of the model.')
         if length > runner.max_iters:
             runner.logger.warning(f'momentum={self.momentum:g} averages over about {length} iterations, and the run has '
                                   f'{runner.max_iters}: what is evaluated is hardly trained. Raise momentum.')
