@@ -2,9 +2,10 @@
 import copy
 import math
 import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -47,6 +48,9 @@ class Finding:
     text: str
 
 
+Report = Callable[[Finding], None]
+
+
 class Doctor:
     """Runs the checks in order; one that cannot be made because an earlier one failed is skipped.
 
@@ -57,14 +61,13 @@ class Doctor:
         report: called with every finding as soon as there is one.
     """
 
-    def __init__(self, cfg: Config, batch_size: int = 2, num_processes: int = 1,
-                 report: Callable[[Finding], None] = lambda finding: None):
+    def __init__(self, cfg: Config, batch_size: int = 2, num_processes: int = 1, report: Report = lambda finding: None):
         self.cfg, self.batch_size, self.num_processes, self.report = cfg, batch_size, num_processes, report
-        self.findings: List[Finding] = []
-        self.model: Optional[nn.Module] = None
+        self.findings: list[Finding] = []
+        self.model: nn.Module | None = None
         self.has_data, self.fits = False, False
 
-    def examine(self) -> List[Finding]:
+    def examine(self) -> list[Finding]:
         """Run every check and return the findings."""
         init_default_scope(self.cfg.get('default_scope', 'mmengine'))
         for name, check in (('packages', self.check_packages), ('config', self.check_config),
@@ -95,18 +98,18 @@ class Doctor:
 
     # ---- the checks: each returns (status, text) or raises ----
 
-    def check_packages(self) -> Tuple[str, str]:
+    def check_packages(self) -> tuple[str, str]:
         found = {name: __import__(name).__version__ for name in ('torch', 'mmengine', 'mmcv')}
         gpu = collect_env().get('GPU 0', 'no GPU')
         return OK, ', '.join(f'{name} {version}' for name, version in found.items()) + f', {gpu}'
 
-    def check_config(self) -> Tuple[str, str]:
+    def check_config(self) -> tuple[str, str]:
         hooks = [str(hook.get('type')) for hook in self.cfg.get('custom_hooks') or []]
         if not any('PEFTHook' in hook for hook in hooks):
             return WARNING, "custom_hooks has no dict(type='mmparax.PEFTHook'): only tools/train.py would check the run"
         return OK, 'PEFTHook checks the run'
 
-    def check_checkpoints(self) -> Tuple[str, str]:
+    def check_checkpoints(self) -> tuple[str, str]:
         hook = (self.cfg.get('default_hooks') or {}).get('checkpoint', dict(type='CheckpointHook'))
         if hook is None:
             return WARNING, 'default_hooks.checkpoint=None: the run writes no checkpoint'
@@ -117,7 +120,7 @@ class Doctor:
                              "type='mmparax.CheckpointHook'")
         return OK, 'small, written whole, resumed exactly'
 
-    def check_data(self) -> Tuple[str, str]:
+    def check_data(self) -> tuple[str, str]:
         check_datasets(self.cfg, ['train_dataloader', 'val_dataloader'])
         fetched = to_be_downloaded(self.cfg, ['train_dataloader', 'val_dataloader', 'test_dataloader'])
         if fetched:
@@ -129,7 +132,7 @@ class Doctor:
             return WARNING, f'training has its data, tools/test.py has not: {error}'
         return OK, 'the folders and files of all data sets exist, and have the classes of the config'
 
-    def check_model(self) -> Tuple[str, str]:
+    def check_model(self) -> tuple[str, str]:
         # A base that does not fit is a finding of its own: the model is built without one, and the base is loaded next.
         cfg, bases = model_config(self.cfg), {}
         for path, part in sub_configs(cfg):
@@ -141,20 +144,21 @@ class Doctor:
         for name, backbone in adapted_backbones(self.model):
             backbone.base_checkpoint = bases.get(name)
         count = count_parameters(self.model)
-        methods = ', '.join(type(backbone.method).__name__ if backbone.method else 'full fine-tuning'
-                            for _, backbone in adapted_backbones(self.model))
+        methods = ', '.join(
+            type(backbone.method).__name__ if backbone.method else 'full fine-tuning'
+            for _, backbone in adapted_backbones(self.model))
         return OK, (f'{type(self.model).__name__} with {methods}: {count.trainable_in_backbone / 1e6:.3f} M of '
                     f'{count.backbone / 1e6:.3f} M parameters of the backbone are trainable, and '
                     f'{count.head.parameters / 1e6:.3f} M of the head')
 
-    def check_features(self) -> Tuple[str, str]:
+    def check_features(self) -> tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
         check_features(self.model)
         self.fits = True
         return OK, 'the neck and the heads take what the backbone gives'
 
-    def check_classes(self) -> Tuple[str, str]:
+    def check_classes(self) -> tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -166,7 +170,7 @@ class Doctor:
                     raise
         return OK, 'the heads are for the classes of the data'
 
-    def check_base(self) -> Tuple[str, str]:
+    def check_base(self) -> tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
         try:
@@ -182,7 +186,7 @@ class Doctor:
         digest = fingerprint(self.model)
         return OK, f'{text} fits in every key and shape' + (f'; fingerprint {digest}' if digest else '')
 
-    def check_load_from(self) -> Tuple[str, str]:
+    def check_load_from(self) -> tuple[str, str]:
         path = self.cfg.get('load_from')
         if not path or self.model is None:
             return (SKIPPED, 'there is no model') if path else (OK, 'none, training starts from the base')
@@ -191,14 +195,16 @@ class Doctor:
         check_fit(self.model, checkpoint.get('state_dict', checkpoint))
         return OK, f'{path!r} was made by this method on this base'
 
-    def check_frozen(self) -> Tuple[str, str]:
+    def check_frozen(self) -> tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
         wrong = []
         for prefix, backbone in adapted_backbones(self.model):
             roles = {} if backbone.method is None else backbone.parameter_roles()
-            wrong += [f'{prefix}.{name}' for name, parameter in backbone.named_parameters()
-                      if name in roles and (roles[name] == BASE) == parameter.requires_grad]
+            wrong += [
+                f'{prefix}.{name}' for name, parameter in self.model.get_submodule(prefix).named_parameters()
+                if name in roles and (roles[name] == BASE) == parameter.requires_grad
+            ]
         if wrong:
             raise TrainingError(f'{wrong[0]} and {len(wrong) - 1} more are trainable or frozen against the method')
         check_optimizer(self.model, self._build_wrapper())
@@ -206,7 +212,7 @@ class Doctor:
         return OK, (f'{count.backbone_frozen.parameters / 1e6:.3f} M parameters of the backbone are frozen; every '
                     'trainable parameter is in the optimizer once')
 
-    def check_schedule(self) -> Tuple[str, str]:
+    def check_schedule(self) -> tuple[str, str]:
         loader = self.cfg.train_dataloader
         batch_size = loader.get('batch_size') or loader.batch_sampler.batch_size
         schedule = read_schedule(self.cfg, batch_size, self._build_wrapper(accumulate=True), self.num_processes)
@@ -218,7 +224,7 @@ class Doctor:
             return OK, schedule.describe()
         return WARNING, f'{schedule.describe()} {mismatch[0].upper()}{mismatch[1:]}'
 
-    def check_step(self) -> Tuple[str, str]:
+    def check_step(self) -> tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
         if not self.fits:
@@ -228,10 +234,10 @@ class Doctor:
             return SKIPPED, f'no data, and no random images for a {type(self.model).__name__}'
         model = self.model.to(get_device()).train()
         wrapper, watch = self._build_wrapper(), FrozenWatch(self.model)
-        found: List[Gradients] = []
+        found: list[Gradients] = []
         for part in list_optim_wrappers(wrapper):
             watch_first_step(part.optimizer, model, found.append)
-        losses: Dict[str, Any] = {}
+        losses: dict[str, Any] = {}
         for _ in range(FIRST_STEPS):
             losses = model.train_step(batch, wrapper)
             if found:
@@ -261,7 +267,7 @@ class Doctor:
             holder.optim_wrapper.pop('accumulative_counts', None)
         return build_optim_wrapper(self.model or nn.Linear(1, 1), holder.optim_wrapper)
 
-    def _make_batch(self) -> Tuple[Any, str]:
+    def _make_batch(self) -> tuple[Any, str]:
         if self.has_data:
             loader = self.cfg.train_dataloader.copy()
             loader.update(num_workers=0, persistent_workers=False)
@@ -273,7 +279,7 @@ class Doctor:
         return make_random_batch(self.model, self.batch_size), f'{self.batch_size} random images (the data are not there)'
 
 
-def summarize(findings: List[Finding]) -> Tuple[bool, str]:
+def summarize(findings: list[Finding]) -> tuple[bool, str]:
     """Sum the findings up: (whether training may start, the sentence that says so)."""
     problems = [finding.check for finding in findings if finding.status == PROBLEM]
     warnings = [finding.check for finding in findings if finding.status == WARNING]

@@ -2,8 +2,9 @@
 import inspect
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any
 
 from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
@@ -29,7 +30,7 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper of a model, which may be wrapped for several processes."""
         model = model.module if hasattr(model, 'module') else model
-        groups: List[Any] = []
+        groups: list[Any] = []
         if self.paramwise_cfg:
             with silence(PARAMETER_LINES):
                 self.add_params(groups, model)
@@ -37,11 +38,12 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
             groups = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = OPTIMIZERS.build({**self.optimizer_cfg, self._parameters_argument(): groups})
         wrapper = OPTIM_WRAPPERS.build({'type': 'OptimWrapper', **self.optim_wrapper_cfg}, default_args=dict(optimizer=optimizer))
-        counts = Counter((group['lr'], group.get('weight_decay', 0.)) for group in wrapper.optimizer.param_groups
-                         for _ in group['params'])
-        print_log(f'{type(wrapper.optimizer).__name__} over {sum(counts.values())} trainable tensors: ' + ', '.join(
-            f'{count} with lr={rate:g} weight_decay={decay:g}' for (rate, decay), count in sorted(counts.items())) + '.',
-            logger='current')
+        counts = Counter(
+            (group['lr'], group.get('weight_decay', 0.)) for group in wrapper.optimizer.param_groups for _ in group['params'])
+        print_log(
+            f'{type(wrapper.optimizer).__name__} over {sum(counts.values())} trainable tensors: '
+            + ', '.join(f'{count} with lr={rate:g} weight_decay={decay:g}'
+                        for (rate, decay), count in sorted(counts.items())) + '.', logger='current')
         return wrapper
 
     def _parameters_argument(self) -> str:
@@ -50,11 +52,11 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
         with OPTIMIZERS.switch_scope_and_registry(None) as registry:
             return next(iter(inspect.signature(registry.get(cls) if isinstance(cls, str) else cls).parameters))
 
-    def add_params(self, params: List[Dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
         """Append the groups of a module to ``params``; those of a whole model with equal settings are merged."""
         if prefix:
             return super().add_params(params, module, prefix, **kwargs)
-        groups: List[Dict[str, Any]] = []
+        groups: list[dict[str, Any]] = []
         super().add_params(groups, module, prefix, **kwargs)
         # Some versions of mmengine give groups of frozen parameters, too.
         groups = [group for group in groups if group['params'][0].requires_grad]
@@ -62,7 +64,7 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if len(set(parameters)) < len(parameters):  # the optimizer refuses a parameter in two groups, in one it only warns
             params.extend(groups)
             return
-        merged: List[Tuple[Dict[str, Any], Dict[str, Any]]] = []
+        merged: list[tuple[dict[str, Any], dict[str, Any]]] = []
         for group in groups:
             settings = {key: value for key, value in group.items() if key != 'params'}
             same = next((known for of_known, known in merged if of_known == settings), None)
@@ -74,7 +76,7 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 @contextmanager
-def silence(parts: Tuple[str, ...]) -> Iterator[None]:
+def silence(parts: tuple[str, ...]) -> Iterator[None]:
     """Keep lines with any of ``parts`` in them out of the log."""
     logger = MMLogger.get_current_instance()
 

@@ -12,8 +12,8 @@ from helpers.cases import build
 OPTIMIZER = dict(type='AdamW', lr=0.5, weight_decay=0.1)
 PARAMWISE = {
     'none': None,
-    'keys': dict(custom_keys={'norm': dict(decay_mult=0.), 'head': dict(lr_mult=2.),
-                              'adapters': dict(lr_mult=0.1, decay_mult=3.)}),
+    'keys': dict(
+        custom_keys={'norm': dict(decay_mult=0.), 'head': dict(lr_mult=2.), 'adapters': dict(lr_mult=0.1, decay_mult=3.)}),
     'kinds': dict(norm_decay_mult=0., bias_decay_mult=0.5, bias_lr_mult=2., flat_decay_mult=0., dwconv_decay_mult=0.25),
     'lists': dict(custom_keys={'norm': dict(betas=[0.8, 0.9]), 'head': dict(lr_mult=2., betas=[0.8, 0.9])}),
     'duplicates': dict(bypass_duplicate=True, custom_keys={'head': dict(lr_mult=2.)}),
@@ -22,6 +22,7 @@ PARAMWISE = {
 
 @pytest.fixture
 def model():
+
     class Model(nn.Module):
 
         def __init__(self):
@@ -59,12 +60,13 @@ def groups_of(wrapper, model):
 @pytest.mark.parametrize('case', PARAMWISE)
 def test_settings_are_those_of_mmengine(case, model, lines):
     config = dict(type='OptimWrapper', optimizer=OPTIMIZER, paramwise_cfg=PARAMWISE[case])
-    before = {name: parameter for name, parameter in model.named_parameters()}
+    before = dict(model.named_parameters())
     wrapper = build_optim_wrapper(model, dict(config, constructor='mmparax.OptimWrapperConstructor'))
     own, logged = settings(wrapper, model), list(lines)
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    theirs = settings(DefaultOptimWrapperConstructor({key: config[key] for key in ('type', 'optimizer')},
-                                                     config['paramwise_cfg'])(model), model)
+    theirs = settings(
+        DefaultOptimWrapperConstructor({key: config[key] for key in ('type', 'optimizer')}, config['paramwise_cfg'])(model),
+        model)
     assert sorted(own) == sorted(entry for entry in theirs if entry[0] in trainable)
     assert 0 < len(own) < len(before) and len(own) == len(trainable)
     of_groups = [[entry[1:] for entry in own if entry[0] in group] for group in groups_of(wrapper, model)]
@@ -91,12 +93,13 @@ def test_a_mistake_leaves_the_model_whole(model, lines):
     """Neither the model nor the logger is another one after an error."""
     before = list(model.state_dict())
     with pytest.raises(TypeError):
-        build_optim_wrapper(model, dict(type='OptimWrapper', constructor='mmparax.OptimWrapperConstructor',
-                                        optimizer=dict(OPTIMIZER, unknown=1)))
+        build_optim_wrapper(
+            model, dict(type='OptimWrapper', constructor='mmparax.OptimWrapperConstructor', optimizer=dict(OPTIMIZER, unknown=1)))
     assert list(model.state_dict()) == before and not MMLogger.get_current_instance().filters
 
 
 def test_a_wrapped_model_is_unwrapped(model, lines):
+
     class Wrapped(nn.Module):
 
         def __init__(self):

@@ -1,5 +1,6 @@
 """Whether a checkpoint fits a run: complete enough to resume from, made by this method on this base."""
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 

@@ -2,7 +2,8 @@
 import json
 import mmap
 import os
-from typing import Any, List, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
@@ -103,7 +104,7 @@ def _check_categories(place: str, classes: Sequence[str], path: str, panoptic: b
                          f'{wrong[0][0]!r} in the file would be called {wrong[0][1]!r}. {remedy}')
 
 
-def read_categories(path: str) -> List[str]:
+def read_categories(path: str) -> list[str]:
     """Read the names of the categories of an annotation file in COCO's format; the annotations, often 500 MB, are not parsed.
 
     Raises:
@@ -120,7 +121,7 @@ def read_categories(path: str) -> List[str]:
     raise InputError(f'the annotation file {path!r} has no list "categories" with names, as files in COCO\'s format have.')
 
 
-def _parse_list(text: mmap.mmap, position: int) -> List[Any]:
+def _parse_list(text: mmap.mmap, position: int) -> list[Any]:
     """Parse the JSON list that follows a key; an empty one if something else does."""
     start = text.find(b'[', position)
     if start < 0 or text[position:min(start, position + 100)].strip() != b':':

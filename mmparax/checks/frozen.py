@@ -32,8 +32,9 @@ class FrozenWatch:
         Raises:
             TrainingError: naming the first that was.
         """
-        changed = [name for name, parameter in self.frozen.items()
-                   if (parameter._version, parameter.data_ptr()) != self.versions[name]]
+        changed = [
+            name for name, parameter in self.frozen.items() if (parameter._version, parameter.data_ptr()) != self.versions[name]
+        ]
         if changed:
             raise TrainingError(f'the frozen parameter {changed[0]} was changed {when}, and {len(changed) - 1} more of '
                                 f'{len(self.frozen)}: a hook or the training step writes to it.')

@@ -1,6 +1,7 @@
 """Whether the first step of a run gives every trainable parameter a finite gradient."""
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, List, Tuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,13 +19,13 @@ class Gradients:
         zero: exactly zero everywhere.
         count: number of all trainable parameters, these and the others.
     """
-    missing: List[str] = field(default_factory=list)
-    nonfinite: List[str] = field(default_factory=list)
-    zero: List[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    nonfinite: list[str] = field(default_factory=list)
+    zero: list[str] = field(default_factory=list)
     count: int = 0
 
 
-def sort_gradients(parameters: Iterable[Tuple[str, nn.Parameter]]) -> Gradients:
+def sort_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> Gradients:
     """Sort the trainable ones of some (name, parameter) by their gradient."""
     found = Gradients()
     for name, parameter in parameters:

@@ -1,5 +1,6 @@
 """Whether the parts of a model fit each other, the classes of the data and the device, seen before anything runs."""
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -18,7 +19,7 @@ def is_dense(model: nn.Module) -> bool:
     return any(getattr(model, name, None) is not None for name in DETECTION_HEADS + SEGMENTATION_HEADS)
 
 
-def find_parts(model: nn.Module, paths: Sequence[str]) -> Iterator[Tuple[str, nn.Module]]:
+def find_parts(model: nn.Module, paths: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
     """Yield (name, module) of those of ``paths`` that a model has; each module of a list by itself."""
     for path in paths:
         part: Any = model
@@ -42,10 +43,11 @@ def check_features(model: nn.Module) -> None:
     channels = backbone.output_channels()
     if channels is None:
         option = next((name for name in MAPS if hasattr(backbone, name)), 'type')
-        raise ParameterError(f'model.backbone.{option}', getattr(backbone, option, type(backbone).__name__),
+        value = getattr(backbone, option, type(backbone).__name__)
+        raise ParameterError(f'model.backbone.{option}', value,
                              f'{type(model).__name__} needs feature maps, and this backbone gives vectors or tokens',
                              f'Use model.backbone.{option}={MAPS[option]!r}.' if option in MAPS else '')
-    given = f'the backbone gives {len(channels)} map(s), of {channels} channels (out_indices={list(backbone.out_indices)})'
+    given = f'the backbone gives {len(channels)} map(s), of {channels} channels (out_indices={list(model.backbone.out_indices)})'
     neck = getattr(model, 'neck', None)
     if neck is not None:
         expected = getattr(neck, 'in_channels', None)
@@ -58,7 +60,7 @@ def check_features(model: nn.Module) -> None:
             _check_inputs(f'model.{name}', head, channels, given)
 
 
-def _check_inputs(name: str, head: nn.Module, channels: List[int], given: str) -> None:
+def _check_inputs(name: str, head: nn.Module, channels: list[int], given: str) -> None:
     several = isinstance(head.in_index, (list, tuple))
     indices = list(head.in_index) if several else [head.in_index]
     if any(not -len(channels) <= index < len(channels) for index in indices):
@@ -101,7 +103,7 @@ def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str
         _check_count(f'model.{name}.num_classes', getattr(head, 'num_classes', None), things if panoptic else classes, place)
 
 
-def _check_count(parameter: str, count: Optional[int], classes: Sequence[str], place: str) -> None:
+def _check_count(parameter: str, count: int | None, classes: Sequence[str], place: str) -> None:
     if isinstance(count, int) and count != len(classes):
         names = ', '.join(map(str, classes[:3])) + (', ...' if len(classes) > 3 else '')
         raise ParameterError(parameter, count, f'{place} has {len(classes)} such classes ({names})',

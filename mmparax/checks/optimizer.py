@@ -1,6 +1,7 @@
 """Whether an optimizer holds the trainable parameters, and groups them as the one that a checkpoint is of."""
 from collections import Counter
-from typing import Any, List, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 from mmparax.errors import InputError, TrainingError
 
 
-def list_optim_wrappers(wrapper: Any) -> List[OptimWrapper]:
+def list_optim_wrappers(wrapper: Any) -> list[OptimWrapper]:
     """The optimizer wrappers of an ``OptimWrapperDict``, or the one that is given."""
     parts = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
     return [part for part in parts if isinstance(part, OptimWrapper)]
@@ -24,8 +25,8 @@ def check_optimizer(model: nn.Module, wrapper: Any) -> None:
     Raises:
         TrainingError: naming the first that is not.
     """
-    places = Counter(id(parameter) for part in list_optim_wrappers(wrapper) for group in part.param_groups
-                     for parameter in group['params'])
+    places = Counter(
+        id(parameter) for part in list_optim_wrappers(wrapper) for group in part.param_groups for parameter in group['params'])
     absent = [name for name, parameter in model.named_parameters() if parameter.requires_grad and places[id(parameter)] != 1]
     if absent:
         raise TrainingError(f'{absent[0]} is trainable, but is not in the optimizer exactly once, nor are {len(absent) - 1} '

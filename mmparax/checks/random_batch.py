@@ -1,5 +1,5 @@
 """Random images and labels in the form in which each toolbox trains on them."""
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 import torch
 from mmengine.structures import InstanceData, PixelData
@@ -10,7 +10,7 @@ from mmparax.checks.model import CLASS_HEADS, DETECTION_HEADS, find_parts
 OBJECTS = 3  # in an image
 
 
-def make_random_batch(model: nn.Module, count: int) -> Optional[Dict[str, Any]]:
+def make_random_batch(model: nn.Module, count: int) -> dict[str, Any] | None:
     """Make random images and labels that a segmentor, detector, panoptic model or classifier can take a training step on.
 
     Args:
@@ -39,12 +39,12 @@ def make_random_batch(model: nn.Module, count: int) -> Optional[Dict[str, Any]]:
     return dict(inputs=[torch.randint(256, (3, *size), dtype=torch.uint8) for _ in samples], data_samples=samples)
 
 
-def _make_segmentation_sample(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
+def _make_segmentation_sample(model: nn.Module, classes: int, size: tuple[int, int]) -> Any:
     from mmseg.structures import SegDataSample
     return SegDataSample(gt_sem_seg=PixelData(data=torch.randint(classes, (1, *size))))
 
 
-def _make_detection_sample(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
+def _make_detection_sample(model: nn.Module, classes: int, size: tuple[int, int]) -> Any:
     """Boxes that their objects fill; with a semantic head, a map of things and stuff."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
@@ -63,6 +63,6 @@ def _make_detection_sample(model: nn.Module, classes: int, size: Tuple[int, int]
     return sample
 
 
-def _make_classification_sample(model: nn.Module, classes: int, size: Tuple[int, int]) -> Any:
+def _make_classification_sample(model: nn.Module, classes: int, size: tuple[int, int]) -> Any:
     from mmpretrain.structures import DataSample
     return DataSample().set_gt_label(int(torch.randint(classes, (1, ))))

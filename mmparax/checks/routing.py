@@ -4,8 +4,9 @@ Every statistic follows from sums over images, so that neither memory nor the co
 their number. The rows of all routers with the same number of groups and experts are in one tensor.
 """
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,19 +44,19 @@ class RoutedAdapter:
     block: int
     site: str
     center: str
-    groups: Tuple[str, ...]
+    groups: tuple[str, ...]
     num_experts: int
     activation: str
     router: nn.Module = field(repr=False)
 
 
-def find_routed_adapters(model: nn.Module) -> List[RoutedAdapter]:
+def find_routed_adapters(model: nn.Module) -> list[RoutedAdapter]:
     """Find the AdaRoute adapters of a model, in the order of its blocks.
 
     Raises:
         InputError: if it has none.
     """
-    found: List[RoutedAdapter] = []
+    found: list[RoutedAdapter] = []
     backbones = adapted_backbones(model)
     for path, backbone in backbones:
         front = f'{path}/' if len(backbones) > 1 else ''
@@ -67,10 +68,11 @@ def find_routed_adapters(model: nn.Module) -> List[RoutedAdapter]:
             for block, site, module in routed:
                 part = f'/center{centers.index(id(module.center)) + 1}' if len(centers) > 1 else ''
                 kernels = tuple(f'kernels.{number}' for number in range(len(module.center.kernels)))
-                found.append(RoutedAdapter(
-                    name=f'{front}stage{stage}/block{block:02d}/{site}', module=paths[id(module)], stage=stage, block=block,
-                    site=site, center=f'{front}stage{stage}{part}', groups=('down', 'up', *kernels),
-                    num_experts=module.router.num_experts, activation=module.router.activation, router=module.router))
+                found.append(
+                    RoutedAdapter(name=f'{front}stage{stage}/block{block:02d}/{site}', module=paths[id(module)], stage=stage,
+                                  block=block, site=site, center=f'{front}stage{stage}{part}', groups=('down', 'up', *kernels),
+                                  num_experts=module.router.num_experts, activation=module.router.activation,
+                                  router=module.router))
     if not found:
         raise InputError(f'{type(model).__name__} has no AdaRoute adapter, so it has no gates to look at. Use a config '
                          "with model.backbone.adapter=dict(type='mmparax.AdaRoute', ...).")
@@ -84,21 +86,21 @@ class GateReader:
         take: gets the gates (G, B, M) of each forward.
     """
 
-    def __init__(self, take: Optional[Callable[[Tensor], None]] = None):
+    def __init__(self, take: Callable[[Tensor], None] | None = None):
         self._take = take
 
     def __call__(self, module: nn.Module, inputs: Any, gates: Sequence[Tensor]) -> None:
         if self._take is not None:
             self._take(torch.stack([gate.detach() for gate in gates]))
 
-    def __deepcopy__(self, memo: Dict[int, Any]) -> 'GateReader':
+    def __deepcopy__(self, memo: dict[int, Any]) -> 'GateReader':
         return GateReader()
 
-    def __reduce__(self) -> Tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return GateReader, ()
 
 
-def attach_readers(adapters: Sequence[RoutedAdapter], take: Callable[[int, Tensor], None]) -> List[RemovableHandle]:
+def attach_readers(adapters: Sequence[RoutedAdapter], take: Callable[[int, Tensor], None]) -> list[RemovableHandle]:
     """Let ``take(number of the adapter, gates (G, B, M))`` see the gates of every forward until the handles are removed."""
 
     def reader(number: int) -> GateReader:
@@ -107,9 +109,9 @@ def attach_readers(adapters: Sequence[RoutedAdapter], take: Callable[[int, Tenso
     return [adapter.router.register_forward_hook(reader(number)) for number, adapter in enumerate(adapters)]
 
 
-def group_by_shape(adapters: Sequence[RoutedAdapter]) -> Dict[Tuple[int, int], List[int]]:
+def group_by_shape(adapters: Sequence[RoutedAdapter]) -> dict[tuple[int, int], list[int]]:
     """(G, M) -> the numbers of the adapters that have it."""
-    shapes: Dict[Tuple[int, int], List[int]] = {}
+    shapes: dict[tuple[int, int], list[int]] = {}
     for number, adapter in enumerate(adapters):
         shapes.setdefault((len(adapter.groups), adapter.num_experts), []).append(number)
     return shapes
@@ -146,7 +148,7 @@ class GateSums:
 
     def clear(self) -> None:
         self.images = 0
-        self.sums: Dict[Tuple[int, int], Tensor] = {}
+        self.sums: dict[tuple[int, int], Tensor] = {}
 
     def add(self, gates: Mapping[int, Tensor]) -> None:
         """Add the gates (G, B, M) of every adapter for the same B images.
@@ -166,9 +168,11 @@ class GateSums:
 
     def flatten(self, device: Any) -> Tensor:
         """The number of images and all sums as one vector, zeros if nothing was added: for adding up several processes."""
-        parts = [self.sums[shape].flatten() if shape in self.sums else torch.zeros(
-            len(numbers) * shape[0] * (4 * shape[1] + 1), dtype=torch.float64, device=device)
-            for shape, numbers in self.shapes.items()]
+        parts = [
+            self.sums[shape].flatten() if shape in self.sums else torch.zeros(
+                len(numbers) * shape[0] * (4 * shape[1] + 1), dtype=torch.float64, device=device)
+            for shape, numbers in self.shapes.items()
+        ]
         return torch.cat([torch.tensor([self.images], dtype=torch.float64, device=device), *parts])
 
     def load_flat(self, values: Tensor) -> None:
@@ -179,9 +183,9 @@ class GateSums:
             self.sums[groups, experts] = values[start:start + math.prod(size)].view(size)
             start += math.prod(size)
 
-    def compute_statistics(self) -> List[Dict[str, 'GroupStatistics']]:
+    def compute_statistics(self) -> list[dict[str, 'GroupStatistics']]:
         """For each adapter: group of gates -> its statistics."""
-        found: List[Dict[str, GroupStatistics]] = [{} for _ in self.adapters]
+        found: list[dict[str, GroupStatistics]] = [{} for _ in self.adapters]
         for shape, numbers in self.shapes.items():
             means = (self.sums[shape] / self.images).cpu().numpy()
             for row, number in enumerate(numbers):
@@ -210,7 +214,7 @@ class GroupStatistics:
     largest: np.ndarray
     entropy_of_mean: float
     mean_entropy: float
-    variation: Optional[float]
+    variation: float | None
 
     @classmethod
     def from_means(cls, means: np.ndarray, experts: int, images: int) -> 'GroupStatistics':
@@ -231,7 +235,7 @@ class GroupStatistics:
         return max(self.entropy_of_mean - self.mean_entropy, 0.)
 
     @property
-    def dead_experts(self) -> List[int]:
+    def dead_experts(self) -> list[int]:
         """Experts, counted from 1, that hardly any image uses; none if there is no choice."""
         if self.num_experts == 1:
             return []
@@ -242,23 +246,22 @@ class GroupStatistics:
         """Whether the gates do not depend on the input although there is a choice."""
         return self.num_experts > 1 and self.variation is not None and self.variation < FIXED_VARIATION
 
-    def normalize(self, value: float) -> Optional[float]:
+    def normalize(self, value: float) -> float | None:
         """An entropy as a share of log M, in [0, 1]; None for a single expert."""
         return value / math.log(self.num_experts) if self.num_experts > 1 else None
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON."""
         entropies = dict(entropy_of_mean=self.entropy_of_mean, mean_entropy=self.mean_entropy, dependence=self.dependence)
-        return dict(
-            {name: getattr(self, name).tolist() for name in ('mean_gate', 'std', 'usage', 'largest')}, **entropies,
-            normalized={name: self.normalize(value) for name, value in entropies.items()}, variation=self.variation,
-            dead_experts=self.dead_experts, input_independent=self.is_constant)
+        return dict({name: getattr(self, name).tolist() for name in ('mean_gate', 'std', 'usage', 'largest')}, **entropies,
+                    normalized={name: self.normalize(value) for name, value in entropies.items()}, variation=self.variation,
+                    dead_experts=self.dead_experts, input_independent=self.is_constant)
 
 
 Statistics = Sequence[Mapping[str, GroupStatistics]]  # for each adapter: group of gates -> what it does
 
 
-def list_warnings(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
+def list_warnings(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> list[str]:
     """Sentences about dead experts and about gates that do not depend on the input."""
     dead, fixed = find_dead_experts(adapters, statistics), find_constant_gates(adapters, statistics)
     found = [describe_dead_experts(dead, find_dead_everywhere(adapters, statistics))] if dead else []
@@ -270,16 +273,18 @@ def count_groups_with_choice(adapters: Sequence[RoutedAdapter]) -> int:
     return sum(len(adapter.groups) for adapter in adapters if adapter.num_experts > 1)
 
 
-def find_dead_experts(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
+def find_dead_experts(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> list[str]:
     """Find dead experts; their names are such as ``stage3/block02/after_token_mixer/down/expert1``, counted from 1."""
-    return [f'{adapter.name}/{group}/expert{expert}' for adapter, groups in zip(adapters, statistics)
-            for group, found in groups.items() for expert in found.dead_experts]
+    return [
+        f'{adapter.name}/{group}/expert{expert}' for adapter, groups in zip(adapters, statistics)
+        for group, found in groups.items() for expert in found.dead_experts
+    ]
 
 
-def find_dead_everywhere(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
+def find_dead_everywhere(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> list[str]:
     """Find experts that are dead in every adapter that shares them; their names are such as ``stage3/down/expert1``."""
-    dead: Dict[str, int] = {}
-    sharers: Dict[str, int] = {}
+    dead: dict[str, int] = {}
+    sharers: dict[str, int] = {}
     for adapter, groups in zip(adapters, statistics):
         sharers[adapter.center] = sharers.get(adapter.center, 0) + 1
         for group, found in groups.items():
@@ -289,10 +294,12 @@ def find_dead_everywhere(adapters: Sequence[RoutedAdapter], statistics: Statisti
     return [name for name, count in dead.items() if count == sharers[name.rsplit('/', 2)[0]]]
 
 
-def find_constant_gates(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> List[str]:
+def find_constant_gates(adapters: Sequence[RoutedAdapter], statistics: Statistics) -> list[str]:
     """Find gates that do not depend on the input; their names are such as ``stage3/block02/after_token_mixer/down``."""
-    return [f'{adapter.name}/{group}' for adapter, groups in zip(adapters, statistics)
-            for group, found in groups.items() if found.is_constant]
+    return [
+        f'{adapter.name}/{group}' for adapter, groups in zip(adapters, statistics) for group, found in groups.items()
+        if found.is_constant
+    ]
 
 
 def describe_dead_experts(names: Sequence[str], everywhere: Sequence[str]) -> str:
@@ -303,9 +310,9 @@ def describe_dead_experts(names: Sequence[str], everywhere: Sequence[str]) -> st
         everywhere: from :func:`find_dead_everywhere`.
     """
     return (f'Dead experts, used for less than {DEAD_SHARE:g}/M on average and with the largest gate for no image: '
-            f'{len(names)} ({_join(names)}); '
-            + (f'in every adapter that shares them: {len(everywhere)} ({_join(everywhere)}), so fewer experts '
-               '(experts_per_layer) would do there.' if everywhere else 'each is used by another adapter that shares it.'))
+            f'{len(names)} ({_join(names)}); ' +
+            (f'in every adapter that shares them: {len(everywhere)} ({_join(everywhere)}), so fewer experts '
+             '(experts_per_layer) would do there.' if everywhere else 'each is used by another adapter that shares it.'))
 
 
 def describe_constant_gates(names: Sequence[str], total: int) -> str:

@@ -1,6 +1,7 @@
 """Whether batch size and learning rate of a run are those of its recipe."""
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Optional
+from typing import Any
 
 from mmengine.dist import get_world_size
 
@@ -22,9 +23,9 @@ class Schedule:
     num_processes: int
     batch_size: int
     accumulation: int
-    recipe_batch_size: Optional[int]
+    recipe_batch_size: int | None
     scaled: bool
-    learning_rates: List[float]
+    learning_rates: list[float]
 
     @property
     def effective_batch_size(self) -> int:
@@ -40,7 +41,7 @@ class Schedule:
                      f'{"" if self.scaled else "not "}scaled')
         return text + f'. Learning rate after warm-up: {", ".join(f"{rate:g}" for rate in self.learning_rates)}.'
 
-    def explain_mismatch(self) -> Optional[str]:
+    def explain_mismatch(self) -> str | None:
         """What differs from the recipe, with the remedy, or None."""
         if not self.recipe_batch_size:
             return None
@@ -55,7 +56,7 @@ class Schedule:
         return None
 
 
-def read_schedule(cfg: Mapping[str, Any], batch_size: int, wrapper: Any, num_processes: Optional[int] = None) -> Schedule:
+def read_schedule(cfg: Mapping[str, Any], batch_size: int, wrapper: Any, num_processes: int | None = None) -> Schedule:
     """Read the schedule of a run from its config and its optimizer wrapper.
 
     Args:

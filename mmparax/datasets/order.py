@@ -5,8 +5,9 @@ of workers and on how far they read ahead. Here every sample gets generators of 
 iterations sees the samples of an undisturbed one.
 """
 import random
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 class PlacedIndex(int):
     """An index into a data set that knows its place in the run: (seed, process, epoch, number within it)."""
-    place: Tuple[int, ...]
+    place: tuple[int, ...]
 
-    def __new__(cls, index: int, place: Tuple[int, ...]) -> 'PlacedIndex':
+    def __new__(cls, index: int, place: tuple[int, ...]) -> 'PlacedIndex':
         self = super().__new__(cls, index)
         self.place = place
         return self
@@ -29,7 +30,7 @@ class PlacedIndex(int):
 
 class Proxy:
     """Stands for the object that it wraps: what it does not name in ``own`` is read from and written to that."""
-    own: Tuple[str, ...] = ('wrapped', )
+    own: tuple[str, ...] = ('wrapped', )
 
     def __init__(self, wrapped: Any):
         self.wrapped = wrapped
@@ -58,11 +59,11 @@ class PlacedSampler(Proxy):
     """
     own = ('wrapped', 'prefix', 'first', 'run_epoch', 'passes')
 
-    def __init__(self, wrapped: Any, prefix: Tuple[int, int]):
+    def __init__(self, wrapped: Any, prefix: tuple[int, int]):
         super().__init__(wrapped)
         self.prefix = prefix
         self.first = 0
-        self.run_epoch: Optional[int] = None  # set by epoch-based runs
+        self.run_epoch: int | None = None  # set by epoch-based runs
         self.passes = 0
 
     def __iter__(self) -> Iterator[int]:
@@ -80,7 +81,7 @@ class PlacedSampler(Proxy):
         self.first = count
         self.wrapped.skip(count)
 
-    def restart(self, seed: Optional[int] = None) -> None:
+    def restart(self, seed: int | None = None) -> None:
         """Begin anew, with the order of ``seed`` if it is given."""
         self.first = self.passes = 0
         if seed is not None and hasattr(self.wrapped, 'seed'):
@@ -100,7 +101,7 @@ class SeededDataset(Proxy, Dataset):
 
 
 @contextmanager
-def seed_generators(entropy: Tuple[int, ...]) -> Iterator[None]:
+def seed_generators(entropy: tuple[int, ...]) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's CPU generator from non-negative integers; restore them afterwards."""
     saved = get_generator_states(cuda=False)
     seeds = np.random.SeedSequence(entropy).generate_state(3)
@@ -113,18 +114,16 @@ def seed_generators(entropy: Tuple[int, ...]) -> Iterator[None]:
         restore_generators(saved)
 
 
-def get_generator_states(cuda: bool = True) -> Dict[str, Any]:
+def get_generator_states(cuda: bool = True) -> dict[str, Any]:
     """The states of Python's, NumPy's, torch's and this process's GPU generator, as tensors and plain numbers."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
-    return dict(
-        python=(version, torch.tensor(numbers, dtype=torch.int64), gauss),
-        numpy=(name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)),
-        torch=torch.get_rng_state(),
-        cuda=torch.cuda.get_rng_state() if cuda and torch.cuda.is_available() else None)
+    return dict(python=(version, torch.tensor(numbers, dtype=torch.int64), gauss),
+                numpy=(name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)),
+                torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state() if cuda and torch.cuda.is_available() else None)
 
 
-def restore_generators(states: Dict[str, Any]) -> None:
+def restore_generators(states: dict[str, Any]) -> None:
     """Restore what :func:`get_generator_states` returned."""
     version, numbers, gauss = states['python']
     random.setstate((version, tuple(numbers.tolist()), gauss))
@@ -135,7 +134,7 @@ def restore_generators(states: Dict[str, Any]) -> None:
         torch.cuda.set_rng_state(states['cuda'].cpu())
 
 
-def make_resumable(loader: DataLoader, seed: int, rank: int) -> Optional[DataLoader]:
+def make_resumable(loader: DataLoader, seed: int, rank: int) -> DataLoader | None:
     """Make a loader of the same batches whose samples depend on (seed, rank, place).
 
     The new loader draws the seeds of its workers from a generator of its own: creating an iterator does not move the
@@ -151,11 +150,10 @@ def make_resumable(loader: DataLoader, seed: int, rank: int) -> Optional[DataLoa
     """
     if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
         return None
-    common = dict(
-        dataset=SeededDataset(loader.dataset), num_workers=loader.num_workers, collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory, timeout=loader.timeout, worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context, prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers, generator=torch.Generator().manual_seed(seed))
+    common = dict(dataset=SeededDataset(loader.dataset), num_workers=loader.num_workers, collate_fn=loader.collate_fn,
+                  pin_memory=loader.pin_memory, timeout=loader.timeout, worker_init_fn=loader.worker_init_fn,
+                  multiprocessing_context=loader.multiprocessing_context, prefetch_factor=loader.prefetch_factor,
+                  persistent_workers=loader.persistent_workers, generator=torch.Generator().manual_seed(seed))
     if loader.batch_size is not None:
         return DataLoader(batch_size=loader.batch_size, drop_last=loader.drop_last,
                           sampler=PlacedSampler(loader.sampler, (seed, rank)), **common)

@@ -2,7 +2,7 @@
 import os
 from collections import deque
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, broadcast, get_rank, get_world_size, is_main_process
@@ -30,7 +30,7 @@ STATE = 'resume_state'  # key in a checkpoint: a list with one entry per process
 SAVE = ('trainable', 'all')
 
 
-def prepare_optimizer_state(state: Dict[str, Any]) -> None:
+def prepare_optimizer_state(state: dict[str, Any]) -> None:
     """Make the state of an optimizer wrapper, or of a dict of several, fit for the one that loads it, in place.
 
     mmengine loads it onto the GPU, where the counts of steps would make every step of a plain optimizer wait for the device,
@@ -75,12 +75,15 @@ class CheckpointHook(MMEngineCheckpointHook):
         StorageError: if a checkpoint cannot be written (the previous one is whole), or another run has the work dir.
     """
 
+    backend_args: dict[str, Any] | None
+    keep_ckpt_ids: deque
+
     def __init__(self, *args: Any, save: str = 'trainable', **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.save = check_choice('save', save, SAVE)
-        self._states: Optional[List[Dict[str, Any]]] = None  # of every process, while a checkpoint is written
-        self._resumed: Optional[List[Dict[str, Any]]] = None
-        self._before_val: Optional[Dict[str, Any]] = None
+        self._states: list[dict[str, Any]] | None = None  # of every process, while a checkpoint is written
+        self._resumed: list[dict[str, Any]] | None = None
+        self._before_val: dict[str, Any] | None = None
         self._is_exact = False  # whether the order of the data is followed
         self._is_readable = False  # whether a checkpoint of this run has been read back
 
@@ -104,12 +107,12 @@ class CheckpointHook(MMEngineCheckpointHook):
             runner.logger.warning('default_hooks.checkpoint has by_epoch=False in a run by epochs: a resumed run begins its '
                                   'epoch anew and differs from an undisturbed one.')
 
-    def _restart_data(self, loop: BaseLoop, seed: Optional[int] = None) -> None:
+    def _restart_data(self, loop: BaseLoop, seed: int | None = None) -> None:
         get_sampler(loop.dataloader).restart(seed)
         if hasattr(loop, 'dataloader_iterator'):
             loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         if runner._resume and not description(checkpoint):  # PEFTHook refuses to resume from an adapter
             prepare_optimizer_state(checkpoint.get('optimizer') or {})
             check_parameter_groups(runner.optim_wrapper, checkpoint.get('optimizer') or {})
@@ -149,18 +152,20 @@ class CheckpointHook(MMEngineCheckpointHook):
     def after_run(self, runner: Runner) -> None:
         unlock_folder(runner.work_dir)
 
-    def _get_state(self, runner: Runner) -> Dict[str, Any]:
+    def _get_state(self, runner: Runner) -> dict[str, Any]:
         loop, wrapper = runner.train_loop, runner.optim_wrapper
         state = dict(generators=self._before_val or get_generator_states(), seed=runner.seed, sampler_seed=None, gradients={})
         if self._is_exact:
             sampler = get_sampler(loop.dataloader)
             state.update(seed=sampler.prefix[0], sampler_seed=getattr(sampler, 'seed', None))
         if any(part._inner_count % part._accumulative_counts for part in list_optim_wrappers(wrapper)):
-            state['gradients'] = {name: parameter.grad.cpu() for name, parameter in unwrap_model(runner.model).named_parameters()
-                                  if parameter.grad is not None}
+            state['gradients'] = {
+                name: parameter.grad.cpu() for name, parameter in unwrap_model(runner.model).named_parameters()
+                if parameter.grad is not None
+            }
         return state
 
-    def _restore(self, runner: Runner, state: Dict[str, Any]) -> None:
+    def _restore(self, runner: Runner, state: dict[str, Any]) -> None:
         if self._is_exact:
             get_sampler(runner.train_loop.dataloader).prefix = (state['seed'], get_rank())
             self._restart_data(runner.train_loop, state['sampler_seed'])
@@ -191,7 +196,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     # ---- writing ----
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = unwrap_model(runner.model)
         stamp(checkpoint, model)
         if 'optimizer' in checkpoint and self._states is not None:
@@ -200,8 +205,8 @@ class CheckpointHook(MMEngineCheckpointHook):
             drop_frozen(checkpoint, model)  # hooks of moving averages, which need every name that they know, ran before
             trim_histories(checkpoint['message_hub'], runner.log_processor)
 
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: Dict[str, Any]) -> None:
-        outdated: List[int] = []
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        outdated: list[int] = []
         if self.max_keep_ckpts > 0:
             ids = [known for known in self.keep_ckpt_ids if known != step] + [step]
             outdated, latest = ids[:-self.max_keep_ckpts], ids[-self.max_keep_ckpts:]
@@ -228,7 +233,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
 
-    def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         backend = getattr(self, 'file_backend', None)
         if not self.save_best or backend is None:  # evaluation alone saves nothing
             return
@@ -239,8 +244,9 @@ class CheckpointHook(MMEngineCheckpointHook):
             super()._save_best_checkpoint(runner, metrics)
         finally:
             postponed, backend.postponed = backend.postponed, None
-        current = {str(path) for path in [getattr(self, 'best_ckpt_path', None),
-                                          *getattr(self, 'best_ckpt_path_dict', {}).values()]}
+        current = {
+            str(path) for path in [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
+        }
         for path in postponed:
             if path not in current and os.path.isfile(path):
                 backend.remove(path)

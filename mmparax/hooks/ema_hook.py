@@ -1,5 +1,5 @@
 """Exponential moving averages of the trainable parameters; the frozen base has no average and no copy."""
-from typing import Any, Dict, Optional
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -37,12 +37,13 @@ class EMAHook(Hook):
         self.interval = check_int('interval', interval)
         self.begin_iter = check_int('begin_iter', begin_iter, minimum=0)
         self.steps = 0
-        self.averages: Dict[str, Tensor] = {}
+        self.averages: dict[str, Tensor] = {}
 
     @staticmethod
-    def _trainable(runner: Runner) -> Dict[str, Tensor]:
-        return {name: parameter.data for name, parameter in unwrap_model(runner.model).named_parameters()
-                if parameter.requires_grad}
+    def _trainable(runner: Runner) -> dict[str, Tensor]:
+        return {
+            name: parameter.data for name, parameter in unwrap_model(runner.model).named_parameters() if parameter.requires_grad
+        }
 
     def before_train(self, runner: Runner) -> None:
         # Base and checkpoint are in the model by now. A resumed run has its averages already.
@@ -56,8 +57,7 @@ class EMAHook(Hook):
                                   f'{runner.max_iters}: what is evaluated is hardly trained. Raise momentum.')
 
     @torch.no_grad()
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None) -> None:
         values = self._trainable(runner)
         averages = [self.averages[name] for name in values]
         if self.steps == 0 or runner.iter + 1 < self.begin_iter:
@@ -78,20 +78,20 @@ class EMAHook(Hook):
         if self.averages:  # else a run without training: the checkpoint's weights are the averages
             self._swap(runner)
 
-    def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if self.averages:
             self._swap(runner)
 
     before_test_epoch, after_test_epoch = before_val_epoch, after_val_epoch
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         weights = checkpoint['state_dict']
         checkpoint[EMA] = {f'module.{name}': weights[name] for name in self.averages}
         checkpoint[EMA]['steps'] = torch.tensor(self.steps)
         for name, average in self.averages.items():
             weights[name] = average.cpu().clone()
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         if not runner._resume:
             return
         saved, weights = checkpoint.get(EMA), checkpoint['state_dict']

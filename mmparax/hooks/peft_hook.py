@@ -1,5 +1,5 @@
 """Says what is trainable, and stops a run that would train the wrong thing."""
-from typing import Any, Dict, Optional
+from typing import Any
 
 import torch
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
@@ -48,10 +48,11 @@ class PEFTHook(Hook):
 
     def __init__(self, **options: Any):
         if 'save' in options:
-            raise ParameterError('save', options['save'], 'PEFTHook only checks, and what a checkpoint holds is set by '
-                                 'default_hooks.checkpoint.save, of mmparax.CheckpointHook')
+            raise ParameterError(
+                'save', options['save'], 'PEFTHook only checks, and what a checkpoint holds is set by '
+                'default_hooks.checkpoint.save, of mmparax.CheckpointHook')
         check_options(type(self).__name__, options, ())
-        self._watch: Optional[FrozenWatch] = None
+        self._watch: FrozenWatch | None = None
 
     # ---- before training ----
 
@@ -68,7 +69,7 @@ class PEFTHook(Hook):
                 metainfo = getattr(loop.dataloader.dataset, 'metainfo', None) or {}
                 check_class_counts(model, metainfo, f'{name}_dataloader.dataset')
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         source = str(runner._load_from or runner.cfg.get('load_from') or 'the latest checkpoint')
         training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
         if training and runner._resume:
@@ -79,7 +80,7 @@ class PEFTHook(Hook):
             self._start_from_adapter(runner, model, checkpoint, source)
 
     @staticmethod
-    def _start_from_adapter(runner: Runner, model: nn.Module, checkpoint: Dict[str, Any], source: str) -> None:
+    def _start_from_adapter(runner: Runner, model: nn.Module, checkpoint: dict[str, Any], source: str) -> None:
         """Let a training begin with another head than the file's."""
         weights = checkpoint['state_dict']
         weights._metadata[CLAIM] = Verified(weights._metadata[CLAIM], **{FRESH_HEAD: True})
@@ -142,7 +143,7 @@ class PEFTHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         self._check_frozen(runner)
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: Dict[str, Any]) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         self._check_frozen(runner)
 
     def after_train(self, runner: Runner) -> None:
@@ -152,7 +153,7 @@ class PEFTHook(Hook):
                 runner.logger.info('The frozen base is unchanged, byte by byte.')
 
 
-def describe_operations(model: nn.Module, wrapper: Any, compiled: bool = False) -> Optional[str]:
+def describe_operations(model: nn.Module, wrapper: Any, compiled: bool = False) -> str | None:
     """Which implementation runs the operations of AdaRoute in training, or None for a model without it.
 
     Args:
@@ -166,6 +167,6 @@ def describe_operations(model: nn.Module, wrapper: Any, compiled: bool = False) 
     if compiled:
         return 'reference (PyTorch, compiled)'
     parameter = next(adapter.parameters())
-    autocast = next((part.cast_dtype or torch.get_autocast_dtype(parameter.device.type) for part in list_optim_wrappers(wrapper)
-                     if isinstance(part, AmpOptimWrapper)), None)
+    autocast = next((part.cast_dtype or torch.get_autocast_dtype(parameter.device.type)
+                     for part in list_optim_wrappers(wrapper) if isinstance(part, AmpOptimWrapper)), None)
     return describe_backend(parameter.device, parameter.dtype, autocast)

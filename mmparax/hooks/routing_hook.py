@@ -1,5 +1,6 @@
 """Records over training which experts the routers of AdaRoute use."""
-from typing import Any, Callable, Dict, List, Optional, Set
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,9 +55,9 @@ class RoutingHook(Hook):
     def __init__(self, interval: int = 50, per_adapter: bool = False):
         self.interval = check_int('interval', interval)
         self.per_adapter = check_choice('per_adapter', per_adapter, (True, False))
-        self._handles: List[RemovableHandle] = []
-        self._warned: Set[str] = set()
-        self._gates: Dict[int, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
+        self._warned: set[str] = set()
+        self._gates: dict[int, Tensor] = {}
         self._reading = False
 
     def before_train(self, runner: Runner) -> None:
@@ -79,8 +80,7 @@ class RoutingHook(Hook):
         self._gates.clear()
         self._reading = bool(self._handles)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None) -> None:
         self._reading = False
         if not self._handles:
             return
@@ -113,22 +113,21 @@ class RoutingHook(Hook):
                 self._warn(runner, statistics)
         self._sums.clear()
 
-    def _make_scalars(self, statistics: List[Dict[str, GroupStatistics]]) -> Dict[str, float]:
-        stages: Dict[str, List[GroupStatistics]] = {}
-        scalars: Dict[str, float] = {}
+    def _make_scalars(self, statistics: list[dict[str, GroupStatistics]]) -> dict[str, float]:
+        stages: dict[str, list[GroupStatistics]] = {}
+        scalars: dict[str, float] = {}
         for adapter, groups in zip(self._sums.adapters, statistics):
             for group, found in groups.items():
                 stages.setdefault(f'routing/{_stage_name(adapter)}/{group}', []).append(found)
                 if self.per_adapter:
                     place = f'routing/{adapter.name}/{group}'
                     scalars.update(_summarize(place, [found]))
-                    scalars.update({f'{place}/usage/expert{expert}': float(usage)
-                                    for expert, usage in enumerate(found.usage, 1)})
+                    scalars.update({f'{place}/usage/expert{expert}': float(usage) for expert, usage in enumerate(found.usage, 1)})
         for place, several in stages.items():
             scalars.update(_summarize(place, several))
         return scalars
 
-    def _warn(self, runner: Runner, statistics: List[Dict[str, GroupStatistics]]) -> None:
+    def _warn(self, runner: Runner, statistics: list[dict[str, GroupStatistics]]) -> None:
         adapters = self._sums.adapters
         dead = self._select_new(find_dead_experts(adapters, statistics))
         if dead:
@@ -137,7 +136,7 @@ class RoutingHook(Hook):
         if fixed:
             runner.logger.warning(describe_constant_gates(fixed, count_groups_with_choice(adapters)))
 
-    def _select_new(self, names: List[str]) -> List[str]:
+    def _select_new(self, names: list[str]) -> list[str]:
         """Names that were not warned of yet; from now on they were."""
         fresh = [name for name in names if name not in self._warned]
         self._warned.update(fresh)
@@ -148,12 +147,13 @@ def _stage_name(adapter: RoutedAdapter) -> str:
     return adapter.name.rpartition('/block')[0]
 
 
-def _summarize(place: str, several: List[GroupStatistics]) -> Dict[str, float]:
+def _summarize(place: str, several: list[GroupStatistics]) -> dict[str, float]:
 
     def mean(value: Callable[[GroupStatistics], float]) -> float:
         return float(np.mean([found.normalize(value(found)) for found in several]))
 
-    return {f'{place}/entropy': mean(lambda found: found.mean_entropy),
-            f'{place}/dependence': mean(lambda found: found.dependence),
-            f'{place}/largest_usage': float(max(found.usage.max() for found in several)),
-            f'{place}/dead_experts': float(sum(len(found.dead_experts) for found in several))}
+    return {
+        f'{place}/entropy': mean(lambda found: found.mean_entropy), f'{place}/dependence': mean(lambda found: found.dependence),
+        f'{place}/largest_usage': float(max(found.usage.max() for found in several)),
+        f'{place}/dead_experts': float(sum(len(found.dead_experts) for found in several))
+    }

@@ -1,5 +1,6 @@
 """Replaces hooks of mmengine that an inherited config names by those of mmparax that do the same for adapted backbones."""
-from typing import Any, Dict, Iterator, List, MutableMapping, Tuple
+from collections.abc import Iterator, MutableMapping
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
@@ -29,7 +30,7 @@ def holds_adapted_backbone(cfg: Config) -> bool:
     return False
 
 
-def replace_stock_hooks(cfg: Config) -> List[str]:
+def replace_stock_hooks(cfg: Config) -> list[str]:
     """Replace mmengine's ``CheckpointHook`` and ``EMAHook`` in a config by those of mmparax, with their options.
 
     mmengine's would save and average the frozen base, too. An ``EMAHook`` with an option that mmparax's lacks stays: its
@@ -41,7 +42,7 @@ def replace_stock_hooks(cfg: Config) -> List[str]:
     Returns:
         A sentence for each hook that was replaced, or that stays.
     """
-    sentences: List[str] = []
+    sentences: list[str] = []
     if 'checkpoint' not in (cfg.get('default_hooks') or {}):  # None is for none
         cfg.default_hooks = dict(cfg.get('default_hooks') or {}, checkpoint=dict(type='CheckpointHook', interval=1))
     for place, hook in _hook_configs(cfg):
@@ -65,7 +66,7 @@ def replace_stock_hooks(cfg: Config) -> List[str]:
     return sentences
 
 
-def _hook_configs(cfg: Config) -> Iterator[Tuple[str, MutableMapping[str, Any]]]:
+def _hook_configs(cfg: Config) -> Iterator[tuple[str, MutableMapping[str, Any]]]:
     """Yield (place, config) of the hooks of a run."""
     places = [(f'default_hooks.{name}', hook) for name, hook in (cfg.get('default_hooks') or {}).items()]
     places += [(f'custom_hooks[{number}]', hook) for number, hook in enumerate(cfg.get('custom_hooks') or [])]
@@ -77,8 +78,10 @@ def _change_type(hook: MutableMapping[str, Any], name: str) -> None:
     hook['type'] = name
 
 
-def _other_options(hook: MutableMapping[str, Any]) -> Dict[str, Any]:
+def _other_options(hook: MutableMapping[str, Any]) -> dict[str, Any]:
     """Options of mmengine's ``EMAHook`` for which mmparax's has nothing."""
     known = {*keyword_names(EMAHook.__init__), *EMA_IGNORED, *OF_REGISTRY}
-    return {name: value for name, value in hook.items()
-            if name not in known and not (name in EMA_DEFAULTS and value == EMA_DEFAULTS[name])}
+    return {
+        name: value for name, value in hook.items()
+        if name not in known and not (name in EMA_DEFAULTS and value == EMA_DEFAULTS[name])
+    }

@@ -72,12 +72,13 @@ def config(work_dir, adapter='adaroute', backbone='swin', iterations=6, interval
     """The config of a run; ``options`` go to the backbone."""
     cls, _, _ = BACKBONES[backbone]
     method = METHODS[adapter][0] if isinstance(adapter, str) else adapter
-    backbone = {'type': f'mmparax.{cls.__name__}', 'adapter': method, 'allow_random_base': 'base_checkpoint' not in options,
-             **SHALLOW[backbone], 'drop_path_rate': 0.3, **options}
+    backbone = {
+        'type': f'mmparax.{cls.__name__}', 'adapter': method, 'allow_random_base': 'base_checkpoint' not in options,
+        **SHALLOW[backbone], 'drop_path_rate': 0.3, **options
+    }
 
     def loader(shuffle, sampler):
-        return dict(batch_size=2, num_workers=workers, persistent_workers=False,
-                    sampler=dict(type=sampler, shuffle=shuffle),
+        return dict(batch_size=2, num_workers=workers, persistent_workers=False, sampler=dict(type=sampler, shuffle=shuffle),
                     dataset=dict(type='RandomScenes', _scope_='mmengine', pipeline=[dict(type='Augment', _scope_='mmengine')]))
 
     head = dict(type='FCNHead', in_channels=64, in_index=0, channels=8, num_convs=1, dropout_ratio=0.2, num_classes=CLASSES,
@@ -90,18 +91,18 @@ def config(work_dir, adapter='adaroute', backbone='swin', iterations=6, interval
                    data_preprocessor=dict(type='SegDataPreProcessor', mean=[127.] * 3, std=[60.] * 3, size=SIZE)),
         train_dataloader=loader(True, 'InfiniteSampler' if epochs is None else 'DefaultSampler'), train_cfg=train_cfg,
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2), accumulative_counts=accumulate),
-        param_scheduler=[dict(type='PolyLR', eta_min=0., power=1., begin=0, end=100, by_epoch=False)],
-        default_hooks=dict(
+        param_scheduler=[dict(type='PolyLR', eta_min=0., power=1., begin=0, end=100, by_epoch=False)], default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1000),
-            checkpoint=dict(type='mmparax.CheckpointHook', by_epoch=epochs is not None,
-                            interval=interval if epochs is None else 1, max_keep_ckpts=1, **dict(checkpoint))),
-        custom_hooks=[dict(type='mmparax.PEFTHook'), *hooks], log_level='ERROR', visualizer=None)
+            checkpoint=dict(type='mmparax.CheckpointHook',
+                            by_epoch=epochs is not None, interval=interval if epochs is None else 1, max_keep_ckpts=1,
+                            **dict(checkpoint))), custom_hooks=[dict(type='mmparax.PEFTHook'),
+                                                                *hooks], log_level='ERROR', visualizer=None)
     if seed is not None:
         cfg['randomness'] = dict(seed=seed)
     if val:
         test = dict(loader(False, 'DefaultSampler'), num_workers=0, persistent_workers=False)
         test['dataset']['indices'] = 3
-        cfg.update(val_dataloader=test, val_cfg=dict(), val_evaluator=dict(type='Agreement', _scope_='mmengine'))
+        cfg.update(val_dataloader=test, val_cfg={}, val_evaluator=dict(type='Agreement', _scope_='mmengine'))
     return Config(cfg)
 
 

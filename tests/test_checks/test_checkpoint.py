@@ -16,8 +16,8 @@ class Segmentor(nn.Module):
 
 
 def checkpoint_of(model, **changes):
-    return dict(state_dict=model.state_dict(), meta=dict(epoch=0, iter=3, mmparax=describe(model)), optimizer={},
-                message_hub={}, **changes)
+    return dict(state_dict=model.state_dict(), meta=dict(epoch=0, iter=3, mmparax=describe(model)), optimizer={}, message_hub={},
+                **changes)
 
 
 def test_a_resume_file_must_be_complete():
@@ -35,15 +35,18 @@ def test_the_origin_of_a_checkpoint_is_judged():
         check_origin(model, good, 'a.pth', training)
     other_head = checkpoint_of(Segmentor('adaroute', classes=5))
     check_origin(model, other_head, 'a.pth', True)  # fine-tuning to other classes
-    for checkpoint, message in (
-            (other_head, r'does not fit the head of Segmentor: 2 \(head.weight \(5, .*\) of another shape'),
-            (checkpoint_of(Segmentor('frozen')), 'trained with the adapter Frozen, but backbone has AdaRoute'),
-            (checkpoint_of(Segmentor(None)), r'trained with the adapter None \(full fine-tuning\), but'),
-            (checkpoint_of(Segmentor('adaroute-sigmoid')),
-             "other options of AdaRoute: router_activation='sigmoid' instead of 'softmax'"),
-            (dict(model={}), 'looks like a base checkpoint. Give a checkpoint of a training run'),
-            (dict(state_dict={f'backbone.{name}': value for name, value in Segmentor('frozen').backbone.state_dict().items()
-                              if not name.startswith('norm')}), 'looks like a base checkpoint')):
+    for checkpoint, message in ((other_head, r'does not fit the head of Segmentor: 2 \(head.weight \(5, .*\) of another shape'),
+                                (checkpoint_of(Segmentor('frozen')),
+                                 'trained with the adapter Frozen, but backbone has AdaRoute'),
+                                (checkpoint_of(Segmentor(None)), r'trained with the adapter None \(full fine-tuning\), but'),
+                                (checkpoint_of(Segmentor('adaroute-sigmoid')),
+                                 "other options of AdaRoute: router_activation='sigmoid' instead of 'softmax'"),
+                                (dict(model={}), 'looks like a base checkpoint. Give a checkpoint of a training run'), (dict(
+                                    state_dict={
+                                        f'backbone.{name}': value
+                                        for name, value in Segmentor('frozen').backbone.state_dict().items()
+                                        if not name.startswith('norm')
+                                    }), 'looks like a base checkpoint')):
         with pytest.raises(ValueError, match=message):
             check_origin(model, checkpoint, 'a.pth', False)
 

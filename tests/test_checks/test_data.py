@@ -35,8 +35,7 @@ def test_complete_data_pass(task, scenes):
 ABSENT = {
     'image folder': ('segmentation', {'train_dataloader.dataset.data_prefix.img_path': 'x'},
                      'train_dataloader.dataset.data_prefix.img_path'),
-    'images of objects': ('detection', {'val_dataloader.dataset.data_prefix.img': 'x'},
-                          'val_dataloader.dataset.data_prefix.img'),
+    'images of objects': ('detection', {'val_dataloader.dataset.data_prefix.img': 'x'}, 'val_dataloader.dataset.data_prefix.img'),
     'annotation file': ('detection', {'train_dataloader.dataset.ann_file': 'x.json'}, 'train_dataloader.dataset.ann_file'),
     'panoptic maps': ('panoptic', {'train_dataloader.dataset.data_prefix.seg': 'x'}, 'train_dataloader.dataset.data_prefix.seg'),
     'file of an evaluator': ('detection', {'val_evaluator.ann_file': 'x.json'}, 'val_evaluator.ann_file'),
@@ -70,8 +69,8 @@ def test_data_that_download_themselves_need_not_be_there(kind, tmp_path):
 
     def cfg(**options):
         dataset = dict(type=kind, data_root=str(root), split='train', pipeline=[], **options)
-        return Config(dict(default_scope='mmpretrain', train_dataloader=dict(
-            dataset=dict(type='RepeatDataset', times=2, dataset=dataset))))
+        return Config(
+            dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=dataset))))
 
     for options in ({}, dict(download=True)):
         check_datasets(cfg(**options), LOADERS)
@@ -154,8 +153,9 @@ def test_categories_are_found_wherever_they_are(case, tmp_path):
     assert read_categories(str(path)) == ['a [b]', 'c']
 
 
-@pytest.mark.parametrize('content', ['', '{}', '[1, 2]', '{"categories": [', '{"categories": []}', '{"categories": [{"id": 1}]}',
-                                     'no json "categories"'])
+@pytest.mark.parametrize(
+    'content',
+    ['', '{}', '[1, 2]', '{"categories": [', '{"categories": []}', '{"categories": [{"id": 1}]}', 'no json "categories"'])
 def test_a_file_without_categories_is_refused(content, tmp_path):
     path = tmp_path / 'file.json'
     path.write_text(content)

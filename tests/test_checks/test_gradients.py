@@ -37,8 +37,8 @@ def test_exact_zeros_are_counted_not_refused():
 def test_several_optimizers_are_each_watched():
     """An OptimWrapperDict, as models with a step of their own use it."""
     model = torch.nn.ModuleDict(dict(a=torch.nn.Linear(1, 1), b=torch.nn.Linear(1, 1)))
-    wrappers = OptimWrapperDict(**{name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=1.), accumulative_counts=2)
-                                   for name, part in model.items()})
+    wrappers = OptimWrapperDict(
+        **{name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=1.), accumulative_counts=2) for name, part in model.items()})
     found = []
     for wrapper in list_optim_wrappers(wrappers):
         watch_first_step(wrapper.optimizer, model, found.append)

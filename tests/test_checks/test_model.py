@@ -66,13 +66,16 @@ def test_vectors_are_what_classifiers_take(built):
 
 
 @dense
-@pytest.mark.parametrize('options, given', [(dict(out_indices=(1, 2, 3)), r'3 map\(s\), of \[16, 32, 64\] channels'),
-                                            (dict(arch=dict(embed_dims=16, depths=[1] * 4, num_heads=[1] * 4)),
-                                             r'4 map\(s\), of \[16, 32, 64, 128\] channels')], ids=['fewer', 'wider'])
+@pytest.mark.parametrize(
+    'options, given',
+    [(dict(out_indices=(1, 2, 3)), r'3 map\(s\), of \[16, 32, 64\] channels'),
+     (dict(arch=dict(embed_dims=16, depths=[1] * 4, num_heads=[1] * 4)), r'4 map\(s\), of \[16, 32, 64, 128\] channels')],
+    ids=['fewer', 'wider'])
 def test_other_maps_are_refused(model, options, given):
     model.backbone = build('frozen', 'swin', **options)
-    with pytest.raises(ValueError, match=rf'model\.(neck\.in_channels|decode_head\.in_\w+)=.* is not allowed: the backbone '
-                       rf'gives {given} \(out_indices=\[.*\]\)\. .*\w'):
+    with pytest.raises(
+            ValueError, match=rf'model\.(neck\.in_channels|decode_head\.in_\w+)=.* is not allowed: the backbone '
+            rf'gives {given} \(out_indices=\[.*\]\)\. .*\w'):
         check_features(model)
 
 
@@ -101,14 +104,18 @@ def test_heads_that_choose_their_maps(case, built):
 
 
 THINGS, STUFF = tuple('0123456789'), ('wood', 'brick', 'grass', 'water', 'sand')
-METAINFO = {'segmentation': dict(classes=THINGS + STUFF), 'detection': dict(classes=THINGS),
-            'panoptic': dict(classes=THINGS + STUFF, thing_classes=THINGS, stuff_classes=STUFF),
-            'classification': dict(classes=THINGS + STUFF)}
+METAINFO = {
+    'segmentation': dict(classes=THINGS + STUFF), 'detection': dict(classes=THINGS),
+    'panoptic': dict(classes=THINGS + STUFF, thing_classes=THINGS,
+                     stuff_classes=STUFF), 'classification': dict(classes=THINGS + STUFF)
+}
 COUNTED = [(task, name) for task, names in {
     'segmentation': ['decode_head.num_classes', 'auxiliary_head.num_classes'],
     'detection': ['roi_head.bbox_head.num_classes', 'roi_head.mask_head.num_classes'],
-    'panoptic': ['roi_head.bbox_head.num_classes', 'semantic_head.num_stuff_classes', 'panoptic_fusion_head.num_things_classes',
-                 'panoptic_fusion_head.num_stuff_classes'],
+    'panoptic': [
+        'roi_head.bbox_head.num_classes', 'semantic_head.num_stuff_classes', 'panoptic_fusion_head.num_things_classes',
+        'panoptic_fusion_head.num_stuff_classes'
+    ],
     'classification': ['head.num_classes'],
 }.items() for name in names]
 
@@ -125,8 +132,9 @@ def test_other_counts_name_both(model, name, request):
     head, option = model.get_submodule(name.rpartition('.')[0]), name.rpartition('.')[2]
     right = getattr(head, option)
     setattr(head, option, 3)
-    with pytest.raises(ValueError, match=rf'model\.{name}=3 is not allowed: val_dataloader.dataset has {right} such classes '
-                       r'\(\w+, \w+, \w+, \.\.\.\)\. Set it to'):
+    with pytest.raises(
+            ValueError, match=rf'model\.{name}=3 is not allowed: val_dataloader.dataset has {right} such classes '
+            r'\(\w+, \w+, \w+, \.\.\.\)\. Set it to'):
         check_class_counts(model, METAINFO[request.node.callspec.params['model']], 'val_dataloader.dataset')
 
 
@@ -144,7 +152,7 @@ def test_stuff_before_things_is_refused(built):
 def test_every_kind_of_run_is_stopped_at_its_start(start, fault, message, tmp_path):
     cfg = run_config(tmp_path)
     cfg.model.decode_head.update(fault)
-    cfg.update(test_dataloader=cfg.val_dataloader, test_cfg=dict(), test_evaluator=cfg.val_evaluator)
+    cfg.update(test_dataloader=cfg.val_dataloader, test_cfg={}, test_evaluator=cfg.val_evaluator)
     runner = build_runner(cfg)
     with pytest.raises(ValueError, match=message):
         getattr(runner, start)()

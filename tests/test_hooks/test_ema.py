@@ -57,6 +57,7 @@ def test_only_trainable_parameters_are_averaged(averaged):
 
 
 def test_the_average_is_the_formula(tmp_path):
+
     class Recorder(Hook):
         priority = 'HIGHEST'
         values = []
@@ -87,14 +88,14 @@ def test_a_test_run_evaluates_the_averages(averaged, tmp_path):
 
 def test_a_test_after_training_evaluates_the_averages_too(tmp_path):
     cfg = config(tmp_path, hooks=[OURS], iterations=3)
-    cfg.update(test_dataloader=cfg.val_dataloader, test_cfg=dict(), test_evaluator=cfg.val_evaluator)
+    cfg.update(test_dataloader=cfg.val_dataloader, test_cfg={}, test_evaluator=cfg.val_evaluator)
     runner = build(cfg)
     runner.train()
     raw = {name: value.clone() for name, value in runner.model.state_dict().items()}
     seen = []
     evaluate = runner.model.test_step
-    runner.model.test_step = lambda data: (seen.append(same(runner.model.state_dict(), saved(tmp_path)['state_dict'])),
-                                           evaluate(data))[1]
+    runner.model.test_step = lambda data: (seen.append(same(runner.model.state_dict(),
+                                                            saved(tmp_path)['state_dict'])), evaluate(data))[1]
     runner.test()
     assert seen and not any(seen) and not same(runner.model.state_dict(), raw)
 
@@ -111,8 +112,10 @@ def test_a_checkpoint_without_averages_starts_them_from_its_weights(tmp_path):
     assert seen and all(torch.equal(value, before[name]) for name, value in seen.items())
 
 
-@pytest.mark.parametrize('option', [dict(momentum=0.), dict(momentum=1.), dict(momentum='x'), dict(interval=0),
-                                    dict(begin_iter=-1)], ids=str)
+@pytest.mark.parametrize(
+    'option', [dict(momentum=0.), dict(momentum=1.),
+               dict(momentum='x'),
+               dict(interval=0), dict(begin_iter=-1)], ids=str)
 def test_wrong_options_are_named(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         EMAHook(**option)

@@ -56,8 +56,10 @@ def test_table_has_every_part_with_its_share(method, run):
     runner, text = run(adapter=method)
     model = runner.model
     count = count_parameters(model)
-    expected = {'output norms': count.output_norms.parameters, 'head': count.head.parameters, 'trainable': count.trainable,
-                'trainable in backbone': count.trainable_in_backbone}
+    expected = {
+        'output norms': count.output_norms.parameters, 'head': count.head.parameters, 'trainable': count.trainable,
+        'trainable in backbone': count.trainable_in_backbone
+    }
     if method is None:
         expected['backbone, trainable'] = count.backbone_trainable.parameters
     else:
@@ -157,6 +159,7 @@ def test_a_stock_checkpoint_hook_is_named(run):
 
 
 def test_an_unused_parameter_is_named(run):
+
     def add(runner):
         runner.model.decode_head.spare = nn.Parameter(torch.ones(3))
         runner.optim_wrapper.optimizer.add_param_group(dict(params=[runner.model.decode_head.spare]))
@@ -168,6 +171,7 @@ def test_an_unused_parameter_is_named(run):
 
 
 def test_trainable_parameters_are_in_the_optimizer(run):
+
     def add(runner):
         runner.model.decode_head.late = nn.Parameter(torch.ones(3))
 
@@ -176,6 +180,7 @@ def test_trainable_parameters_are_in_the_optimizer(run):
 
 
 def test_a_gradient_that_is_not_finite_is_named(run):
+
     def break_it(runner):
         runner.model.decode_head.conv_seg.weight.register_hook(lambda gradient: gradient / 0)
 
@@ -204,10 +209,12 @@ def thaw(runner):
     first_frozen(runner)[1].requires_grad_(True)
 
 
-OFFENCES = {'in-place': (write_in_place, 'frozen parameter backbone.* was changed by iteration'),
-            'past-autograd': (write_past_autograd, 'fingerprint differs'),
-            'replaced': (replace, 'frozen parameter backbone.* was changed by iteration'),
-            'thawed': (thaw, 'was frozen and is not any more')}
+OFFENCES = {
+    'in-place': (write_in_place, 'frozen parameter backbone.* was changed by iteration'),
+    'past-autograd': (write_past_autograd, 'fingerprint differs'),
+    'replaced': (replace, 'frozen parameter backbone.* was changed by iteration'),
+    'thawed': (thaw, 'was frozen and is not any more')
+}
 
 
 @pytest.mark.parametrize('offence', OFFENCES)
@@ -218,6 +225,7 @@ def test_a_frozen_base_that_changes_stops_the_run(offence, run):
 
 
 def test_a_change_is_found_before_the_next_checkpoint(tmp_path, run):
+
     def at_five(runner):
         if runner.iter == 4:
             write_in_place(runner)
@@ -228,6 +236,7 @@ def test_a_change_is_found_before_the_next_checkpoint(tmp_path, run):
 
 
 def test_synchronised_norms_need_gpus(run):
+
     def add(runner):
         runner.model.decode_head.sync = nn.SyncBatchNorm(2).requires_grad_(False)
 

@@ -27,15 +27,15 @@ from mmparax.weights.reader import read_file
 EMA = dict(type='mmparax.EMAHook', momentum=0.3)
 # id -> (options of the undisturbed run, what is different in its first part, what is different in the resumed part)
 RUNS = {
-    'iterations': (dict(), dict(iterations=3), dict()),
-    'ends-between-checkpoints': (dict(interval=4, iterations=9), dict(iterations=5), dict()),
-    'epochs': (dict(epochs=3), dict(epochs=1), dict()),
+    'iterations': ({}, dict(iterations=3), {}),
+    'ends-between-checkpoints': (dict(interval=4, iterations=9), dict(iterations=5), {}),
+    'epochs': (dict(epochs=3), dict(epochs=1), {}),
     'epochs-workers': (dict(epochs=3), dict(epochs=1, workers=2), dict(workers=1)),
-    'iterations-workers': (dict(), dict(iterations=3, workers=1), dict(workers=2)),
-    'ema': (dict(hooks=[EMA]), dict(iterations=3), dict()),
-    'save-best': (dict(checkpoint=dict(save_best='mIoU')), dict(iterations=3), dict()),
-    'full': (dict(adapter=None), dict(iterations=3), dict()),
-    'seed-not-in-the-config': (dict(), dict(iterations=3), dict(seed=None)),
+    'iterations-workers': ({}, dict(iterations=3, workers=1), dict(workers=2)),
+    'ema': (dict(hooks=[EMA]), dict(iterations=3), {}),
+    'save-best': (dict(checkpoint=dict(save_best='mIoU')), dict(iterations=3), {}),
+    'full': (dict(adapter=None), dict(iterations=3), {}),
+    'seed-not-in-the-config': ({}, dict(iterations=3), dict(seed=None)),
 }
 
 
@@ -158,6 +158,7 @@ def test_hooks_that_change_the_data_set_reach_it():
 
 
 def test_a_save_that_could_not_be_read_back_stops_at_once(tmp_path):
+
     def spoil(runner):
         runner.message_hub.update_info('strange', Stop)
 
@@ -191,11 +192,13 @@ def die_at_call(number):
     calls = [0]
 
     def counted(function):
+
         def wrapper(*arguments, **options):
             calls[0] += 1
             if calls[0] == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **options)
+
         return wrapper
 
     storage.os.fsync = counted(os.fsync)
@@ -220,6 +223,7 @@ def check_after_kill(folder):
 
 @pytest.mark.parametrize('call', some([3, 17], range(1, 33)))
 def test_a_kill_while_a_checkpoint_is_written_loses_nothing(call, undisturbed, tmp_path):
+
     def killed():
         die_at_call(call)
         train(tmp_path, **KILLED)
@@ -242,6 +246,7 @@ def test_a_kill_at_any_moment_loses_nothing(after, undisturbed, tmp_path):
 
 
 def test_a_full_disk_is_one_sentence_and_the_previous_checkpoint_stays(in_one_go, tmp_path):
+
     def full():
         runner = build(config(tmp_path, interval=1))
         hook = next(hook for hook in runner.hooks if isinstance(hook, StockHook))
@@ -264,6 +269,7 @@ def test_a_full_disk_is_one_sentence_and_the_previous_checkpoint_stays(in_one_go
 
 
 def test_two_runs_do_not_share_a_work_dir(tmp_path):
+
     def second():
         locks._held.clear()  # what a process that was not forked from this one knows
         with pytest.raises(OSError, match=rf"work_dir='.*' is in use by another run \(process {os.getppid()} on .*--work-dir"):

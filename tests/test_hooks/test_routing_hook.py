@@ -45,8 +45,10 @@ def test_hook_records_training_images_once(counted, tmp_path):
     assert list(plain) == [2, 4, 5]
     # Only stage 3 of this backbone has two blocks and so two experts.
     groups = ('down', 'up', 'kernels.0', 'kernels.1', 'kernels.2')
-    assert set(plain[2]) == {f'routing/stage3/{group}/{name}' for group in groups
-                             for name in ('entropy', 'dependence', 'largest_usage', 'dead_experts')}
+    assert set(plain[2]) == {
+        f'routing/stage3/{group}/{name}' for group in groups
+        for name in ('entropy', 'dependence', 'largest_usage', 'dead_experts')
+    }
     assert 0.5 <= plain[2]['routing/stage3/down/largest_usage'] <= 1 and 0 < plain[2]['routing/stage3/down/entropy'] <= 1
     for step, values in plain.items():
         assert recomputed[step] == pytest.approx(values, rel=1e-4, abs=1e-6)
@@ -59,8 +61,9 @@ def test_hook_for_each_adapter_while_gradients_accumulate(counted, tmp_path):
     train(tmp_path, iterations=4, accumulate=2, val=False, hooks=hooks)
     found = scalars(tmp_path)[4]
     assert counted == [8]
-    places = [f'routing/stage3/block{block:02d}/{site}/up' for block in (1, 2) for site in ('after_token_mixer',
-                                                                                          'after_channel_mixer')]
+    places = [
+        f'routing/stage3/block{block:02d}/{site}/up' for block in (1, 2) for site in ('after_token_mixer', 'after_channel_mixer')
+    ]
     assert len(found) == 5 * 4 + 20 * (4 + 2)
     for place in places:
         assert sum(found[f'{place}/usage/expert{expert}'] for expert in (1, 2)) == pytest.approx(1)
@@ -97,8 +100,7 @@ def test_hook_refuses(method, cfg, message):
         RoutingHook().before_train(SimpleNamespace(cfg=cfg, model=Net(method)))
 
 
-@pytest.mark.parametrize('options, message', [(dict(interval=0), 'interval=0'),
-                                              (dict(per_adapter='yes'), "per_adapter='yes'")])
+@pytest.mark.parametrize('options, message', [(dict(interval=0), 'interval=0'), (dict(per_adapter='yes'), "per_adapter='yes'")])
 def test_hook_checks_its_arguments(options, message):
     with pytest.raises(InputError, match=message):
         RoutingHook(**options)
@@ -110,6 +112,8 @@ def test_hook_resumes(tmp_path):
     train(tmp_path, iterations=3, val=False, hooks=[hook])
     runner = build(config(tmp_path, iterations=6, val=False, hooks=[hook]), resume=True)
     runner.train()
-    steps = [json.loads(line)['step'] for file in sorted(tmp_path.glob('*/vis_data/scalars.json'))
-             for line in file.read_text().splitlines() if 'routing/' in line]
+    steps = [
+        json.loads(line)['step'] for file in sorted(tmp_path.glob('*/vis_data/scalars.json'))
+        for line in file.read_text().splitlines() if 'routing/' in line
+    ]
     assert steps == [3, 6]

@@ -134,9 +134,11 @@ def test_logged_values_go_on_after_a_resume(bases, tmp_path):
         found = {}
         for number, iterations in enumerate(parts):
             cfg = config(tmp_path / folder, base_checkpoint=str(bases / 'one.pth'), iterations=iterations, interval=4, val=False)
-            cfg.log_processor = dict(window_size=2, by_epoch=False, custom_cfg=[
-                dict(data_src='loss', log_name='long', method_name='mean', window_size=5),
-                dict(data_src='decode.acc_seg', log_name='ever', method_name='max', window_size='global')])
+            cfg.log_processor = dict(
+                window_size=2, by_epoch=False, custom_cfg=[
+                    dict(data_src='loss', log_name='long', method_name='mean', window_size=5),
+                    dict(data_src='decode.acc_seg', log_name='ever', method_name='max', window_size='global')
+                ])
             runner = build(cfg, resume=number > 0)
             runner.register_hook(Logged())
             runner.train()

@@ -25,8 +25,8 @@ def base(tmp_path_factory):
 
 def replace(default_hooks=None, custom_hooks=None, scope='mmseg'):
     cfg = Config(dict(default_scope=scope, model=dict(backbone=BACKBONE)))
-    cfg.merge_from_dict({name: hooks for name, hooks in (('default_hooks', default_hooks), ('custom_hooks', custom_hooks))
-                         if hooks is not None})
+    cfg.merge_from_dict(
+        {name: hooks for name, hooks in (('default_hooks', default_hooks), ('custom_hooks', custom_hooks)) if hooks is not None})
     init_default_scope(scope)
     sentences = replace_stock_hooks(cfg)
     return cfg, sentences
@@ -71,11 +71,11 @@ def test_their_options_are_kept_and_the_log_says_it(base, tmp_path, monkeypatch)
         assert sum(line.startswith(start) for line in lines) == 1
 
 
-@pytest.mark.parametrize('given, expected', [
-    (dict(type='CheckpointHook', interval=5), dict(type='mmparax.CheckpointHook', interval=5)),
-    (dict(type='mmengine.CheckpointHook', _scope_='mmengine'), dict(type='mmparax.CheckpointHook')),
-    (dict(type='mmparax.CheckpointHook', save='all'), None),
-    (None, None)], ids=['stock', 'scoped', 'ours', 'none'])
+@pytest.mark.parametrize('given, expected',
+                         [(dict(type='CheckpointHook', interval=5), dict(type='mmparax.CheckpointHook', interval=5)),
+                          (dict(type='mmengine.CheckpointHook', _scope_='mmengine'), dict(type='mmparax.CheckpointHook')),
+                          (dict(type='mmparax.CheckpointHook', save='all'), None),
+                          (None, None)], ids=['stock', 'scoped', 'ours', 'none'])
 def test_the_checkpoint_hook(given, expected):
     cfg, sentences = replace(default_hooks=dict(checkpoint=given))
     assert cfg.default_hooks.checkpoint == (expected or given) and len(sentences) == (expected is not None)
@@ -91,8 +91,9 @@ def test_an_average_with_default_options_is_replaced(scope):
     assert len(sentences) == 2 and 'custom_hooks[0] is mmparax.EMAHook' in sentences[1]
 
 
-@pytest.mark.parametrize('option', [dict(ema_type='StochasticWeightAverage'), dict(begin_epoch=2), dict(update_buffers=True)],
-                         ids=str)
+@pytest.mark.parametrize(
+    'option', [dict(ema_type='StochasticWeightAverage'),
+               dict(begin_epoch=2), dict(update_buffers=True)], ids=str)
 def test_an_average_that_ours_cannot_make_stays_and_is_named(option):
     hook = dict(type='EMAHook', momentum=0.1, **option)
     cfg, sentences = replace(custom_hooks=[dict(hook)])
@@ -101,6 +102,7 @@ def test_an_average_that_ours_cannot_make_stays_and_is_named(option):
 
 
 def test_models_of_others_are_left_alone():
+
     def model(**parts):
         return Config(dict(default_scope='mmseg', model=dict(type='EncoderDecoder', **parts)))
 
