@@ -66,8 +66,13 @@ def short(bases, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize('hook', [pytest.param(None, marks=pytest.mark.full), OURS, THEIRS],
-                         ids=['plain', 'our averages', "mmengine's averages"])
+WITH_BUFFERS = dict(THEIRS, update_buffers=True)
+
+
+@pytest.mark.parametrize(
+    'hook', [pytest.param(None, marks=pytest.mark.full), OURS, THEIRS,
+             pytest.param(WITH_BUFFERS, marks=pytest.mark.full)],
+    ids=['plain', 'our averages', "mmengine's averages", 'averages of buffers'])
 def test_a_run_resumed_from_it_is_the_undisturbed_one(hook, bases, tmp_path):
     options = dict(base=bases / 'one.pth', hooks=[hook] if hook else [])
     run(tmp_path / 'whole', save='all', **options)
