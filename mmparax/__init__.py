@@ -1,33 +1,91 @@
-"""mmparax: frozen vision backbones with small trained adapters for OpenMMLab."""
-from importlib import import_module
+"""mmparax: parameter-efficient fine-tuning of frozen vision backbones for OpenMMLab.
 
-from mmparax.utils.toolboxes import require
+The names in ``__all__`` are imported at first use: mmengine imports this package for its registries and hides errors that
+happen meanwhile. The package itself imports without the OpenMMLab packages; a name that needs one of them says which.
+"""
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, List
+
+from mmparax.utils.toolboxes import is_installed, require
 from mmparax.version import __version__
 
-require('mmengine')
-# mmengine resolves ``mmparax::config``.
-import_module('mmparax.config.inheritance').install()
+if TYPE_CHECKING:
+    from mmparax.adapters.adaptformer import AdaptFormer
+    from mmparax.adapters.adaroute import AdaRoute
+    from mmparax.adapters.base import BlockInfo, Method
+    from mmparax.adapters.bitfit import BitFit
+    from mmparax.adapters.frozen import Frozen
+    from mmparax.adapters.lora import LoRA
+    from mmparax.adapters.lorand import LoRand
+    from mmparax.adapters.mona import Mona
+    from mmparax.adapters.norm_tuning import NormTuning
+    from mmparax.adapters.vpt import VPT
+    from mmparax.backbones.convnext import AdaptedConvNeXt, AdaRouteConvNeXt
+    from mmparax.backbones.mit import AdaptedMiT, AdaRouteMiT
+    from mmparax.backbones.parameters import ParameterCount, count_parameters
+    from mmparax.backbones.swin import AdaptedSwin, AdaRouteSwin
+    from mmparax.backbones.vit import AdaptedViT, AdaRouteViT
+    from mmparax.checkpoint.adapter_io import load_adapter, save_adapter
+    from mmparax.checkpoint.fingerprint import fingerprint
+    from mmparax.datasets.svhn import SVHN
+    from mmparax.deploy.bank import AdapterBank
+    from mmparax.deploy.merging import merge_adapter, unmerge_adapter
+    from mmparax.errors import (
+        InputError,
+        MissingFileError,
+        ParameterError,
+        RandomBaseError,
+        StorageError,
+        TrainingError,
+        UpstreamChangedError,
+        UserError,
+    )
+    from mmparax.hooks.checkpoint_hook import CheckpointHook
+    from mmparax.hooks.ema_hook import EMAHook
+    from mmparax.hooks.peft_hook import PEFTHook
+    from mmparax.hooks.routing_hook import RoutingHook
+    from mmparax.optim import OptimWrapperConstructor
 
-# From here on no checkpoint that any toolbox loads can run code.
-import_module('mmparax.checkpoint.mmengine_loading').install()
+__all__ = ['AdaRoute', 'AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptFormer', 'AdaptedConvNeXt',
+           'AdaptedMiT', 'AdaptedSwin', 'AdaptedViT', 'AdapterBank', 'BitFit', 'BlockInfo', 'CheckpointHook', 'EMAHook', 'Frozen',
+           'InputError', 'LoRA', 'LoRand', 'Method', 'MissingFileError', 'Mona', 'NormTuning', 'OptimWrapperConstructor',
+           'PEFTHook', 'ParameterCount', 'ParameterError', 'RandomBaseError', 'RoutingHook', 'SVHN', 'StorageError',
+           'TrainingError', 'UpstreamChangedError', 'UserError', 'VPT', '__version__', 'count_parameters', 'fingerprint',
+           'load_adapter', 'merge_adapter', 'save_adapter', 'unmerge_adapter']
 
-# Imported at first use: mmengine imports this package for its registries and hides errors that happen meanwhile.
-_LAZY = {
-    'AdapterBank': 'mmparax.deploy.bank',
-    'ParameterCount': 'mmparax.backbones.parameters',
-    'count_parameters': 'mmparax.backbones.parameters',
-    'fingerprint': 'mmparax.checkpoint.fingerprint',
-    'load_adapter': 'mmparax.checkpoint.adapter_io',
-    'merge_adapter': 'mmparax.deploy.merging',
-    'save_adapter': 'mmparax.checkpoint.adapter_io',
-    'unmerge_adapter': 'mmparax.deploy.merging',
+_ERRORS = 'mmparax.errors'  # the only names that need no other package
+_NAMES = {
+    'mmparax.adapters': ['AdaRoute', 'AdaptFormer', 'BitFit', 'BlockInfo', 'Frozen', 'LoRA', 'LoRand', 'Method', 'Mona',
+                         'NormTuning', 'VPT'],
+    'mmparax.backbones': ['AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptedConvNeXt', 'AdaptedMiT',
+                          'AdaptedSwin', 'AdaptedViT'],
+    'mmparax.backbones.parameters': ['ParameterCount', 'count_parameters'],
+    'mmparax.checkpoint.adapter_io': ['load_adapter', 'save_adapter'],
+    'mmparax.checkpoint.fingerprint': ['fingerprint'],
+    'mmparax.datasets.svhn': ['SVHN'],
+    'mmparax.deploy.bank': ['AdapterBank'],
+    'mmparax.deploy.merging': ['merge_adapter', 'unmerge_adapter'],
+    _ERRORS: ['InputError', 'MissingFileError', 'ParameterError', 'RandomBaseError', 'StorageError', 'TrainingError',
+              'UpstreamChangedError', 'UserError'],
+    'mmparax.hooks': ['CheckpointHook', 'EMAHook', 'PEFTHook', 'RoutingHook'],
+    'mmparax.optim': ['OptimWrapperConstructor'],
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ['AdapterBank', 'ParameterCount', '__version__', 'count_parameters', 'fingerprint', 'load_adapter', 'merge_adapter',
-           'save_adapter', 'unmerge_adapter']
+if is_installed('mmengine'):
+    # mmengine resolves ``mmparax::config``.
+    import_module('mmparax.config.inheritance').install()
+    # From here on no checkpoint that any toolbox loads can run code.
+    import_module('mmparax.checkpoint.mmengine_loading').install()
 
 
-def __getattr__(name: str):
-    if name not in _LAZY:
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(import_module(_LAZY[name]), name)
+    if _MODULES[name] != _ERRORS:
+        require('mmengine')
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})

@@ -6,6 +6,9 @@ import math
 from numbers import Integral, Real
 from typing import Any, Iterable, Mapping, Sequence
 
+# An environment variable that makes the scripts show where an error comes from.
+TRACEBACK = 'MMPARAX_TRACEBACK'
+
 
 class UserError(Exception):
     """Marks an error that its message explains completely."""
@@ -46,7 +49,7 @@ class TrainingError(UserError, RuntimeError):
 
 
 class RandomBaseError(UserError, RuntimeError):
-    """A base that would run without pre-trained weights."""
+    """A backbone whose base would run without pre-trained weights."""
 
 
 class UpstreamChangedError(UserError, TypeError):
@@ -54,21 +57,21 @@ class UpstreamChangedError(UserError, TypeError):
 
 
 def check_int(parameter: str, value: Any, minimum: int = 1) -> int:
-    """Return ``value`` if it is an integer of at least ``minimum``, else raise InputError."""
+    """Return ``value`` if it is an integer of at least ``minimum``, else raise ParameterError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ParameterError(parameter, value, f'it must be an integer of at least {minimum}')
     return int(value)
 
 
 def check_number(parameter: str, value: Any) -> float:
-    """Return ``value`` if it is a finite number, else raise InputError."""
+    """Return ``value`` if it is a finite number, else raise ParameterError."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ParameterError(parameter, value, 'it must be a finite number')
     return float(value)
 
 
 def check_choice(parameter: str, value: Any, choices: Sequence[Any]) -> Any:
-    """Return ``value`` if it is one of ``choices``, else raise InputError."""
+    """Return ``value`` if it is one of ``choices``, else raise ParameterError."""
     if value not in choices:
         raise ParameterError(parameter, value, f'choose one of {", ".join(map(repr, choices))}')
     return value
@@ -80,11 +83,7 @@ def check_options(owner: str, options: Mapping[str, Any], known: Iterable[str], 
     unknown = [name for name in options if name not in known]
     if unknown:
         raise InputError(f'{owner} has no option {", ".join(map(repr, unknown))}; its options are: '
-                             f'{", ".join(known) or "none"}.' + (f' {hint}' if hint else ''))
-
-
-# Tests set it to see where an error comes from; so may a user.
-TRACEBACK = 'MMPARAX_TRACEBACK'
+                         f'{", ".join(known) or "none"}.' + (f' {hint}' if hint else ''))
 
 
 bad_value = ParameterError

@@ -1,13 +1,25 @@
-"""Importing the package: light, and clear about what is missing."""
+"""Importing the package: light, clear about what is missing, and every registered name is there."""
+import ast
 import subprocess
 import sys
-from pathlib import Path
+import textwrap
 
 import pytest
-from mmengine.config import Config
 
 import mmparax
+from mmparax import registry
 from mmparax.utils.toolboxes import require
+
+REGISTRIES = (registry.MODELS, registry.HOOKS, registry.DATASETS, registry.OPTIM_WRAPPER_CONSTRUCTORS)
+NOT_REGISTERED = {'AdapterBank', 'BlockInfo', 'Method', 'ParameterCount'}  # classes for use from Python
+
+
+def run(code, *blocked):
+    """What a fresh process prints that cannot import some packages."""
+    block = f'import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n'
+    done = subprocess.run([sys.executable, '-c', block + code], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def test_missing_packages_are_named(monkeypatch):
@@ -18,30 +30,66 @@ def test_missing_packages_are_named(monkeypatch):
 
 
 def test_import_loads_no_toolbox():
-    code = 'import sys, mmparax.registry; print([name for name in ("mmpretrain", "mmcv", "mmdet") if name in sys.modules])'
-    assert subprocess.run([sys.executable, '-c', code], text=True, capture_output=True).stdout.strip() == '[]'
+    assert run('import mmparax.registry; print([name for name in ("mmcv", "mmdet", "mmpretrain") if name in sys.modules])') \
+        == '[]'
+
+
+def test_without_mmengine_the_package_is_there_and_names_say_what_they_need():
+    printed = run("""
+import mmparax
+print(mmparax.__version__, mmparax.ParameterError('size', 0, 'it must be more'))
+for name in ('LoRA', 'count_parameters'):
+    try:
+        getattr(mmparax, name)
+    except ImportError as error:
+        print(error)
+""", 'mmengine').splitlines()
+    assert printed[0] == f'{mmparax.__version__} size=0 is not allowed: it must be more.'
+    assert len(printed) == 3 and all(line.startswith('mmparax needs the package mmengine, which is not') for line in printed[1:])
+
+
+def test_without_locks_a_folder_is_claimed_with_one_warning(tmp_path):
+    """Windows has no fcntl."""
+    printed = run(f"""
+import mmparax
+from mmparax.utils import locks
+locks.print_log = lambda text, **_: print(text)
+for name in ('first', 'second'):
+    locks.lock_folder({str(tmp_path)!r} + '/' + name)
+    locks.unlock_folder({str(tmp_path)!r} + '/' + name)
+print(locks.in_use({str(tmp_path)!r} + '/first'), mmparax.CheckpointHook.__name__)
+""", 'fcntl').splitlines()
+    assert printed == ['This system has no locks: nothing keeps a second run out of the folder of this one.',
+                       'False CheckpointHook']
+
+
+def test_every_registered_name_is_a_public_one_and_the_other_way_round():
+    registered = {}
+    for each in REGISTRIES:
+        each.import_from_location()
+        registered.update(each.module_dict)
+    for name, cls in registered.items():
+        assert getattr(mmparax, name) is cls
+    classes = {name for name in mmparax.__all__ if isinstance(getattr(mmparax, name), type)}
+    errors = {name for name in classes if issubclass(getattr(mmparax, name), Exception)}
+    assert classes - errors - NOT_REGISTERED == set(registered)
 
 
 def test_public_names():
+    assert set(mmparax.__all__) == {'__version__', *mmparax._MODULES} <= set(dir(mmparax))
+    assert len(mmparax.__all__) == len(set(mmparax.__all__))
     assert mmparax.count_parameters.__module__ == 'mmparax.backbones.parameters'
+    assert mmparax.AdaptedSwin.__name__ == 'AdaptedSwin' and issubclass(mmparax.ParameterError, ValueError)
     with pytest.raises(AttributeError, match="'mmparax' has no attribute 'absent'"):
         mmparax.absent
 
 
-def test_configs_are_bases_of_others_without_a_scope(tmp_path):
-    name = 'semantic_segmentation/upernet_swin-b_adaroute_4xb4-160k_ade20k-512x512.py'
-    path = tmp_path / 'mine.py'
-    path.write_text(f"_base_ = 'mmparax::{name}'\nmodel = dict(decode_head=dict(num_classes=7))\n")
-    cfg = Config.fromfile(path)
-    assert cfg.model.decode_head.num_classes == 7 and cfg.model.backbone.type == 'mmparax.AdaptedSwin'
-    assert '_scope_' not in cfg.pretty_text  # with one, mmengine would look for EncoderDecoder in mmparax
-    assert Path(cfg._get_cfg_path(f'mmparax::{name}', '')[0]).resolve().is_file()
-    path.write_text("_base_ = 'mmparax::semantic_segmentation/absent.py'\n")
-    with pytest.raises(FileNotFoundError, match='absent.py'):
-        Config.fromfile(path)
-
-
-def test_bases_of_other_packages_keep_their_scope(tmp_path):
-    path = tmp_path / 'mine.py'
-    path.write_text("_base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'\n")
-    assert Config.fromfile(path).model._scope_ == 'mmdet'
+def test_type_checkers_see_every_public_name():
+    """What is imported at first use is written down a second time for them."""
+    with open(mmparax.__file__, encoding='utf-8') as file:
+        block = file.read().split('if TYPE_CHECKING:\n')[1].split('\n__all__')[0]
+    tree = ast.parse(textwrap.dedent(block))
+    seen = {alias.name: node.module for node in tree.body for alias in node.names}
+    assert set(seen) == set(mmparax._MODULES)
+    for name, module in seen.items():
+        assert module.startswith(mmparax._MODULES[name])
