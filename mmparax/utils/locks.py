@@ -1,16 +1,21 @@
 """Keeps two runs out of one folder."""
 import errno
-import fcntl
 import logging
 import os
 import platform
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Dict, Union
 
 from mmengine.logging import print_log
 
 from mmparax.errors import StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LOCK = '.running'
 _held: Dict[str, int] = {}
@@ -29,24 +34,31 @@ def lock_folder(folder: Union[str, Path]) -> None:
         os.makedirs(folder, exist_ok=True)
         file = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise StorageError(f'work_dir={folder!r} cannot be written to ({error.strerror}): choose another by '
-                           '--work-dir.') from error
+        raise StorageError(f'work_dir={folder!r} cannot be written to ({error.strerror}): choose another work_dir.') from error
+    if fcntl is None:
+        os.close(file)
+        _warn_without_locks('This system has no locks')
+        return
     try:
         # A record lock ends with this very process; flock would live on in the data loader's workers.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks: go on without one
             os.close(file)
-            print_log(f'{folder!r} is on a file system without locks: nothing keeps a second run out of it.', logger='current',
-                      level=logging.WARNING)
+            _warn_without_locks(f'{folder!r} is on a file system without locks')
             return
         owner = os.read(file, 200).decode(errors='replace').strip() or 'an unknown process'
         os.close(file)
         raise StorageError(f'work_dir={folder!r} is in use by another run ({owner}), whose files would be overwritten. Give '
-                           'this run another --work-dir, or stop the other one first.') from error
+                           'this run another work_dir, or stop the other one first.') from error
     os.ftruncate(file, 0)
     os.write(file, f'process {os.getpid()} on {platform.node()}'.encode())
     _held[folder] = file
+
+
+@lru_cache(maxsize=None)  # a sentence is said once
+def _warn_without_locks(reason: str) -> None:
+    print_log(f'{reason}: nothing keeps a second run out of the folder of this one.', logger='current', level=logging.WARNING)
 
 
 def unlock_folder(folder: Union[str, Path]) -> None:
@@ -61,14 +73,16 @@ def in_use(folder: Union[str, Path]) -> bool:
     folder = os.path.realpath(folder)
     if folder in _held:
         return True
+    if fcntl is None:
+        return False
     try:
         file = os.open(os.path.join(folder, LOCK), os.O_RDONLY)
     except OSError:
         return False
     try:
         # struct flock of Linux: type, whence, start, length, process. Asked, not taken: no run finds it locked by the asking.
-        wanted = struct.pack('hhqqi', fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        return struct.unpack('hhqqi', fcntl.fcntl(file, fcntl.F_GETLK, wanted))[0] != fcntl.F_UNLCK
+        question = struct.pack('hhqqi', fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        return struct.unpack('hhqqi', fcntl.fcntl(file, fcntl.F_GETLK, question))[0] != fcntl.F_UNLCK
     except OSError:
         return False  # a file system without locks
     finally:

@@ -1,4 +1,4 @@
-"""Writes files so that a reader sees the old one or the new one, and keeps two runs out of one folder."""
+"""Writes files so that a reader sees the old one or the new one."""
 import os
 from pathlib import Path
 from typing import List, Optional, Union
@@ -9,7 +9,7 @@ from mmengine.fileio.backends import LocalBackend
 from mmparax.errors import StorageError
 
 ATOMIC = 'mmparax.atomic'  # name of the backend in ``backend_args``
-RESUME = 'The checkpoints that were there before are whole: make room, then call the same command with --resume.'
+RESUME = 'The checkpoints that were there before are whole: make room, then resume the run.'
 
 
 def write(path: Union[str, Path], content: bytes, remedy: str = RESUME) -> None:
@@ -27,11 +27,12 @@ def write(path: Union[str, Path], content: bytes, remedy: str = RESUME) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself
-        finally:
-            os.close(folder)
+        if os.name == 'posix':  # elsewhere a folder cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the rename itself
+            finally:
+                os.close(folder)
     except OSError as error:
         try:
             part.unlink()
@@ -49,7 +50,7 @@ def remove_parts(folder: Union[str, Path]) -> None:
 
 @register_backend(ATOMIC, force=True)
 class AtomicBackend(LocalBackend):
-    """mmengine's local storage with :func:`write`; while ``postponed`` is a list, removals are noted in it."""
+    """mmengine's local storage with :func:`write`; while ``postponed`` is a list, it gets the paths to remove."""
 
     def __init__(self):
         self.postponed: Optional[List[str]] = None
@@ -62,5 +63,3 @@ class AtomicBackend(LocalBackend):
             super().remove(filepath)
         else:
             self.postponed.append(str(filepath))
-
-
