@@ -2,10 +2,11 @@
 import argparse
 import functools
 import os
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import HOOKS, init_default_scope
@@ -13,49 +14,162 @@ from mmengine.runner import Runner
 
 from mmparax.config.files import check_checkpoint, load_config
 from mmparax.config.query import datasets_of, registered
-from mmparax.errors import TRACEBACK, InputError, MissingFileError, RandomBaseError, UserError
+from mmparax.errors import TRACEBACK, InputError, MissingFileError, ParameterError, RandomBaseError, UserError, check_int
 from mmparax.hooks.stock import holds_adapted_backbone, replace_stock_hooks
-from mmparax.utils.launch import is_first_process
+from mmparax.utils.launch import PRECISIONS, is_first_process
 from mmparax.utils.logs import quiet_log
 from mmparax.utils.signatures import keyword_names
 
-
-def tool(main: Callable[..., Any]) -> Callable[..., None]:
-    """Decorate a script's ``main``: errors that explain themselves end it with their sentence and exit code 1."""
-
-    @functools.wraps(main)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            main(*args, **kwargs)
-        except UserError as error:
-            if os.environ.get(TRACEBACK):
-                raise
-            sys.exit(f'{type(error).__name__}: {error}')
-
-    return wrapped
+Container = argparse._ActionsContainer  # a parser, or a group of its arguments
 
 
-def load_config_of(args: argparse.Namespace) -> Config:
-    """The config that the arguments of :func:`add_common_arguments` ask for."""
-    return load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
+class ToolParser(argparse.ArgumentParser):
+    """The parser of a script: options have one spelling, so none is abbreviated."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, allow_abbrev=False)
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that training and testing share."""
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics (default: work_dirs/CONFIG_NAME)')
-    add_config_options(parser)
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+def tool(build_parser: Callable[[], argparse.ArgumentParser]) -> Callable[[Callable[[argparse.Namespace], Any]],
+                                                                          Callable[[], None]]:
+    """Decorate the ``main`` of a script, which takes the arguments that its parser has read.
+
+    An error that explains itself ends the script with its sentence and exit code 1.
+    """
+
+    def decorate(main: Callable[[argparse.Namespace], Any]) -> Callable[[], None]:
+
+        @functools.wraps(main)
+        def run() -> None:
+            parser = build_parser()
+            args = parser.parse_args(complete_amp(sys.argv[1:]))
+            try:
+                main(args)
+            except UserError as error:
+                if os.environ.get(TRACEBACK):
+                    raise
+                sys.exit(f'{type(error).__name__}: {explain(error, parser)}')
+
+        return run
+
+    return decorate
+
+
+def explain(error: UserError, parser: argparse.ArgumentParser) -> str:
+    """The sentence of an error, in which an argument that is an option of a script has the name of that option."""
+    text = str(error)
+    if isinstance(error, ParameterError):
+        option = '--' + error.parameter.replace('_', '-')
+        if re.search(rf'(?<![\w-]){re.escape(option)}(?![\w-])', parser.format_usage()):
+            return option + text[len(error.parameter):]
+    return text
+
+
+@contextmanager
+def explain_interrupt() -> Iterator[None]:
+    """End a script that is interrupted, and whose command goes on from there, with a sentence instead of a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print('\nInterrupted: the same command goes on from here.', file=sys.stderr)
+        sys.exit(130)
+
+
+# ---- arguments ----
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share; :func:`load_run_config` reads them."""
+    parser.add_argument('--work-dir', metavar='DIR', help='folder for logs, checkpoints and metrics (default: '
+                        'work_dirs/CONFIG_NAME)')
+    add_cfg_options_argument(parser)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='job launcher (default: %(default)s)')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
+def add_cfg_options_argument(parser: Container) -> None:
     """Add ``--cfg-options``."""
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='change settings of the config, e.g. model.backbone.adapter.hidden_dim=64; lists as key="[a,b]"')
 
 
+def add_amp_argument(parser: Container) -> None:
+    """Add ``--amp``: None, 'fp16' or 'bf16'."""
+    parser.add_argument('--amp', nargs='?', const=PRECISIONS[0], choices=PRECISIONS,
+                        help='mixed precision on a GPU: fp16 with a dynamic loss scale (default), or bf16 without one')
+
+
+def complete_amp(arguments: Sequence[str]) -> List[str]:
+    """Give an ``--amp`` without a precision behind it the default one, so that argparse takes no config for its value."""
+    following = [*arguments[1:], '']
+    return [f'{argument}={PRECISIONS[0]}' if argument == '--amp' and after not in PRECISIONS else argument
+            for argument, after in zip(arguments, following)]
+
+
+def add_device_argument(parser: Container) -> None:
+    """Add ``--device``, for :func:`mmparax.utils.devices.resolve_device`."""
+    parser.add_argument('--device', default='auto', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
+
+
+def add_gpus_argument(parser: Container, default: Optional[int], meaning: str) -> None:
+    """Add ``--gpus``."""
+    parser.add_argument('--gpus', type=int, default=default, metavar='N', help=meaning)
+
+
+def add_batch_size_argument(parser: Container, default: int, meaning: str = 'images at a time') -> None:
+    """Add ``--batch-size``."""
+    parser.add_argument('--batch-size', type=int, default=default, metavar='N', help=f'{meaning} (default: %(default)s)')
+
+
+def add_num_images_argument(parser: Container, default: Optional[int], meaning: str) -> None:
+    """Add ``--num-images``."""
+    parser.add_argument('--num-images', type=int, default=default, metavar='N', help=meaning)
+
+
+def add_image_dir_argument(parser: Container, meaning: str) -> None:
+    """Add ``--image-dir``."""
+    parser.add_argument('--image-dir', metavar='DIR', help=meaning)
+
+
+def add_out_argument(parser: Container, default: str, meaning: str) -> None:
+    """Add ``--out``, a file to write."""
+    parser.add_argument('--out', default=default, metavar='FILE', help=f'{meaning} (default: %(default)s)')
+
+
+def add_out_dir_argument(parser: Container, default: Optional[str] = None, meaning: str = 'folder of the results') -> None:
+    """Add ``--out-dir``, which must be given if there is no default."""
+    parser.add_argument('--out-dir', default=default, required=default is None, metavar='DIR',
+                        help=meaning + (' (default: %(default)s)' if default else ''))
+
+
+def add_size_argument(parser: Container, meaning: str, default: Optional[Tuple[int, int]] = None,
+                      required: bool = False) -> None:
+    """Add ``--size H [W]``: (H, W) in pixels."""
+    parser.add_argument('--size', nargs='+', type=int, action=_SizeAction, default=default, required=required,
+                        metavar=('H', 'W'), help=meaning)
+
+
+class _SizeAction(argparse.Action):
+    """One number is the side of a square."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: Optional[str] = None) -> None:
+        if len(values) > 2:
+            raise argparse.ArgumentError(self, f'it takes a height and at most a width, not {len(values)} numbers')
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+# ---- configs and runs ----
+
+
+def load_run_config(args: argparse.Namespace) -> Config:
+    """The config that the arguments of :func:`add_run_arguments` ask for."""
+    return load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
+
+
 @contextmanager
-def config_kept(cfg: Config, always: bool = False) -> Iterator[None]:
+def keep_config_file(cfg: Config, always: bool = False) -> Iterator[None]:
     """Put the config file in the work dir back if the run inside is refused: mmengine replaces it before anything is checked.
 
     Args:
@@ -78,8 +192,8 @@ def config_kept(cfg: Config, always: bool = False) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def quiet_config(args: argparse.Namespace) -> Config:
-    """The config of a script that loads ``args.checkpoint`` and prints its own result; of the toolboxes' log only errors are kept.
+def load_config_quietly(args: argparse.Namespace) -> Config:
+    """The config of a script that loads ``args.checkpoint`` and prints its own result; the toolboxes log only errors.
 
     Raises:
         UserError: if the config or the checkpoint does not exist or cannot be read.
@@ -129,7 +243,7 @@ def draw_predictions(cfg: Config, show: bool, show_dir: Optional[str], wait_time
     for dataset in datasets_of(cfg.get('test_dataloader')):
         palette = (dataset.get('metainfo') or {}).get('palette')
         if palette:
-            dataset.metainfo.palette = [tuple(color) for color in palette]  # mmdetection draws in no others
+            dataset['metainfo']['palette'] = [tuple(color) for color in palette]  # mmdetection draws in no others
     if show:
         hook.update(show=True, wait_time=wait_time)
     cls = registered(HOOKS, hook, cfg)
@@ -141,3 +255,49 @@ def draw_predictions(cfg: Config, show: bool, show_dir: Optional[str], wait_time
         cfg.visualizer.save_dir = show_dir
         if not any('Local' in backend['type'] for backend in cfg.visualizer.get('vis_backends') or []):
             cfg.visualizer.vis_backends = [ConfigDict(type='LocalVisBackend')]
+
+
+# ---- measurements on features ----
+
+
+def add_measuring_arguments(parser: argparse.ArgumentParser, num_images: int, batch_size: int) -> None:
+    """Add the arguments that :func:`measure` reads."""
+    parser.add_argument('models', nargs='+', metavar='CONFIG [CHECKPOINT ...]',
+                        help='configs (files that end in .py), each followed by its checkpoints; a config without one is '
+                        'taken as training starts from it')
+    add_out_dir_argument(parser)
+    parser.add_argument('--names', nargs='+', metavar='NAME', help='what to call the models, in their order')
+    add_image_dir_argument(parser, 'a folder of images (default: the test or validation data of the first config)')
+    add_num_images_argument(parser, num_images, 'how many images (default: %(default)s)')
+    add_batch_size_argument(parser, batch_size)
+    add_size_argument(parser, 'side of the square that is cut from the middle of each image (default: what fits the images, at '
+                      'most 512)')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='which images are drawn (default: %(default)s)')
+    add_device_argument(parser)
+    add_cfg_options_argument(parser)
+
+
+def measure(args: argparse.Namespace, function: Callable[[Any], Dict[str, Any]], table: Callable[[Dict[str, Any]], str]) -> None:
+    """Measure what the arguments of :func:`add_measuring_arguments` ask for; print the table, whose weights they are, and the
+    picture.
+
+    Args:
+        args: the arguments.
+        function: measures a :class:`mmparax.analysis.measuring.Setup` and returns the result, which it has written.
+        table: the result as text.
+    """
+    from mmparax.analysis.models import parse_sources  # with all that draws pictures: training needs none of it
+    from mmparax.analysis.measuring import Setup
+    size = args.size
+    if size is not None:
+        if size[0] != size[1]:
+            raise ParameterError('size', size, 'the images are squares', 'Give one number.')
+        size = check_int('size', size[0])
+    quiet_log()
+    with explain_interrupt():
+        result = function(Setup(parse_sources(args.models, args.names), Path(args.out_dir), args.image_dir, args.num_images,
+                                args.batch_size, size, args.seed, args.device, args.cfg_options))
+    print(table(result))
+    for model in result['models']:
+        print(f'{model["name"]}: weights of {model["weights"]}')
+    print(f'Picture: {(Path(args.out_dir) / result["picture"]).resolve()}')

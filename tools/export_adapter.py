@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
 from mmparax.checkpoint.adapter_io import DTYPES, save_adapter
-from mmparax.cli import add_config_options, quiet_config, tool
+from mmparax.cli import ToolParser, add_cfg_options_argument, load_config_quietly, tool
 from mmparax.deploy.standalone import check_output_file
 from mmparax.errors import ParameterError
 from mmparax.inference.predictions import build_and_load
 from mmparax.weights.adapter_file import SUFFIX, description
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Write adapters and head of a checkpoint, with a description, into a '
-                                     'safetensors file that loads wherever a checkpoint does, onto the same base.')
+def build_parser() -> ToolParser:
+    parser = ToolParser(description='Write adapters and head of a checkpoint, with a description, into a '
+                        'safetensors file that loads wherever a checkpoint does, onto the same base.')
     parser.add_argument('config', help='config file of the run')
     parser.add_argument('checkpoint', help='checkpoint file of the run')
     parser.add_argument('out', help='file to write; ends in .safetensors')
@@ -26,11 +26,11 @@ def parse_args() -> argparse.Namespace:
                         help='what was measured with this checkpoint, e.g. mIoU=50.3 (default: what a best_* or an '
                         'adapter file says itself)')
     parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
-    add_config_options(parser)
-    return parser.parse_args()
+    add_cfg_options_argument(parser)
+    return parser
 
 
-def given_metric(pairs: list) -> Dict[str, float]:
+def parse_metric(pairs: list) -> Dict[str, float]:
     """``NAME=VALUE`` pairs as numbers."""
     metric = {}
     for pair in pairs:
@@ -38,11 +38,11 @@ def given_metric(pairs: list) -> Dict[str, float]:
         try:
             metric[name] = float(value)
         except ValueError:
-            raise ParameterError('--metric', pair, 'it is NAME=NUMBER, such as mIoU=50.3') from None
+            raise ParameterError('metric', pair, 'it is NAME=NUMBER, such as mIoU=50.3') from None
     return metric
 
 
-def own_metric(checkpoint: Mapping[str, Any], path: str) -> Optional[Dict[str, float]]:
+def find_metric(checkpoint: Mapping[str, Any], path: str) -> Optional[Dict[str, float]]:
     """What was measured with the weights of an adapter file or a ``best_*`` file, if it says so.
 
     A ``best_*`` file is written right after its evaluation; other checkpoints of a run are not. Measures without a value are
@@ -59,15 +59,14 @@ def own_metric(checkpoint: Mapping[str, Any], path: str) -> Optional[Dict[str, f
             if name.startswith('val/') and not name.endswith('time') and math.isfinite(history.current())}
 
 
-@tool
-def main() -> None:
-    args = parse_args()
-    cfg = quiet_config(args)
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
+    cfg = load_config_quietly(args)
     check_output_file(args.out, (SUFFIX, ), args.force)
-    metric = given_metric(args.metric)
+    metric = parse_metric(args.metric)
     model, content = build_and_load(cfg, args.checkpoint)
     about = save_adapter(model, args.out, include_head=not args.no_head, dtype=args.dtype, cfg=cfg,
-                         metric=metric or own_metric(content, args.checkpoint),
+                         metric=metric or find_metric(content, args.checkpoint),
                          dataset_meta=(content.get('meta') or {}).get('dataset_meta'))
     print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB, {about["tensors"]["number"]} tensors, '
           f'{"with" if about["head_included"] else "without"} head, base {about["fingerprint"][:12]}…')

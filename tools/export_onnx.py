@@ -1,11 +1,18 @@
 #!/usr/bin/env python
-"""Write backbone and head as an ONNX file: ``python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx --shape H W``."""
+"""Write backbone and head as an ONNX file: ``python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx --size H [W]``."""
 import argparse
 from pathlib import Path
 
 from torch import nn
 
-from mmparax.cli import add_config_options, quiet_config, tool
+from mmparax.cli import (
+    ToolParser,
+    add_batch_size_argument,
+    add_cfg_options_argument,
+    add_size_argument,
+    load_config_quietly,
+    tool,
+)
 from mmparax.config.query import model_config
 from mmparax.deploy.merging import merge_adapter
 from mmparax.deploy.onnx_file import LEVELS, LOGITS, RUNTIME, SCORES, check_packages, compare_onnx, export_onnx
@@ -20,25 +27,23 @@ MEANING = {LOGITS: "the head's logits of each class, at the resolution of the he
 TOLERANCE = 1e-3  # relative to the largest output
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Write a model at one fixed size as ONNX: a segmentor\'s logits, a '
-                                     "classifier's scores, a detector's maps behind its neck; then compare with onnxruntime.")
+def build_parser() -> ToolParser:
+    parser = ToolParser(description='Write a model at one fixed size as ONNX: a segmentor\'s logits, a '
+                        "classifier's scores, a detector's maps behind its neck; then compare with onnxruntime.")
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint or adapter file, with its head')
     parser.add_argument('out', help='file to write; ends in .onnx')
-    parser.add_argument('--shape', nargs=2, type=int, required=True, metavar=('H', 'W'),
-                        help='height and width of the images, after resizing and padding')
-    parser.add_argument('--batch', type=int, default=1, metavar='N', help='number of images; fixed in the file (default: 1)')
+    add_size_argument(parser, 'height and width of the images, after resizing and padding', required=True)
+    add_batch_size_argument(parser, 1, 'number of images; fixed in the file')
     parser.add_argument('--merge', action='store_true', help='merge the adapters into the base first (LoRA)')
     parser.add_argument('--force', action='store_true', help='replace a file that is there')
-    add_config_options(parser)
-    return parser.parse_args()
+    add_cfg_options_argument(parser)
+    return parser
 
 
-@tool
-def main() -> None:
-    args = parse_args()
-    cfg = quiet_config(args)
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
+    cfg = load_config_quietly(args)
     check_packages()
     check_output_file(args.out, ('.onnx', ), args.force)
     model = load_model(cfg, args.checkpoint)
@@ -48,7 +53,7 @@ def main() -> None:
     out = Path(args.out)
     draft = out.with_name(f'.{out.stem}.part.onnx')
     try:
-        about = export_onnx(model, draft, args.shape, args.batch, True, dict(data_preprocessor=preprocessor))
+        about = export_onnx(model, draft, args.size, args.batch_size, True, dict(data_preprocessor=preprocessor))
         compared = compare(model, draft, args.out)
         draft.replace(out)
     finally:
@@ -72,7 +77,7 @@ def compare(model: nn.Module, draft: Path, out: str) -> str:
     difference = compare_onnx(model, draft)
     if not difference <= TOLERANCE:
         raise InputError(f'the ONNX file gives other outputs than the model (by {difference:.3g} of the largest one, more '
-                             f'than {TOLERANCE}): {out!r} was not written.')
+                         f'than {TOLERANCE}): {out!r} was not written.')
     return f'{RUNTIME} and torch differ by at most {difference:.3g} of the largest output (random images).'
 
 

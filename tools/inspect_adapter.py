@@ -6,20 +6,19 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from mmparax.cli import tool
+from mmparax.cli import ToolParser, tool
 from mmparax.weights.adapter_file import passport, printable, read_adapter
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Check that an adapter file is whole and print its description.')
+def build_parser() -> ToolParser:
+    parser = ToolParser(description='Check that an adapter file is whole and print its description.')
     parser.add_argument('file', help='adapter file')
     parser.add_argument('--json', action='store_true', help='the whole description as JSON')
-    return parser.parse_args()
+    return parser
 
 
-@tool
-def main() -> None:
-    args = parse_args()
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
     about = read_adapter(args.file).about
     if args.json:
         print(json.dumps(about, indent=2))

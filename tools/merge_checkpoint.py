@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Write a checkpoint that needs no base file: ``python tools/merge_checkpoint.py CONFIG CHECKPOINT OUT``."""
+"""Write a checkpoint that needs no base checkpoint: ``python tools/merge_checkpoint.py CONFIG CHECKPOINT OUT``."""
 import argparse
 from pathlib import Path
 
 from mmparax.backbones.adapted import adapted_backbones
-from mmparax.cli import add_config_options, quiet_config, tool
+from mmparax.cli import ToolParser, add_cfg_options_argument, load_config_quietly, tool
 from mmparax.deploy.standalone import (
     SUFFIXES,
     check_output_file,
@@ -16,9 +16,9 @@ from mmparax.deploy.standalone import (
 from mmparax.inference.predictions import build_and_load
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Write base, adapters and head of a checkpoint or adapter file into one '
-                                     'checkpoint; the config then needs no base_checkpoint.')
+def build_parser() -> ToolParser:
+    parser = ToolParser(description='Write base, adapters and head of a checkpoint or adapter file into one '
+                        'checkpoint; the config then needs no base_checkpoint.')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint or adapter file, with its head')
     parser.add_argument('out', help='file to write; ends in .pth or, without --upstream, .safetensors')
@@ -26,14 +26,13 @@ def parse_args() -> argparse.Namespace:
                         help="merge the adapters into the base and write the keys of the toolbox's own backbone, which then "
                         'needs no mmparax: LoRA, and methods that add no modules')
     parser.add_argument('--force', action='store_true', help='replace a file that is there')
-    add_config_options(parser)
-    return parser.parse_args()
+    add_cfg_options_argument(parser)
+    return parser
 
 
-@tool
-def main() -> None:
-    args = parse_args()
-    cfg = quiet_config(args)
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
+    cfg = load_config_quietly(args)
     # mmengine, which alone loads --upstream's file, reads no safetensors.
     check_output_file(args.out, ('.pth', ) if args.upstream else SUFFIXES, args.force)
     model, content = build_and_load(cfg, args.checkpoint)

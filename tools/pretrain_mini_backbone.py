@@ -2,7 +2,7 @@
 """Pre-train a mini backbone by classifying rendered letters and shapes: ``python tools/pretrain_mini_backbone.py swin_mini``.
 
 The result is the frozen base of the quickstart. Its images share no class and no surface with the quickstart's scenes,
-as ImageNet's share none with a user's own. Written: OUT/NAME_glyphs.safetensors and the log of the run beside it.
+as ImageNet's share none with a user's own. Written: OUT_DIR/NAME_glyphs.safetensors and the log of the run beside it.
 """
 import argparse
 import math
@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from mmparax.backbones import AdaptedConvNeXt, AdaptedSwin, AdaptedViT
+from mmparax.cli import ToolParser, add_batch_size_argument, add_out_dir_argument, tool
 from mmparax.datasets.synthetic.glyphs import GLYPH_CLASSES, GlyphGenerator
+from mmparax.errors import check_int
 from mmparax.version import __version__
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -79,14 +81,14 @@ class Classifier(nn.Module):
         return [fc(view) for fc, view in zip(self.fc, views)]
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
+def learning_rate_at(step: int, steps: int, peak: float, warmup: int = 100) -> float:
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+def measure_accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
     model.eval()
     hits = sum((model(part)[0].argmax(1) == target).sum().item()
                for part, target in zip(images.split(200), labels.split(200)))
@@ -94,23 +96,25 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
     return hits / len(labels)
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def build_parser() -> ToolParser:
+    parser = ToolParser(description=__doc__.splitlines()[0])
     parser.add_argument('name', choices=sorted(BACKBONES), help='backbone')
-    parser.add_argument('--out', default='work_dirs/mini_backbones', help='folder (default: %(default)s)')
-    parser.add_argument('--steps', type=int, default=2600, help='training steps (default: %(default)s)')
-    parser.add_argument('--batch', type=int, default=64, help='images a step (default: %(default)s)')
+    add_out_dir_argument(parser, 'work_dirs/mini_backbones')
+    parser.add_argument('--steps', type=int, default=2600, metavar='N', help='training steps (default: %(default)s)')
+    add_batch_size_argument(parser, 64, 'images a step')
     parser.add_argument('--lr', type=float, default=1.2e-3, help='peak learning rate of AdamW (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='seed (default: %(default)s)')
-    return parser.parse_args()
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the training (default: %(default)s)')
+    return parser
 
 
-def main() -> None:
-    args = parse_args()
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
+    for name in ('steps', 'batch_size'):
+        check_int(name, getattr(args, name))
     torch.manual_seed(args.seed)
-    out = Path(args.out)
+    out = Path(args.out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    settings = {name: value for name, value in vars(args).items() if name != 'out'}
+    settings = {name: value for name, value in vars(args).items() if name != 'out_dir'}
     lines = [f'mmparax {__version__}, torch {torch.__version__}, {os.cpu_count()} CPU cores, {settings}']
 
     def log(text: str) -> None:
@@ -125,12 +129,12 @@ def main() -> None:
     images = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _ in held_out])
     labels = torch.tensor([label for _, label in held_out])
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
-    stream = iter(DataLoader(Glyphs(args.seed * 1000 + 2, 0, size), args.batch, num_workers=1, prefetch_factor=8))
+    stream = iter(DataLoader(Glyphs(args.seed * 1000 + 2, 0, size), args.batch_size, num_workers=1, prefetch_factor=8))
     start, running = time.time(), None
     for step in tqdm(range(args.steps), unit='step', mininterval=5):
         batch, target = next(stream)
         for group in optimizer.param_groups:
-            group['lr'] = learning_rate(step, args.steps, args.lr)
+            group['lr'] = learning_rate_at(step, args.steps, args.lr)
         loss = torch.stack([F.cross_entropy(scores, target) for scores in model(batch)]).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -139,7 +143,7 @@ def main() -> None:
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         if (step + 1) % 200 == 0 or step + 1 == args.steps:
             log(f'step {step + 1:5d}  loss {running:.3f}  top-1 on {VALIDATION_IMAGES} held-out images '
-                f'{accuracy(model, images, labels):.1%}  {time.time() - start:.0f} s')
+                f'{measure_accuracy(model, images, labels):.1%}  {time.time() - start:.0f} s')
     weights = {name: parameter.detach().contiguous() for name, parameter in model.backbone.named_parameters()
                if not name.startswith('norm')}
     path = out / f'{args.name}_glyphs.safetensors'

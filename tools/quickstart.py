@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The main job on real input: ``make quickstart [TASK=segmentation|detection|panoptic|classification]``.
 
-Makes the scenes, freezes a small pre-trained backbone, trains AdaRoute and a head through tools/train.py, evaluates through
+Makes the scenes, freezes a pre-trained mini backbone, trains AdaRoute and a head through tools/train.py, evaluates through
 tools/test.py, and ends with what was trained, the metric, the time and a picture. With --compare it does so for AdaRoute,
 the frozen base and full fine-tuning with several seeds, and writes a table.
 """
@@ -17,7 +17,7 @@ from typing import Any, Dict, List
 
 from mmengine.config import Config
 
-from mmparax.cli import tool
+from mmparax.cli import ToolParser, tool
 from mmparax.datasets.synthetic.scenes import STUFF_CLASSES, THING_CLASSES
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import check_int
@@ -26,6 +26,7 @@ from mmparax.inference.scene_pictures import draw_scene_predictions
 from mmparax.reproduce.process import run_script
 from mmparax.reproduce.settings import build_data_options, build_length_options, format_options
 from mmparax.utils.code_digest import compute_parts_digest, encode_content, read_package_source
+from mmparax.utils.tables import mean_and_spread
 from mmparax.weights.sources import locate
 
 TOOLS = Path(__file__).resolve().parent
@@ -38,19 +39,21 @@ CONFIGS = dict(
 METHODS = dict(frozen='Frozen (head only)', adaroute='AdaRoute', full='full fine-tuning')
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def build_parser() -> ToolParser:
+    parser = ToolParser(description=__doc__.splitlines()[0])
     parser.add_argument('--task', choices=list(CONFIGS), default='segmentation', help='what to train for (default: %(default)s)')
     parser.add_argument('--method', choices=sorted(METHODS), default='adaroute', help='what to train (default: adaroute)')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the training (default: 0)')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the training (default: %(default)s)')
     parser.add_argument('--compare', action='store_true', help='train every method with every seed and write a table')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='seeds for --compare (default: 0 1 2)')
-    parser.add_argument('--iterations', type=int, help="training iterations (default: the config's)")
-    parser.add_argument('--data', default='data/scenes', help='folder of the scenes (default: %(default)s)')
-    parser.add_argument('--train-scenes', type=int, default=800, help='training scenes (default: 800)')
-    parser.add_argument('--val-scenes', type=int, default=200, help='validation scenes (default: 200)')
-    parser.add_argument('--work-dir', default='work_dirs/quickstart', help='folder for all results (default: %(default)s)')
-    return parser.parse_args()
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N',
+                        help='seeds for --compare (default: 0 1 2)')
+    parser.add_argument('--iterations', type=int, metavar='N', help="training iterations (default: the config's)")
+    parser.add_argument('--data', default='data/scenes', metavar='DIR', help='folder of the scenes (default: %(default)s)')
+    parser.add_argument('--num-train', type=int, default=800, metavar='N', help='training scenes (default: %(default)s)')
+    parser.add_argument('--num-val', type=int, default=200, metavar='N', help='validation scenes (default: %(default)s)')
+    parser.add_argument('--work-dir', default='work_dirs/quickstart', metavar='DIR',
+                        help='folder for all results (default: %(default)s)')
+    return parser
 
 
 def call(script: str, log: Path, total: int, label: str, *arguments: str) -> str:
@@ -93,12 +96,7 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     return result
 
 
-def mean_and_spread(values: List[float]) -> str:
-    """Mean and sample standard deviation of some runs."""
-    return f'{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0.:.1f}'
-
-
-def scores(result: Dict[str, Any]) -> Dict[str, float]:
+def collect_scores(result: Dict[str, Any]) -> Dict[str, float]:
     """The metrics of a run, and of a segmentation the mean IoU of surfaces and digits (those that occur in the scenes)."""
     columns = dict(result['metrics'])
     for label, names in (('surfaces', STUFF_CLASSES), ('digits', THING_CLASSES)):
@@ -112,11 +110,11 @@ def compare(args: argparse.Namespace) -> None:
     """Run every method with every seed and write the table as Markdown and JSON."""
     results: Dict[str, List[Dict[str, Any]]] = {method: [run(method, seed, args) for seed in args.seeds]
                                                for method in METHODS}
-    names = list(scores(results['adaroute'][0]))
+    names = list(collect_scores(results['adaroute'][0]))
     lines = ['| method | ' + ' | '.join(names) + f' | {names[0]} of seeds {", ".join(map(str, args.seeds))} | training |',
              '|---|' + '---|' * (len(names) + 2)]
     for method, runs in results.items():
-        columns = [[scores(result)[name] for result in runs] for name in names]
+        columns = [[collect_scores(result)[name] for result in runs] for name in names]
         seconds = statistics.mean(result['seconds_training'] for result in runs)
         lines.append(f'| {METHODS[method]} | ' + ' | '.join(map(mean_and_spread, columns)) + ' | '
                      + ', '.join(f'{score:.1f}' for score in columns[0]) + f' | {seconds:.0f} s |')
@@ -126,13 +124,12 @@ def compare(args: argparse.Namespace) -> None:
     print('\n' + '\n'.join(lines) + f'\n\nWritten to {folder / "comparison.md"} and {folder / "comparison.json"}.')
 
 
-@tool
-def main() -> None:
-    args = parse_args()
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
     if args.iterations is not None:
-        check_int('--iterations', args.iterations, 2)
+        check_int('iterations', args.iterations, 2)
     start = time.time()
-    write_scenes(args.data, args.train_scenes, args.val_scenes)
+    write_scenes(args.data, args.num_train, args.num_val)
     if args.compare:
         compare(args)
         return
@@ -141,7 +138,7 @@ def main() -> None:
     metrics = ', '.join(f'{name} {value:.1f}' for name, value in result['metrics'].items() if value is not None)
     metrics = metrics or 'nothing was found'
     crops = args.task == 'classification'
-    print(f'\n{result["table"]}\n\n{METHODS[args.method]}: {metrics} on {"crops of " if crops else ""}{args.val_scenes} scenes not '
+    print(f'\n{result["table"]}\n\n{METHODS[args.method]}: {metrics} on {"crops of " if crops else ""}{args.num_val} scenes not '
           f'seen in training (percent), {result["seconds_training"]:.0f} s of training, {time.time() - start:.0f} s in all.\n'
           f'Picture ({"crops with their predictions" if crops else "input, ground truth, prediction"}): {picture.resolve()}')
 

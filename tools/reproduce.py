@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -14,7 +14,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from mmparax.benchmark.parameter_counts import ParameterCounter
-from mmparax.cli import tool
+from mmparax.cli import ToolParser, add_gpus_argument, tool
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import InputError, ParameterError, check_int
 from mmparax.reproduce.entries import TableEntry, select_entries
@@ -30,8 +30,8 @@ SCENES = (800, 200)  # training and validation
 MIN_WIDTHS = {'row': 12, 'config': 12, 'published, %': 14, 'state': 12}  # of the columns of --list that may be folded
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def build_parser() -> ToolParser:
+    parser = ToolParser(
         description="Runs every entry of the paper's Tables 1-10, at the paper's scale or on small synthetic scenes: what is "
         'missing is run, what stopped is resumed, what is done is kept. docs/reproduce.md explains it.')
     job = parser.add_argument_group('what to do (to run, give --table alone)')
@@ -42,42 +42,41 @@ def parse_args() -> argparse.Namespace:
     job.add_argument('--dry-run', action='store_true', help='print the commands and run nothing')
     entries = parser.add_argument_group('which table entries')
     entries.add_argument('--table', type=int, nargs='+', action='extend', metavar='N', help='tables, 1-10')
-    entries.add_argument('--row', nargs='+', action='extend', metavar='NAME',
-                         help='rows: methods, or variants of an ablation')
-    entries.add_argument('--backbone', nargs='+', action='extend', metavar='NAME',
-                         help='backbones, e.g. swin-b')
+    entries.add_argument('--row', nargs='+', action='extend', metavar='NAME', help='rows: methods, or variants of an ablation')
+    entries.add_argument('--backbone', nargs='+', action='extend', metavar='NAME', help='backbones, e.g. swin-b')
     entries.add_argument('--scale', choices=['full', 'tiny'], default='full',
-                       help="full: the paper's; tiny: synthetic scenes and mini backbones, on a CPU or one GPU (default: full)")
-    entries.add_argument('--seeds', type=int, default=1, metavar='COUNT', help='how many seeds, from 0 on (default: 1)')
+                         help="full: the paper's; tiny: synthetic scenes and mini backbones, on a CPU or one GPU (default: full)")
+    seeds = entries.add_mutually_exclusive_group()
+    seeds.add_argument('--num-seeds', type=int, default=1, metavar='N', help='how many seeds, from 0 on (default: %(default)s)')
+    seeds.add_argument('--seeds', type=int, nargs='+', metavar='N', help='the seeds themselves')
     how = parser.add_argument_group('how to run')
     how.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher (default: none)')
-    how.add_argument('--gpus', type=int,
-                     help="GPUs of a run; the batch stays the recipe's (default: 4 with a launcher, else 1)")
+    add_gpus_argument(how, None, "GPUs of a run; the batch stays the recipe's (default: 4 with a launcher, else 1)")
     how.add_argument('--partition', default='', help="partition of the Slurm cluster (default: the cluster's)")
-    how.add_argument('--iterations', type=int,
+    how.add_argument('--iterations', type=int, metavar='N',
                      help='tiny scale: iterations of each training; give --list and --report the same')
-    how.add_argument('--data', default='data/scenes',
+    how.add_argument('--data', default='data/scenes', metavar='DIR',
                      help='tiny scale: folder of the scenes, made if absent; give --list and --report the same '
                      '(default: %(default)s)')
     how.add_argument('--rerun-outdated', action='store_true',
                      help='run again what is done by other code than the present one')
-    how.add_argument('--work-dir', default='work_dirs/reproduce', help='folder of all runs (default: %(default)s)')
-    return parser.parse_args()
+    how.add_argument('--work-dir', default='work_dirs/reproduce', metavar='DIR',
+                     help='folder of all runs (default: %(default)s)')
+    return parser
 
 
 def choose_launcher(args: argparse.Namespace) -> ScriptLauncher:
     """How to start the runs; raises InputError for what does not go together."""
-    check_int('--seeds', args.seeds)
     if args.gpus is not None:
-        check_int('--gpus', args.gpus)
+        check_int('gpus', args.gpus)
     if args.iterations is not None:
-        check_int('--iterations', args.iterations, 4)
+        check_int('iterations', args.iterations, 4)
         if args.scale == 'full':
-            raise ParameterError('--iterations', args.iterations, "it is for --scale tiny; the paper's recipes have lengths")
+            raise ParameterError('iterations', args.iterations, "it is for --scale tiny; the paper's recipes have lengths")
     if args.scale == 'tiny' and (args.launcher != 'none' or args.gpus not in (None, 1)):
         raise InputError('--scale tiny runs in one process, on a GPU if there is one: leave --gpus and --launcher out.')
     if args.launcher == 'none' and args.gpus not in (None, 1):
-        raise ParameterError('--gpus', args.gpus, 'several GPUs need a launcher', 'Add --launcher pytorch or --launcher slurm.')
+        raise ParameterError('gpus', args.gpus, 'several GPUs need a launcher', 'Add --launcher pytorch or --launcher slurm.')
     return ScriptLauncher(args.launcher, args.gpus or (1 if args.launcher == 'none' else 4), args.partition)
 
 
@@ -92,11 +91,11 @@ def check_gpus(args: argparse.Namespace, launcher: ScriptLauncher) -> None:
     print(f'Warning: {problem}.', file=sys.stderr)
 
 
-def described(runner: TableRunner, entries: List[TableEntry], seeds: int) -> List[Dict[str, Any]]:
+def describe(runner: TableRunner, entries: List[TableEntry], seeds: Sequence[int]) -> List[Dict[str, Any]]:
     """The table entries for ``--list``, every one of them with its parameters counted and its state."""
-    described = []
+    descriptions = []
     for entry in tqdm(entries, desc='entries', unit='entry', file=sys.stderr):
-        known = {*range(seeds), *list_seeds(runner.get_folder(entry, 0).path.parent)}
+        known = {*seeds, *list_seeds(runner.get_folder(entry, 0).path.parent)}
         states = {seed: runner.read_state(entry, seed) for seed in sorted(known)}
         papers = entry.papers or (entry, )
 
@@ -105,7 +104,7 @@ def described(runner: TableRunner, entries: List[TableEntry], seeds: int) -> Lis
             named = {f'{paper.backbone} {paper.dataset}': value(paper) for paper in papers}
             return named if runner.scale.name == 'tiny' and entry.papers else value(entry)
 
-        described.append(dict(
+        descriptions.append(dict(
             table=entry.table, row=entry.row, backbone=entry.backbone, method=entry.method, dataset=entry.dataset,
             config=os.path.relpath(runner.scale.locate_config(entry, 0, runner.get_folder(entry, 0).path)),
             params_published=published(lambda paper: paper.params_published),
@@ -113,10 +112,10 @@ def described(runner: TableRunner, entries: List[TableEntry], seeds: int) -> Lis
             measured={seed: state.result['metrics'] for seed, state in states.items() if state.kind == DONE},
             state=summarize_states(states)))
     runner.scale.counter.save()
-    return described
+    return descriptions
 
 
-def table_of(rows: List[Dict[str, Any]], tiny: bool) -> Table:
+def make_table(rows: List[Dict[str, Any]], tiny: bool) -> Table:
     """The table entries as a table of text."""
     table = Table(title='Table entries; parameters: trainable in the backbone, in millions', box=SIMPLE_HEAD, show_edge=False,
                   padding=0)  # all of it in 100 columns
@@ -132,7 +131,7 @@ def table_of(rows: List[Dict[str, Any]], tiny: bool) -> Table:
     return table
 
 
-def wide_console(stream: Any = None) -> Console:
+def make_console(stream: Any = None) -> Console:
     """A console that does not break the lines of a table where they are not looked at on a screen."""
     file = stream or sys.stdout
     return Console(file=file, highlight=False, width=None if file.isatty() else 240)
@@ -144,47 +143,49 @@ def make_scenes(data: str) -> None:
         write_scenes(data, *SCENES)
 
 
-def show(outcomes: List[RunOutcome]) -> None:
+def show_outcomes(outcomes: List[RunOutcome]) -> None:
     """A table of what became of the runs."""
     table = Table(title='Runs')
     for column in ('run', 'result'):
         table.add_column(column, overflow='fold')
     for outcome in outcomes:
         table.add_row(str(outcome.run), outcome.text, style=dict(failed='red', skipped='yellow').get(outcome.kind))
-    wide_console().print(table)
+    make_console().print(table)
 
 
-def report(runner: TableRunner, entries: List[TableEntry], path: Path, seeds: int) -> None:
+def save_report(runner: TableRunner, entries: List[TableEntry], path: Path, seeds: Sequence[int]) -> None:
     """Write a report and say where."""
-    write_report(TablesReport(runner, entries, path.parent, range(seeds)), path)
+    write_report(TablesReport(runner, entries, path.parent, seeds), path)
     runner.scale.counter.save()
     print(f'Report: {path}')
 
 
-@tool
-def main() -> None:
-    args = parse_args()
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
     quiet_log()
     launcher = choose_launcher(args)
+    seeds = args.seeds or range(check_int('num_seeds', args.num_seeds))
+    for seed in seeds:
+        check_int('seeds', seed, 0)
     target = check_report_path(args.report) if args.report else None
     counter = ParameterCounter()
     scale = TinyScale(counter, args.data, args.iterations) if args.scale == 'tiny' else FullScale(counter)
     entries = select_entries(scale.entries, args.table, args.row, args.backbone)
     runner = TableRunner(scale, Path(args.work_dir), launcher, lambda text: print(text, flush=True), args.rerun_outdated)
     if args.list:
-        rows = described(runner, entries, args.seeds)
+        rows = describe(runner, entries, seeds)
         if args.json:
             print(json.dumps(rows, indent=1))
         else:
-            wide_console().print(table_of(rows, args.scale == 'tiny'))
+            make_console().print(make_table(rows, args.scale == 'tiny'))
         return
     if target:
-        report(runner, entries, target, args.seeds)
+        save_report(runner, entries, target, seeds)
         return
     if args.table is None:
         raise InputError('there is nothing to do: give --list, --report FILE, or --table N to run a table.')
     check_gpus(args, launcher)
-    runs = runner.list_runs(entries, range(args.seeds))
+    runs = runner.list_runs(entries, seeds)
     if args.dry_run:
         runner.print_commands(runs)
         return
@@ -195,11 +196,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print('\nStopped. The same command goes on from the last checkpoint.', file=sys.stderr)
         sys.exit(130)
-    show(outcomes)
+    show_outcomes(outcomes)
     tables = '-'.join(map(str, sorted({entry.table for entry in entries})))
     for suffix in ('md', 'html'):
         whole = [entry for entry in scale.entries if entry.table in {chosen.table for chosen in entries}]
-        report(runner, whole, Path(args.work_dir) / args.scale / f'table{tables}.{suffix}', args.seeds)
+        save_report(runner, whole, Path(args.work_dir) / args.scale / f'table{tables}.{suffix}', seeds)
     if any(outcome.kind == FAILED for outcome in outcomes):
         sys.exit(1)
 

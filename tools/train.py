@@ -1,46 +1,35 @@
 #!/usr/bin/env python
 """Train a model: ``python tools/train.py CONFIG``."""
 import argparse
-import sys
 
 from mmengine.runner import find_latest_checkpoint
 
 from mmparax.checks.data import check_datasets
-from mmparax.cli import add_common_arguments, build_runner, config_kept, load_config_of, tool
+from mmparax.cli import ToolParser, add_amp_argument, add_run_arguments, build_runner, keep_config_file, load_run_config, tool
 from mmparax.config.files import check_checkpoint
 from mmparax.errors import InputError
-from mmparax.utils.launch import (
-    PRECISIONS,
-    amp_with_value,
-    evaluate_without_amp,
-    is_first_process,
-    keep_freed_memory,
-    prepare_processes,
-    use_amp,
-)
+from mmparax.utils.launch import evaluate_without_amp, is_first_process, keep_freed_memory, prepare_processes, use_amp
 from mmparax.utils.locks import lock_folder
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a model; interrupt it at any moment and call again with --resume to '
-                                     'go on as if nothing had happened.')
+def build_parser() -> ToolParser:
+    parser = ToolParser(description='Train a model; interrupt it at any moment and call again with --resume to '
+                        'go on as if nothing had happened.')
     parser.add_argument('config', help='config file')
-    add_common_arguments(parser)
+    add_run_arguments(parser)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='resume from CHECKPOINT, or without one from the latest of the work dir (starts afresh if '
                         'there is none)')
-    parser.add_argument('--amp', nargs='?', const='fp16', choices=PRECISIONS,
-                        help='mixed precision on a GPU: fp16 with a dynamic loss scale (default), or bf16 without one')
+    add_amp_argument(parser)
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help="scale the learning rate by this run's batch over the recipe's")
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
-    return parser.parse_args(amp_with_value(sys.argv[1:]))
+    return parser
 
 
-@tool
-def main() -> None:
-    args = parse_args()
-    cfg = load_config_of(args)
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
+    cfg = load_run_config(args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         checkpoint = cfg.get('default_hooks', {}).get('checkpoint')
@@ -51,7 +40,7 @@ def main() -> None:
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise InputError(f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config!r}: the '
-                                 'batch that its learning rate is for.')
+                             'batch that its learning rate is for.')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         # The first launch of a job that always says --resume has nothing to resume and keeps its load_from.
@@ -65,7 +54,7 @@ def main() -> None:
         lock_folder(cfg.work_dir)  # before the runner writes anything there
     prepare_processes(cfg)
     keep_freed_memory()
-    with config_kept(cfg):
+    with keep_config_file(cfg):
         build_runner(cfg).train()
 
 

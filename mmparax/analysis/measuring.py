@@ -1,5 +1,4 @@
 """What the analyses share: their setup, sums over batches that survive an interruption, and result files."""
-import argparse
 import hashlib
 import io
 import json
@@ -7,18 +6,15 @@ import sys
 import time
 import zipfile
 import zlib
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from mmparax.analysis.models import ModelSource, parse_sources
-from mmparax.cli import add_config_options
-from mmparax.utils.logs import quiet_log
+from mmparax.analysis.models import ModelSource
 from mmparax.utils.storage import write
 
 SAVE_SECONDS = 5.
@@ -53,51 +49,6 @@ class Setup:
     device: str = 'auto'
     cfg_options: Optional[Mapping[str, Any]] = None
     progress: bool = True
-
-
-def add_arguments(parser: argparse.ArgumentParser, num_images: int, batch_size: int) -> None:
-    """Add the arguments that :func:`setup_of` reads."""
-    parser.add_argument('models', nargs='+', metavar='CONFIG [CHECKPOINT ...]',
-                        help='configs (files that end in .py), each followed by its checkpoints; a config without one is '
-                        'taken as training starts from it')
-    parser.add_argument('--out', required=True, metavar='DIR', help='folder of the results')
-    parser.add_argument('--names', nargs='+', metavar='NAME', help='what to call the models, in their order')
-    parser.add_argument('--images', metavar='DIR', help='a folder of images (default: the test or validation data of the '
-                        'first config)')
-    parser.add_argument('--num-images', type=int, default=num_images, metavar='N', help='how many (default: %(default)s)')
-    parser.add_argument('--batch-size', type=int, default=batch_size, metavar='N', help='at a time (default: %(default)s)')
-    parser.add_argument('--size', type=int, metavar='PIXELS', help='side of the square that is cut from the middle of each '
-                        f'image (default: what fits the images, at most {LARGEST})')
-    parser.add_argument('--seed', type=int, default=0, help='which images are drawn (default: %(default)s)')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:1 (default: %(default)s)')
-    add_config_options(parser)
-
-
-def setup_of(args: argparse.Namespace) -> Setup:
-    """The setup that the arguments of :func:`add_arguments` ask for."""
-    return Setup(parse_sources(args.models, args.names), Path(args.out), args.images, args.num_images, args.batch_size, args.size,
-                 args.seed, args.device, args.cfg_options)
-
-
-@contextmanager
-def continuable() -> Iterator[None]:
-    """End a script that is interrupted with a sentence instead of a traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print('\nInterrupted: the same command goes on from here.', file=sys.stderr)
-        sys.exit(130)
-
-
-def compare(args: argparse.Namespace, measure: Callable[[Setup], Dict[str, Any]], table: Callable[[Dict[str, Any]], str]) -> None:
-    """Measure what the arguments of :func:`add_arguments` ask for; print the table, whose weights they are, and the picture."""
-    quiet_log()
-    with continuable():
-        result = measure(setup_of(args))
-    print(table(result))
-    for model in result['models']:
-        print(f'{model["name"]}: weights of {model["weights"]}')
-    print(f'Picture: {(Path(args.out) / result["picture"]).resolve()}')
 
 
 def split_batches(count: int, size: int) -> List[List[int]]:

@@ -8,13 +8,13 @@ from mmengine.config import Config
 from mmparax.errors import InputError, MissingFileError
 
 
-def load_config(path: str, options: Optional[Mapping[str, Any]] = None, work_dir: Optional[str] = None, launcher: str = 'none',
-                local_rank: int = 0) -> Config:
+def load_config(path: str, cfg_options: Optional[Mapping[str, Any]] = None, work_dir: Optional[str] = None,
+                launcher: str = 'none', local_rank: int = 0) -> Config:
     """Read a config file.
 
     Args:
         path: the file.
-        options: changes of it, by dotted names, as ``--cfg-options`` gives them.
+        cfg_options: changes of it: values by dotted names, such as ``{'model.backbone.adapter.hidden_dim': 64}``.
         work_dir: folder for logs and checkpoints; by default that of the config, else ``work_dirs/NAME_OF_THE_FILE``.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
         local_rank: of this process on its machine, if no variable of the environment says it.
@@ -28,12 +28,12 @@ def load_config(path: str, options: Optional[Mapping[str, Any]] = None, work_dir
         raise MissingFileError(f'the config {path!r} does not exist; the shipped ones are below configs/.')
     try:
         cfg = Config.fromfile(path)
-        if options is not None:
-            cfg.merge_from_dict(options)
+        if cfg_options is not None:
+            cfg.merge_from_dict(cfg_options)
     except (FileNotFoundError, KeyError, TypeError, SyntaxError) as error:
         raise InputError(f'the config {path!r} could not be read ({type(error).__name__}: {error}). Two base '
-                             'configs that set the same name, or a dict that replaces None or another type, need '
-                             '_delete_=True.') from error
+                         'configs that set the same name, or a dict that replaces None or another type, need _delete_=True.') \
+            from error
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
     return cfg

@@ -18,7 +18,7 @@ def model_config(cfg: Config) -> Dict[str, Any]:
 
 
 def model_without_base(cfg: Config) -> Dict[str, Any]:
-    """:func:`model_config` that looks for no base file: to count parameters, for example."""
+    """:func:`model_config` that looks for no base checkpoint: to count parameters, for example."""
     model = model_config(cfg)
     for _, part in sub_configs(model):
         if 'base_checkpoint' in part:
@@ -35,12 +35,12 @@ def sub_configs(config: Any, path: str = '') -> Iterator[Tuple[str, Dict[str, An
         yield from sub_configs(value, f'{path}.{name}' if path else str(name))
 
 
-def datasets_of(loader: Any) -> Iterator[Mapping[str, Any]]:
+def datasets_of(loader: Any) -> Iterator[Dict[str, Any]]:
     """Yield the data set configs of a dataloader's config, those inside wrappers too."""
-    pending = [loader.get('dataset')] if isinstance(loader, Mapping) else []
+    pending = [loader.get('dataset')] if isinstance(loader, dict) else []
     while pending:
         dataset = pending.pop()
-        if isinstance(dataset, Mapping):
+        if isinstance(dataset, dict):
             inner = dataset.get('dataset') or dataset.get('datasets')
             if inner:
                 pending += inner if isinstance(inner, Sequence) else [inner]
@@ -51,10 +51,10 @@ def datasets_of(loader: Any) -> Iterator[Mapping[str, Any]]:
 def metrics_of(cfg: Mapping[str, Any], evaluator: str) -> Iterator[Tuple[str, Dict[str, Any]]]:
     """Yield (place in the config, config) of the metrics of an evaluator, which is one or a list."""
     found = cfg.get(evaluator)
-    if isinstance(found, Mapping):
+    if isinstance(found, dict):
         yield evaluator, found
     elif isinstance(found, Sequence):
-        yield from ((f'{evaluator}.{number}', metric) for number, metric in enumerate(found) if isinstance(metric, Mapping))
+        yield from ((f'{evaluator}.{number}', metric) for number, metric in enumerate(found) if isinstance(metric, dict))
 
 
 def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[Tuple[str, str]]:
@@ -106,4 +106,5 @@ def metainfo_of(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> Dict[str,
     given, cls = dict(dataset.get('metainfo') or {}), registered(DATASETS, dataset, cfg)
     if dataset.get('classes') is not None:  # mmpretrain's older argument
         given.setdefault('classes', dataset['classes'])
-    return cls._load_metainfo(given) if hasattr(cls, '_load_metainfo') else given
+    load = getattr(cls, '_load_metainfo', None)  # of mmengine's data sets
+    return load(given) if load else given

@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-from typing import Any, List, Sequence
+from typing import Any, Optional
 
 import torch
 from mmengine.config import Config
@@ -56,9 +56,9 @@ def prepare_processes(cfg: Config) -> None:
     if cfg.launcher == 'none' or get_device() != 'cpu':
         return
     if cfg.launcher == 'slurm':
-        _slurm_environment()
+        _read_slurm_environment()
     elif cfg.launcher != 'pytorch':
-        raise ParameterError('--launcher', cfg.launcher, "without GPUs it must be 'pytorch' or 'slurm'")
+        raise ParameterError('launcher', cfg.launcher, "without GPUs it must be 'pytorch' or 'slurm'")
     if not is_distributed():
         torch.distributed.init_process_group('gloo')
     wrapper = cfg.get('model_wrapper_cfg') or dict(
@@ -84,7 +84,7 @@ def replace_sync_bn(config: Any) -> int:
     return 0
 
 
-def _slurm_environment() -> None:
+def _read_slurm_environment() -> None:
     """Set what torch reads from what Slurm sets, as mmengine does where there are GPUs."""
     environment = os.environ
     if 'MASTER_ADDR' not in environment:
@@ -95,15 +95,8 @@ def _slurm_environment() -> None:
                        LOCAL_RANK=environment.get('SLURM_LOCALID', '0'))
 
 
-def amp_with_value(arguments: Sequence[str]) -> List[str]:
-    """Let ``--amp`` stand before the config: without a precision behind it, it means fp16."""
-    following = [*arguments[1:], '']
-    return [f'{argument}={PRECISIONS[0]}' if argument == '--amp' and after not in PRECISIONS else argument
-            for argument, after in zip(arguments, following)]
-
-
-def use_amp(cfg: Config, precision: Any) -> None:
-    """Turn mixed precision on if wanted, and off, saying so, on a machine without a GPU.
+def use_amp(cfg: Config, precision: Optional[str]) -> None:
+    """Turn mixed precision on if asked to, and off, saying so, on a machine without a GPU.
 
     Args:
         cfg: changed in place; its ``optim_wrapper`` may ask for mixed precision already.
@@ -111,12 +104,13 @@ def use_amp(cfg: Config, precision: Any) -> None:
             the config says.
 
     Raises:
-        InputError: if the config's optimizer wrapper is of a kind that cannot.
+        ParameterError: if the config's optimizer wrapper is of a kind that cannot.
+        InputError: if the GPU has no bf16.
     """
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if precision and kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ParameterError('--amp', kind, "it needs optim_wrapper.type 'OptimWrapper' or 'AmpOptimWrapper'")
+        raise ParameterError('optim_wrapper.type', kind, "mixed precision needs 'OptimWrapper' or 'AmpOptimWrapper'")
     if precision == 'fp16':
         wrapper.update(type='AmpOptimWrapper', dtype='float16')
         scale = wrapper.get('loss_scale', 'dynamic')
@@ -133,7 +127,7 @@ def use_amp(cfg: Config, precision: Any) -> None:
                   level=logging.WARNING)
     elif wrapper.get('dtype') == 'bfloat16' and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(
             including_emulation=False):
-        raise InputError('bf16 needs a GPU that has it (NVIDIA: Ampere or newer); use --amp fp16.')
+        raise InputError('bf16 needs a GPU that has it (NVIDIA: Ampere or newer); use fp16.')
 
 
 def evaluate_without_amp(cfg: Config) -> None:

@@ -35,7 +35,7 @@ def save(folder, count=5, suffix='.jpg', ignored=255):
 
 def prepare(*arguments, classes=NAMES):
     """Run the tool in this process; return what it exits with."""
-    arguments = ['images', 'masks', '--out', 'data/mine', *(['--classes', *classes] if classes else []), *arguments]
+    arguments = ['images', 'masks', '--out-dir', 'data/mine', *(['--classes', *classes] if classes else []), *arguments]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', ['prepare_masks.py', *arguments])
         try:

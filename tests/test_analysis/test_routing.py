@@ -301,7 +301,7 @@ def test_tool(task, tmp_path, capsys, monkeypatch):
     set_gates(model, lambda experts: [0.] * experts)
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'weights.pth')
     name = cfg.val_dataloader.dataset.metainfo.classes[0]
-    arguments = [tmp_path / 'config.py', tmp_path / 'weights.pth', '--out', tmp_path / 'out', '--device', 'cpu',
+    arguments = [tmp_path / 'config.py', tmp_path / 'weights.pth', '--out-dir', tmp_path / 'out', '--device', 'cpu',
                  '--batch-size', '2', '--classes', name]
     monkeypatch.setattr(sys, 'argv', ['routing.py', *map(str, arguments)])
     runpy.run_path(str(TOOL), run_name='__main__')

@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_layout_labels_and_table(folder, capsys):
-    assert prepare('--val', '0.4', '--config', 'configs/mine.py') is None
+    assert prepare('--val-ratio', '0.4', '--config', 'configs/mine.py') is None
     text = capsys.readouterr().out
     parts = split()
     assert [len(parts[part]) for part in masks.SPLITS] == [3, 2]
@@ -232,8 +232,8 @@ def test_long_lists_are_cut(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['--val', '1'], 'ratio=1.0 is not allowed'),
-    (['--val', 'nan'], 'ratio=nan is not allowed'),
+    (['--val-ratio', '1'], 'ratio=1.0 is not allowed'),
+    (['--val-ratio', 'nan'], 'ratio=nan is not allowed'),
     (['--seed', '-1'], 'seed=-1 is not allowed'),
     (['--classes', 'leaf'], "classes=['leaf'] is not allowed: there must be 2 to 255"),
     (['--classes', 'leaf', 'leaf'], "classes=['leaf', 'leaf'] is not allowed"),
@@ -242,9 +242,9 @@ def test_long_lists_are_cut(tmp_path, monkeypatch):
     (['--ignore', '1', '--values', '0', '1', '2'], 'ignore=[1] is not allowed: 1 is the value of a class'),
     (['--ignore', '-1'], 'ignore=-1 is not allowed'),
     (['--iterations', '3'], 'iterations=3 is not allowed'),
-    (['--out', '.'], "the folder 'images', which is read, must not be in it"),
-    (['--out', 'masks'], "the folder 'masks', which is read, must not be in it"),
-    (['--out', 'foreign', '--force'], 'it holds something that is not a set of prepared masks'),
+    (['--out-dir', '.'], "the folder 'images', which is read, must not be in it"),
+    (['--out-dir', 'masks'], "the folder 'masks', which is read, must not be in it"),
+    (['--out-dir', 'foreign', '--force'], 'it holds something that is not a set of prepared masks'),
     (['--config', 'foreign/notes.txt'], "the config 'foreign/notes.txt' exists already"),
 ], ids=str)
 def test_wrong_arguments_are_named(arguments, message, folder):
@@ -279,7 +279,7 @@ def test_written_data_are_replaced_only_on_demand_and_as_a_whole(folder, monkeyp
     assert prepare('--config', 'mine.py') is None
     before = {path: path.stat().st_mtime_ns for path in Path('data').rglob('*')}
     assert 'it holds prepared masks already' in prepare()
-    assert 'must not be in it' in prepare('--force', '--out', '.')
+    assert 'must not be in it' in prepare('--force', '--out-dir', '.')
     monkeypatch.setattr(masks.shutil, 'copyfile', lambda *_: (_ for _ in ()).throw(OSError('No space left on device')))
     assert prepare('--force') == f'StorageError: {str(folder / "data" / "mine")!r} cannot be written: No space left on device.'
     assert {path: path.stat().st_mtime_ns for path in Path('data').rglob('*')} == before

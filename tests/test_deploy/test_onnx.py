@@ -71,7 +71,7 @@ def test_the_tool_on_every_task(task, options, expected, tmp_path, monkeypatch, 
     write_base(tmp_path)
     config, adapter = write_task(tmp_path, task, 'adaroute', **options)
     out = tmp_path / 'x.onnx'
-    monkeypatch.setattr(sys, 'argv', ['export_onnx.py', config, adapter, str(out), '--shape', '64', '96', '--batch', '2'])
+    monkeypatch.setattr(sys, 'argv', ['export_onnx.py', config, adapter, str(out), '--size', '64', '96', '--batch-size', '2'])
     runpy.run_path(str(TOOL), run_name='__main__')
     printed = capsys.readouterr().out
     assert f'out: {expected}' in printed and 'in:  images [2, 3, 64, 96], normalised: mean [123.675' in printed
@@ -94,7 +94,7 @@ def test_a_file_that_says_something_else_is_not_written(there, tmp_path, monkeyp
 
     monkeypatch.setattr(onnx_file, 'export_onnx', export)
     monkeypatch.setattr(onnx_file, 'compare_onnx', lambda model, path: 0.5)
-    monkeypatch.setattr(sys, 'argv', ['export_onnx.py', config, adapter, str(out), '--shape', '64', '96', '--force'])
+    monkeypatch.setattr(sys, 'argv', ['export_onnx.py', config, adapter, str(out), '--size', '64', '96', '--force'])
     with pytest.raises(SystemExit, match=r"gives other outputs than the model .*x.onnx' was not written"):
         runpy.run_path(str(TOOL), run_name='__main__')
     assert sorted(tmp_path.iterdir()) == before and (not there or out.read_bytes() == there)

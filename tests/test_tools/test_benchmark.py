@@ -26,7 +26,7 @@ def collected_quickly():
 def call(monkeypatch, capsys, tmp_path):
 
     def call(*arguments):
-        fixed = ('--threads', '1', '--device', 'cpu', '--out', str(tmp_path))
+        fixed = ('--threads', '1', '--device', 'cpu', '--out-dir', str(tmp_path))
         monkeypatch.setattr(sys, 'argv', ['benchmark.py', *arguments, *fixed])
         runpy.run_path(str(TOOL), run_name='__main__')
         return capsys.readouterr().out
@@ -34,7 +34,7 @@ def call(monkeypatch, capsys, tmp_path):
     return call
 
 
-SMALL = ('--backbone', 'swin-mini', '--size', '32x32', '--rounds', '2')
+SMALL = ('--backbone', 'swin-mini', '--size', '32', '--rounds', '2')
 
 
 def test_the_tool_prints_a_table_and_writes_json_and_chart(call, tmp_path):
@@ -76,7 +76,7 @@ def test_an_interrupt_keeps_what_was_measured(call, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize('arguments, words', [
     (['--methods', 'full', 'adapt'], ['--methods', "'adapt'", *list_methods()]),
     (['--backbone', 'resnet'], ['--backbone', "'resnet'", 'swin-b', 'convnext-mini']),
-    (['--size', '32'], ['--size', "'32'", '320x320']),
+    (['--size', '0'], ['--size', 'at least 1']),
     (['--device', 'cuda:99'], ['--device', 'cuda:99']),
     (['--device', 'tpu'], ['--device', 'tpu', 'cpu']),
     (['--rounds', '0'], ['--rounds', 'at least 1']),
@@ -90,5 +90,5 @@ def test_wrong_arguments_are_explained(arguments, words, monkeypatch):
 
 def test_if_nothing_could_be_measured_the_tool_says_so_after_the_table(call, capsys):
     with pytest.raises(SystemExit) as stop:
-        call('--backbone', 'convnext-mini', '--size', '32x32', '--methods', 'lora')
+        call('--backbone', 'convnext-mini', '--size', '32', '--methods', 'lora')
     assert 'no method could be measured' in stop.value.code and 'LoRA cannot adapt ConvNeXt' in capsys.readouterr().out

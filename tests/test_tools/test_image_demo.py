@@ -57,7 +57,7 @@ EXPECTED = {'segmentation': r'│ (digit \d|wood|brick|grass|water|sand) +│ +\
 @pytest.mark.parametrize('task', TASKS)
 def test_prints_and_draws(task, folder, capsys):
     picture = folder / 'pictures' / f'{task}.png'
-    assert demo(folder / 'scene.png', folder / f'{task}.py', folder / f'{task}.pth', '--out-file', picture, '--score-thr',
+    assert demo(folder / 'scene.png', folder / f'{task}.py', folder / f'{task}.pth', '--out', picture, '--score-thr',
                 '0.05', '--device', 'cpu') is None
     text = capsys.readouterr().out
     rows = re.findall(EXPECTED[task], text)
@@ -77,7 +77,7 @@ def test_a_picture_without_anything_found(task, folder, capsys):
     """Nothing is drawn, and nothing fails."""
     picture = folder / 'empty.png'
     options = ['model.test_cfg.rcnn.score_thr=2.', 'model.test_cfg.panoptic.stuff_area_limit=100000']
-    assert demo(folder / 'scene.png', folder / f'{task}.py', folder / f'{task}.pth', '--out-file', picture, '--score-thr',
+    assert demo(folder / 'scene.png', folder / f'{task}.py', folder / f'{task}.pth', '--out', picture, '--score-thr',
                 '2', '--device', 'cpu', '--cfg-options', *options[:1 + (task == 'panoptic')]) is None
     text = capsys.readouterr().out
     assert 'no object with a score of 2.0 or more' in text if task == 'detection' else re.search(r'\(none\) +│ +100.0%', text)
@@ -89,13 +89,13 @@ def test_a_picture_without_anything_found(task, folder, capsys):
 def test_images_of_data_sets_without_files_are_in_rgb_order(folder, capsys):
     """CIFAR and SVHN give RGB arrays: their pipelines load nothing, and their models swap nothing."""
     loads = folder / 'classification.py'
-    demo(folder / 'scene.png', loads, folder / 'classification.pth', '--out-file', folder / 'first.png', '--device', 'cpu')
+    demo(folder / 'scene.png', loads, folder / 'classification.pth', '--out', folder / 'first.png', '--device', 'cpu')
     arrays = Config.fromfile(loads)
     arrays.model.data_preprocessor.to_rgb = False
     arrays.test_dataloader.dataset.pipeline.pop(0)
     arrays.dump(folder / 'arrays.py')
     first = capsys.readouterr().out
-    demo(folder / 'scene.png', folder / 'arrays.py', folder / 'classification.pth', '--out-file', folder / 'first.png',
+    demo(folder / 'scene.png', folder / 'arrays.py', folder / 'classification.pth', '--out', folder / 'first.png',
          '--device', 'cpu')
     rows = [re.findall(r'│ .+ │ +0\.\d{3} │', text) for text in (first, capsys.readouterr().out)]
     assert rows[0] == rows[1] and len(rows[0]) == 5
@@ -121,10 +121,6 @@ def test_wrong_input_is_one_sentence(case, folder, monkeypatch):
         bare.pop(name)
     bare.dump('bare.py')
     arguments, message = ERRORS[case]
-    code = demo(*arguments, '--device', 'cpu', '--out-file', 'wrong.png')
+    code = demo(*arguments, '--device', 'cpu', '--out', 'wrong.png')
     assert isinstance(code, str) and message in code and len(code.splitlines()) == 1
     assert not Path('wrong.png').exists()
-
-
-def test_help(capsys):
-    assert demo('--help') == 0 and 'usage: ' in capsys.readouterr().out

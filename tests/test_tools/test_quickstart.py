@@ -14,7 +14,7 @@ from mmparax.datasets.synthetic.writers import write_scenes
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'quickstart.py'
-SHORT = ('--iterations', '2', '--train-scenes', '8', '--val-scenes', '3')
+SHORT = ('--iterations', '2', '--num-train', '8', '--num-val', '3')
 
 
 @pytest.fixture
@@ -55,7 +55,8 @@ def test_a_failing_step_is_shown_with_the_end_of_its_log(quickstart, tmp_path):
         image.write_bytes(b'no image')
     done = quickstart()
     assert done.returncode == 1 and 'AdaRoute, seed 0: training failed; the end of' in done.stdout
-    assert 'scene_0000' in done.stdout and not (tmp_path / 'work_dirs/quickstart/segmentation/adaroute_seed0/summary.json').exists()
+    assert 'scene_0000' in done.stdout
+    assert not (tmp_path / 'work_dirs' / 'quickstart' / 'segmentation' / 'adaroute_seed0' / 'summary.json').exists()
 
 
 def test_a_folder_with_something_else_is_left_alone(quickstart, tmp_path):

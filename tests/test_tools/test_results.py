@@ -69,7 +69,7 @@ OUT = {'segmentation': (labels, 'mIoU'), 'detection': (objects, 'AP^b ┃ AP^b_5
 @pytest.mark.parametrize('task', OUT)
 def test_every_task_is_evaluated_and_its_predictions_written(task, folder, monkeypatch, capfd):
     check, header = OUT[task]
-    monkeypatch.setattr(sys, 'argv', ['test.py', str(folder / f'{task}.py'), str(folder / f'{task}.pth'), '--out',
+    monkeypatch.setattr(sys, 'argv', ['test.py', str(folder / f'{task}.py'), str(folder / f'{task}.pth'), '--out-dir',
                                       str(folder / f'{task}_out'), '--show-dir', str(folder / f'{task}_pictures'),
                                       '--work-dir', str(folder / 'work')])
     runpy.run_path(str(TOOL), run_name='__main__')

@@ -79,7 +79,7 @@ def test_resume_goes_on(trained, folder):
 
 def test_evaluation_writes_predictions_and_pictures(trained, folder):
     checkpoint = next((folder / 'run').glob('iter_*.pth'))
-    done = call('test.py', CONFIG, checkpoint, '--work-dir', 'test', '--out', 'predictions', '--show-dir', 'pictures',
+    done = call('test.py', CONFIG, checkpoint, '--work-dir', 'test', '--out-dir', 'predictions', '--show-dir', 'pictures',
                 '--cfg-options', *SHORT, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.search(r'mIoU: +[\d.]+', done.stdout)
@@ -124,13 +124,6 @@ def test_wrong_input_is_one_sentence(case, folder, monkeypatch):
     code = call_in_process(*arguments)
     assert isinstance(code, str) and message in code  # a text as exit code is printed to stderr, and the status is 1
     assert len(code.splitlines()) == 1
-
-
-@pytest.mark.parametrize('script', ['train.py', 'test.py', 'quickstart.py', 'pretrain_mini_backbone.py', 'doctor.py',
-                                    'export_adapter.py', 'inspect_adapter.py', 'dataset_tools/make_scenes.py', 'setup_env.py'])
-def test_help(script, capsys):
-    assert call_in_process(script, '--help') == 0
-    assert 'usage:' in capsys.readouterr().out
 
 
 @pytest.fixture(scope='module')
@@ -208,7 +201,7 @@ def test_two_runs_in_one_work_dir_are_refused_before_anything_is_written(folder,
     os.read(ready[0], 1)
     try:
         code = call_in_process('train.py', CONFIG, '--work-dir', 'shared', '--cfg-options', *SHORT)
-        assert 'is in use by another run (process 1 on elsewhere)' in code and '--work-dir' in code
+        assert 'is in use by another run (process 1 on elsewhere)' in code and 'another work_dir' in code
         assert [path.name for path in (folder / 'shared').iterdir()] == ['.running']
     finally:
         os.kill(child, signal.SIGKILL)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Count what is frozen and what trains: ``python tools/analysis_tools/count_params.py CONFIG``."""
+"""Count what is frozen and what is trainable: ``python tools/analysis_tools/count_params.py CONFIG``."""
 import argparse
 import json
 from pathlib import Path
@@ -8,22 +8,22 @@ from typing import Any, Dict
 from torch import nn
 
 from mmparax.backbones.parameters import OF_MODEL, OF_STAGE, count_by_stage, count_parameters, side_by_side
-from mmparax.cli import add_config_options, tool
+from mmparax.cli import ToolParser, add_cfg_options_argument, tool
 from mmparax.config.files import load_config
 from mmparax.config.query import model_without_base
 from mmparax.utils.logs import quiet_log
 from mmparax.utils.meta_device import build_on_meta
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def build_parser() -> ToolParser:
+    parser = ToolParser(
         description='Count the parameters of a config\'s model: frozen base, adapters, expert centers, output norms, head; '
         'their shares, and the backbone stage by stage. Several configs are compared in one table. Nothing is loaded and '
         'hardly any memory used.')
     parser.add_argument('configs', nargs='+', metavar='config', help='config file')
-    add_config_options(parser)
+    add_cfg_options_argument(parser)
     parser.add_argument('--json', action='store_true', help='print JSON: an object for one config, a list for several')
-    return parser.parse_args()
+    return parser
 
 
 def as_dict(config: str, model: nn.Module) -> Dict[str, Any]:
@@ -33,9 +33,8 @@ def as_dict(config: str, model: nn.Module) -> Dict[str, Any]:
     return dict(config=config, **count_parameters(model).as_dict(), stages=stages)
 
 
-@tool
-def main() -> None:
-    args = parse_args()
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
     quiet_log()
     configs = {path: load_config(path, args.cfg_options) for path in args.configs}
     models = {path: build_on_meta(model_without_base(cfg), cfg.get('default_scope', 'mmengine')) for path, cfg in configs.items()}

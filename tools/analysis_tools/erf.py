@@ -1,26 +1,24 @@
 #!/usr/bin/env python
-"""Compare effective receptive fields: ``python tools/analysis_tools/erf.py CONFIG CHECKPOINT --out DIR``."""
+"""Compare effective receptive fields: ``python tools/analysis_tools/erf.py CONFIG CHECKPOINT --out-dir DIR``."""
 import argparse
 
 from mmparax.analysis.erf import format_erf_table, measure_erf
-from mmparax.analysis.measuring import add_arguments, compare
-from mmparax.cli import tool
+from mmparax.cli import ToolParser, add_measuring_arguments, measure, tool
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def build_parser() -> ToolParser:
+    parser = ToolParser(
         description='Measure on which pixels the middle of a feature map depends (Luo et al., 2016): the gradient of its '
         'channels by the input, averaged over images. Several models see the same images and are drawn side by side. Writes '
         'erf.png, erf.json and erf.npz. Interrupted, the same command goes on.')
-    add_arguments(parser, num_images=64, batch_size=8)
+    add_measuring_arguments(parser, num_images=64, batch_size=8)
     parser.add_argument('--stage', type=int, metavar='N', help="of the backbone, from 1 on (default: each model's last)")
-    return parser.parse_args()
+    return parser
 
 
-@tool
-def main() -> None:
-    args = parse_args()
-    compare(args, lambda setup: measure_erf(setup, args.stage), format_erf_table)
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
+    measure(args, lambda setup: measure_erf(setup, args.stage), format_erf_table)
 
 
 if __name__ == '__main__':

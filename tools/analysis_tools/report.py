@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmparax.analysis.measuring import AGAIN, continuable
-from mmparax.cli import tool
+from mmparax.cli import ToolParser, add_num_images_argument, add_out_argument, explain_interrupt, tool
 from mmparax.errors import MissingFileError, ParameterError, check_int
 from mmparax.report.analyses import find_analyses, make_analyses
 from mmparax.report.page import make_report
@@ -16,50 +15,48 @@ from mmparax.utils.storage import write
 BENCHMARKS = Path('work_dirs/benchmark')
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def build_parser() -> ToolParser:
+    parser = ToolParser(
         description='Write one HTML file about one or several runs: results, training curves, parameters, speed, effective '
         'receptive fields, similarity of layers, routing, predictions of the same images, and the settings that differ. Runs '
         'whose configs differ only in the seed are put together. The file needs no network and no other file.')
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR',
                         help='work dir of tools/train.py, or folder of a run of tools/reproduce.py')
-    parser.add_argument('--out', default='report.html', metavar='FILE', help='HTML file to write (default: %(default)s)')
+    add_out_argument(parser, 'report.html', 'HTML file to write')
     parser.add_argument('--title', help='heading (default: what was trained)')
-    parser.add_argument('--images', type=int, default=4, metavar='N',
-                        help='let each run predict N test images; 0 for none (default: %(default)s)')
+    add_num_images_argument(parser, 4, 'let each run predict N test images; 0 for none (default: %(default)s)')
     parser.add_argument('--analyse', action='store_true',
                         help='make the receptive fields, similarities and routing that are missing, in WORK_DIR/analysis; '
                         'interrupted, the same command goes on')
-    parser.add_argument('--analysis-images', type=int, metavar='N',
+    parser.add_argument('--num-analysis-images', type=int, metavar='N',
                         help='with --analyse: look at N images (default: as many as the tools for each do)')
     parser.add_argument('--benchmark', nargs='+', metavar='JSON',
                         help='results of tools/analysis_tools/benchmark.py (default: those in work_dirs/benchmark)')
-    return parser.parse_args()
+    return parser
 
 
-@tool
-def main() -> None:
-    args = parse_args()
-    check_int('--images', args.images, 0)
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
+    check_int('num_images', args.num_images, 0)
     out = Path(args.out)
     if out.suffix not in ('.html', '.htm') or out.is_dir():
-        raise ParameterError('--out', args.out, 'it must be a file whose name ends in .html')
+        raise ParameterError('out', args.out, 'it must be a file whose name ends in .html')
     quiet_log()
-    if args.analysis_images is not None:
-        check_int('--analysis-images', args.analysis_images, 4)
+    if args.num_analysis_images is not None:
+        check_int('num_analysis_images', args.num_analysis_images, 4)
     benchmarks = sorted(BENCHMARKS.glob('*.json')) if args.benchmark is None else list(map(Path, args.benchmark))
     for path in benchmarks:
         if not path.is_file():
-            raise MissingFileError(f'--benchmark={str(path)!r} does not exist; tools/analysis_tools/benchmark.py makes such '
+            raise MissingFileError(f'the benchmark {str(path)!r} does not exist; tools/analysis_tools/benchmark.py makes such '
                                    'files.')
     runs = gather_runs(args.work_dirs)
-    with continuable():
-        failed = make_analyses(runs, args.analysis_images) if args.analyse else {}
+    with explain_interrupt():
+        failed = make_analyses(runs, args.num_analysis_images) if args.analyse else {}
         found = find_analyses(runs)
         for kind, sentences in failed.items():
             found.notes[kind] += sentences
-        page = make_report(runs, found, sys.argv[1:], args.images, benchmarks, args.title)
-    write(out, page.encode(), AGAIN)
+        page = make_report(runs, found, sys.argv[1:], args.num_images, benchmarks, args.title)
+    write(out, page.encode(), 'Make room or choose another file, then call the same command again.')
     print(f'{out.resolve()} ({len(page.encode()) / 1e6:.1f} MB), {len(runs)} run(s). Open it in a browser.')
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""See which experts the routers of AdaRoute choose: ``python tools/analysis_tools/routing.py CONFIG CHECKPOINT --out DIR``."""
+"""Which experts the routers of AdaRoute choose: ``python tools/analysis_tools/routing.py CONFIG CHECKPOINT --out-dir DIR``."""
 import argparse
 import re
 from pathlib import Path
 
-from mmparax.analysis.measuring import AGAIN, continuable, write_json
+from mmparax.analysis.measuring import AGAIN, write_json
 from mmparax.analysis.routing.measure import RoutingMeasurement, measure_routing
 from mmparax.analysis.routing.pictures import (
     draw_class_layers,
@@ -15,30 +15,39 @@ from mmparax.analysis.routing.pictures import (
     find_most_dependent,
 )
 from mmparax.analysis.routing.result import build_result, format_routing_table, format_top_images_csv
-from mmparax.cli import add_config_options, quiet_config, tool
+from mmparax.cli import (
+    ToolParser,
+    add_batch_size_argument,
+    add_cfg_options_argument,
+    add_device_argument,
+    add_num_images_argument,
+    add_out_dir_argument,
+    explain_interrupt,
+    load_config_quietly,
+    tool,
+)
 from mmparax.errors import check_int
 from mmparax.utils.devices import resolve_device
 from mmparax.utils.storage import write
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def build_parser() -> ToolParser:
+    parser = ToolParser(
         description="Look at the gates of AdaRoute's routers over the validation images of a config: how much each expert is "
         'used, whether the choice depends on the image, and which images and classes choose which expert. Writes '
         'routing.json, routing_top_images.csv and pictures. After an interruption the same command goes on.')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the results')
-    parser.add_argument('--num-images', type=int, metavar='N',
-                        help='look at N images, evenly spread over the data (default: all)')
-    parser.add_argument('--batch-size', type=int, default=8, metavar='N', help='images at once (default: %(default)s)')
-    parser.add_argument('--device', default='auto', help='such as cpu or cuda:0 (default: a GPU if there is one)')
+    add_out_dir_argument(parser)
+    add_num_images_argument(parser, None, 'look at N images, evenly spread over the data (default: all)')
+    add_batch_size_argument(parser, 8)
+    add_device_argument(parser)
     parser.add_argument('--adapter', metavar='NAME', help='draw the top images of this adapter, such as '
                         'stage1/block01/after_token_mixer (default: the one whose gates tell most of the image)')
     parser.add_argument('--classes', nargs='+', default=[], metavar='CLASS',
                         help='draw layers x experts for the images with these classes, too')
-    add_config_options(parser)
-    return parser.parse_args()
+    add_cfg_options_argument(parser)
+    return parser
 
 
 def draw(run: RoutingMeasurement, result: dict, out: Path, args: argparse.Namespace) -> None:
@@ -53,13 +62,12 @@ def draw(run: RoutingMeasurement, result: dict, out: Path, args: argparse.Namesp
     draw_top_images(result, adapter, group, run.get_picture, out / 'routing_images.png')
 
 
-@tool
-def main() -> None:
-    args = parse_args()
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
     for name in ('num_images', 'batch_size'):
         if getattr(args, name) is not None:
-            check_int('--' + name.replace('_', '-'), getattr(args, name))
-    device, out = resolve_device(args.device), Path(args.out)
+            check_int(name, getattr(args, name))
+    device, out = resolve_device(args.device), Path(args.out_dir)
 
     def check(run: RoutingMeasurement) -> None:
         if args.adapter is not None:
@@ -67,8 +75,8 @@ def main() -> None:
         for name in args.classes:
             run.check_class(name)
 
-    with continuable():
-        run, source = measure_routing(quiet_config(args), args.checkpoint, out, device, args.num_images, args.batch_size, check)
+    with explain_interrupt():
+        run, source = measure_routing(load_config_quietly(args), args.checkpoint, out, device, args.num_images, args.batch_size, check)
     result = dict(source, config=args.config, **build_result(run, args.classes))
     write_json(out / 'routing.json', result)
     write(out / 'routing_top_images.csv', format_top_images_csv(result).encode(), AGAIN)

@@ -1,50 +1,50 @@
-"""Write synthetic scenes with ground truth for every task: ``python tools/dataset_tools/make_scenes.py --out data/scenes``."""
+#!/usr/bin/env python
+"""Synthetic scenes with ground truth for every task: ``python tools/dataset_tools/make_scenes.py --out-dir data/scenes``."""
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any, Dict, List
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 from pycocotools import mask as coco_masks
 
+from mmparax.cli import ToolParser, add_out_dir_argument, add_size_argument, tool
 from mmparax.datasets.synthetic.scenes import CLASSES, MIN_SIDE, PALETTE
 from mmparax.datasets.synthetic.writers import FOLDERS, write_scenes
+from mmparax.errors import ParameterError, StorageError
 from mmparax.inference.pictures import draw_objects, outline
 
 MAX_PREVIEW = 24
 CROP_COLUMNS = 5  # two lines of crops a scene: it has at most 5 digits and 4 surfaces
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Write synthetic scenes (digits on textured surfaces) for semantic, instance '
-                                     'and panoptic segmentation, and crops of them for classification.')
-    parser.add_argument('--out', default='data/scenes', help='folder to create (default: %(default)s)')
-    parser.add_argument('--train', type=int, default=800, help='training scenes, at least 1 (default: %(default)s)')
-    parser.add_argument('--val', type=int, default=200, help='validation scenes (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the scenes (default: %(default)s)')
-    parser.add_argument('--size', type=int, nargs='+', default=[128], metavar='PIXELS',
-                        help=f'height [width] in pixels, each at least {MIN_SIDE} (default: 128)')
+def build_parser() -> ToolParser:
+    parser = ToolParser(description='Write synthetic scenes (digits on textured surfaces) for semantic, instance '
+                        'and panoptic segmentation, and crops of them for classification.')
+    add_out_dir_argument(parser, 'data/scenes', 'folder to create')
+    parser.add_argument('--num-train', type=int, default=800, metavar='N',
+                        help='training scenes, at least 1 (default: %(default)s)')
+    parser.add_argument('--num-val', type=int, default=200, metavar='N', help='validation scenes (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the scenes (default: %(default)s)')
+    add_size_argument(parser, f'height and width in pixels, each at least {MIN_SIDE} (default: 128)', default=(128, 128))
     parser.add_argument('--force', action='store_true', help='replace other scenes in the folder')
     parser.add_argument('--preview', type=int, default=0, metavar='N',
-                        help=f'also write OUT/preview.png: the first N training scenes with their ground truth, up to '
+                        help='also write OUT_DIR/preview.png: the first N training scenes with their ground truth, up to '
                         f'{MAX_PREVIEW} (default: none)')
-    args = parser.parse_args(argv)
-    if len(args.size) > 2:
-        parser.error(f'--size takes a height and at most a width, not {len(args.size)} numbers.')
-    if not 0 <= args.preview <= MAX_PREVIEW:
-        parser.error(f'--preview is {args.preview}; it must be 0 to {MAX_PREVIEW}.')
-    return args
+    return parser
 
 
-def write_preview(root, count):
+def write_preview(root: Path, count: int) -> None:
     """Draw training scenes as their files tell: image, class map, instances, panoptic segments and crops, a scene a line.
 
     Args:
-        root (Path): Folder of the scenes; preview.png is written to it.
-        count (int): Number of scenes, at least 1.
+        root: folder of the scenes; preview.png is written to it.
+        count: number of scenes, at least 1.
     """
     folder = FOLDERS['train']
     annotations = json.loads((root / 'annotations' / f'instances_{folder}.json').read_text(encoding='utf-8'))
@@ -60,7 +60,7 @@ def write_preview(root, count):
         segments = _read(root / 'annotations' / f'panoptic_{folder}' / f'{name}.png')
         panels = [(name, image),
                   ('classes', np.array(PALETTE, np.uint8)[_read(root / 'annotations' / folder / f'{name}.png') - 1]),
-                  ('instances', _objects(image, objects)),
+                  ('instances', _draw_instances(image, objects)),
                   ('panoptic segments', outline(segments, segments @ (1, 256, 256**2)))]
         axes = [figure.add_subplot(lines[line, column]) for column in range(len(panels))]
         for axis, (title, picture) in zip(axes, panels):
@@ -76,17 +76,17 @@ def write_preview(root, count):
     figure.savefig(root / 'preview.png', dpi=100)
 
 
-def _read(path):
+def _read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def _show(axis, picture, title):
+def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
     axis.imshow(picture, interpolation='nearest')
     axis.set_title(title, fontsize=8, pad=2)
     axis.axis('off')
 
 
-def _objects(image, annotations):
+def _draw_instances(image: np.ndarray, annotations: List[Dict[str, Any]]) -> np.ndarray:
     """The masks, boxes and class names of one image, drawn on it."""
     labels = [annotation['category_id'] - 1 for annotation in annotations]
     x, y, width, height = np.array([annotation['bbox'] for annotation in annotations]).reshape(-1, 4).T
@@ -95,26 +95,22 @@ def _objects(image, annotations):
                         [CLASSES[label].split()[-1] for label in labels])
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    size = (args.size[0], args.size[-1])
+@tool(build_parser)
+def main(args: argparse.Namespace) -> None:
+    if not 0 <= args.preview <= MAX_PREVIEW:
+        raise ParameterError('preview', args.preview, f'it must be 0 to {MAX_PREVIEW}')
     try:
-        if write_scenes(args.out, args.train, args.val, args.seed, size, force=args.force):
-            print(f'Wrote {args.train} training and {args.val} validation scenes to {args.out}.')
+        if write_scenes(args.out_dir, args.num_train, args.num_val, args.seed, args.size, force=args.force):
+            print(f'Wrote {args.num_train} training and {args.num_val} validation scenes to {args.out_dir}.')
         if args.preview:
-            write_preview(Path(args.out), args.preview)
-            print(f'Wrote {Path(args.out) / "preview.png"}.')
-    except ValueError as error:
-        print(f'make_scenes: {error}', file=sys.stderr)
-        return 2
+            write_preview(Path(args.out_dir), args.preview)
+            print(f'Wrote {Path(args.out_dir) / "preview.png"}.')
     except OSError as error:
-        print(f'make_scenes: cannot write to {args.out}: {error}', file=sys.stderr)
-        return 1
+        raise StorageError(f'{args.out_dir!r} cannot be written to: {error}. Choose another folder.') from error
     except KeyboardInterrupt:
-        print('make_scenes: interrupted; no unfinished data set was left behind.', file=sys.stderr)
-        return 1
-    return 0
+        print('\nInterrupted: no unfinished data set was left behind.', file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

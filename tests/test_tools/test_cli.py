@@ -1,0 +1,113 @@
+"""What the scripts share: options of one spelling, and errors as sentences."""
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmparax.cli import ToolParser, add_amp_argument, add_batch_size_argument, add_size_argument, complete_amp, tool
+from mmparax.errors import TRACEBACK, InputError, ParameterError
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted(str(path.relative_to(ROOT)) for folder in ('tools', 'demo') for path in (ROOT / folder).rglob('*.py'))
+OLD = ('--batch', '--shape', '--images', '--analysis-images', '--val', '--train', '--train-scenes', '--val-scenes', '--out-file')
+SAME = ('--cfg-options', '--device', '--amp')  # one sentence wherever they are
+
+
+@pytest.fixture(scope='module')
+def helps():
+    return {}
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_help(script, helps, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '1000')
+    monkeypatch.setattr(sys, 'argv', [script, '--help'])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / script), run_name='__main__')
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and text.startswith('usage: ')
+    assert not set(OLD) & set(re.findall(r'--[\w-]+', text))
+    for option in SAME:
+        found = re.search(rf'^ +{option} .*$', text, re.M)
+        if found:
+            assert helps.setdefault(option, found[0].split()) == found[0].split()
+
+
+def build_parser():
+    parser = ToolParser('A script.')
+    parser.add_argument('config')
+    add_batch_size_argument(parser, 2)
+    add_size_argument(parser, 'height and width', default=(32, 32))
+    add_amp_argument(parser)
+    return parser
+
+
+def stop(error, monkeypatch, *arguments):
+    """What a script says that an error ends."""
+
+    @tool(build_parser)
+    def main(args):
+        raise error
+
+    monkeypatch.setattr(sys, 'argv', ['script.py', 'config.py', *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code
+
+
+def test_wrong_arguments_have_the_names_of_the_options(monkeypatch):
+    assert stop(ParameterError('batch_size', 0, 'it must be more', 'Use 1.'), monkeypatch) == \
+        'ParameterError: --batch-size=0 is not allowed: it must be more. Use 1.'
+    for parameter in ('config', 'batch', 'model.backbone.size', 'size_of'):  # positional, or no option of the script
+        assert stop(ParameterError(parameter, 0, 'it must be more'), monkeypatch) == \
+            f'ParameterError: {parameter}=0 is not allowed: it must be more.'
+    assert stop(InputError('batch_size is missing.'), monkeypatch) == 'InputError: batch_size is missing.'
+
+
+def test_errors_can_be_traced(monkeypatch):
+    monkeypatch.setenv(TRACEBACK, '1')
+    with pytest.raises(ParameterError):
+        stop(ParameterError('size', 0, 'it must be more'), monkeypatch)
+
+
+def test_other_errors_are_not_hidden(monkeypatch):
+    with pytest.raises(KeyError):
+        stop(KeyError('size'), monkeypatch)
+
+
+def parse(*arguments):
+    return vars(build_parser().parse_args(arguments))
+
+
+def test_sizes_are_one_or_two_numbers(capsys):
+    assert parse('config.py')['size'] == (32, 32)
+    assert parse('config.py', '--size', '64')['size'] == (64, 64)
+    assert parse('config.py', '--size', '64', '96')['size'] == (64, 96)
+    with pytest.raises(SystemExit):
+        parse('config.py', '--size', '1', '2', '3')
+    assert '--size: it takes a height and at most a width, not 3 numbers' in capsys.readouterr().err
+
+
+def test_options_are_not_abbreviated(capsys):
+    with pytest.raises(SystemExit):
+        parse('config.py', '--batch', '4')
+    assert 'unrecognized arguments: --batch 4' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('given, expected', [
+    ('--amp config.py', '--amp=fp16 config.py'), ('config.py --amp', 'config.py --amp=fp16'),
+    ('config.py --amp bf16 --resume', 'config.py --amp bf16 --resume'), ('--amp fp16 config.py', '--amp fp16 config.py'),
+    ('config.py --amp --resume', 'config.py --amp=fp16 --resume'), ('config.py', 'config.py')])
+def test_amp_may_stand_before_the_config(given, expected):
+    assert ' '.join(complete_amp(given.split())) == expected
+
+
+@pytest.mark.parametrize('arguments, amp', [(['--amp', 'config.py'], 'fp16'), (['--amp', 'bf16', 'config.py'], 'bf16'),
+                                            (['config.py'], None)])
+def test_scripts_read_amp_before_the_config(arguments, amp, monkeypatch):
+    found = []
+    monkeypatch.setattr(sys, 'argv', ['script.py', *arguments])
+    tool(build_parser)(found.append)()
+    assert found[0].amp == amp and found[0].config == 'config.py'
