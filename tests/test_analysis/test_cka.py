@@ -182,7 +182,7 @@ def record_batches(folder, name, blocks, size=64):
 
 def test_the_tool_compares_two_models_of_any_toolbox(folder, capsys):
     out = folder / 'both'
-    arguments = folder / 'swin.py', folder / 'swin.pth', folder / 'resnet.py', folder / 'resnet.pth', '--out', out, *SHORT
+    arguments = folder / 'swin.py', folder / 'swin.pth', folder / 'resnet.py', folder / 'resnet.pth', '--out-dir', out, *SHORT
     assert call('cka', *arguments, draw=True) is None
     text, result = capsys.readouterr().out, read_result(out)
     swin, resnet = result['models']
@@ -208,22 +208,22 @@ def test_the_tool_compares_two_models_of_any_toolbox(folder, capsys):
 @pytest.mark.full  # ERF's test of the same code is in `make test`
 def test_interrupted_and_continued_is_the_same_bits(folder, capsys, monkeypatch):
     arguments = folder / 'swin.py', folder / 'swin.pth', '--blocks', '3.*', '--pool', 'mean', *SHORT
-    assert call('cka', *arguments, '--out', folder / 'whole') is None
+    assert call('cka', *arguments, '--out-dir', folder / 'whole') is None
     monkeypatch.setattr(module, 'estimate_hsic', InterruptedFunction(estimate_hsic, 1))
-    assert call('cka', *arguments, '--out', folder / 'parts') == 130
+    assert call('cka', *arguments, '--out-dir', folder / 'parts') == 130
     assert 'the same command goes on from here' in capsys.readouterr().err and not (folder / 'parts' / 'cka.json').exists()
     rest = InterruptedFunction(estimate_hsic)
     monkeypatch.setattr(module, 'estimate_hsic', rest)
-    assert call('cka', *arguments, '--out', folder / 'parts') is None and rest.calls == 2
+    assert call('cka', *arguments, '--out-dir', folder / 'parts') is None and rest.calls == 2
     assert (folder / 'whole' / 'cka.json').read_bytes() == (folder / 'parts' / 'cka.json').read_bytes()
     assert read_result(folder / 'whole')['models'][0]['labels'] == ['3.1', '3.2', '3.3', '3.4']
-    assert call('cka', *arguments, '--out', folder / 'parts') is None and rest.calls == 2
-    assert call('cka', *arguments, '--out', folder / 'parts', '--pool', 'none') is None and rest.calls == 5
+    assert call('cka', *arguments, '--out-dir', folder / 'parts') is None and rest.calls == 2
+    assert call('cka', *arguments, '--out-dir', folder / 'parts', '--pool', 'none') is None and rest.calls == 5
 
 
 def test_three_models_have_a_matrix_each_and_a_part_of_a_batch_is_left_out(folder):
     arguments = folder / 'swin.py', folder / 'swin.pth', folder / 'swin.py', folder / 'crops.py', folder / 'crops.pth'
-    assert call('cka', *arguments, '--out', folder / 'three', *SHORT, '--batch-size', 5) is None
+    assert call('cka', *arguments, '--out-dir', folder / 'three', *SHORT, '--batch-size', 5) is None
     result = read_result(folder / 'three')
     assert [model['name'] for model in result['models']] == ['swin', 'swin (start)', 'crops']
     assert 'cross' not in result and result['images'] == 10
@@ -246,7 +246,7 @@ ERRORS = {
 def test_wrong_input_is_one_sentence(case, folder, monkeypatch):
     monkeypatch.chdir(folder)
     arguments, message = ERRORS[case]
-    code = call('cka', 'swin.py', 'swin.pth', *arguments[:2] if case == 'of another config' else (), '--out', 'wrong', *SHORT,
+    code = call('cka', 'swin.py', 'swin.pth', *arguments[:2] if case == 'of another config' else (), '--out-dir', 'wrong', *SHORT,
                 *() if case == 'of another config' else arguments)
     assert isinstance(code, str) and len(code.splitlines()) == 1
     assert re.search(message, code), code

@@ -195,7 +195,7 @@ SHORT = ('--num-images', 4, '--batch-size', 2, '--device', 'cpu')
 def test_the_tool_compares_models_of_any_toolbox(folder, capsys, monkeypatch):
     out = folder / 'both'
     models = folder / 'swin.py', folder / 'swin.pth', folder / 'resnet.py', folder / 'resnet.pth', folder / 'swin.py'
-    arguments = *models, '--names', 'AdaRoute', 'ResNet', 'start', '--out', out, '--size', 96, *SHORT
+    arguments = *models, '--names', 'AdaRoute', 'ResNet', 'start', '--out-dir', out, '--size', 96, *SHORT
     assert call('erf', *arguments, draw=True) is None
     text, result = capsys.readouterr().out, json.loads((out / 'erf.json').read_text())
     assert '96x96 pixels (4 images)' in text and 'AdaRoute' in text and 'ResNet' in text
@@ -212,13 +212,13 @@ def test_the_tool_compares_models_of_any_toolbox(folder, capsys, monkeypatch):
     before = (out / 'erf.json').read_bytes()
     assert call('erf', *arguments) is None and (out / 'erf.json').read_bytes() == before
     assert call('erf', folder / 'resnet.py', folder / 'resnet.pth', folder / 'swin.py', folder / 'swin.pth', '--size', 96,
-                '--out', out, *SHORT) is None
+                '--out-dir', out, *SHORT) is None
     assert call('erf', *arguments, '--seed', 1) == 130
 
 
 def test_the_tool_measures_what_the_function_says(folder):
     out, source = folder / 'direct', ModelSource('swin', str(folder / 'swin.py'), str(folder / 'swin.pth'))
-    assert call('erf', source.config, source.checkpoint, '--out', out, '--stage', 3, *SHORT) is None
+    assert call('erf', source.config, source.checkpoint, '--out-dir', out, '--stage', 3, *SHORT) is None
     result = json.loads((out / 'erf.json').read_text())
     assert result['size'] == 80  # 5 x 16
     extractor, chosen = load_extractor(source), ImageCrops(Config.fromfile(source.config), 4)
@@ -228,20 +228,20 @@ def test_the_tool_measures_what_the_function_says(folder):
 
 
 def test_interrupted_and_continued_is_the_same_bits(folder, capsys, monkeypatch):
-    arguments = folder / 'swin.py', folder / 'swin.pth', '--size', 32, '--images', folder / 'scenes' / 'images', *SHORT
-    assert call('erf', *arguments, '--out', folder / 'whole') is None
+    arguments = folder / 'swin.py', folder / 'swin.pth', '--size', 32, '--image-dir', folder / 'scenes' / 'images', *SHORT
+    assert call('erf', *arguments, '--out-dir', folder / 'whole') is None
     monkeypatch.setattr(module, 'sum_erf', InterruptedFunction(sum_erf, 1))
-    assert call('erf', *arguments, '--out', folder / 'parts') == 130
+    assert call('erf', *arguments, '--out-dir', folder / 'parts') == 130
     assert 'the same command goes on from here' in capsys.readouterr().err and not (folder / 'parts' / 'erf.json').exists()
     rest = InterruptedFunction(sum_erf)
     monkeypatch.setattr(module, 'sum_erf', rest)
-    assert call('erf', *arguments, '--out', folder / 'parts') is None and rest.calls == 1
+    assert call('erf', *arguments, '--out-dir', folder / 'parts') is None and rest.calls == 1
     for name in ('erf.json', 'erf.npz'):
         assert (folder / 'whole' / name).read_bytes() == (folder / 'parts' / name).read_bytes()
 
 
 def test_a_classifier_and_its_small_images(folder):
-    assert call('erf', folder / 'crops.py', folder / 'crops.pth', '--out', folder / 'small', *SHORT) is None
+    assert call('erf', folder / 'crops.py', folder / 'crops.pth', '--out-dir', folder / 'small', *SHORT) is None
     assert json.loads((folder / 'small' / 'erf.json').read_text())['size'] == 32
 
 
@@ -262,9 +262,9 @@ ERRORS = {
     'no checkpoint': (('swin.py', 'absent.pth'), "the checkpoint 'absent.pth' does not exist"),
     'of another config': (('swin.py', 'crops.pth'), 'does not fit'),
     'of another backbone': (('resnet.py', 'swin.pth'), 'the checkpoint does not fit ResNet'),
-    'an empty folder': (('swin.py', 'swin.pth', '--images', 'empty'), "the folder 'empty' holds no images"),
-    'no folder': (('swin.py', 'swin.pth', '--images', 'swin.py'), "the folder of images 'swin.py' does not exist"),
-    'no image': (('swin.py', 'swin.pth', '--images', 'broken'), "cannot be read as an image"),
+    'an empty folder': (('swin.py', 'swin.pth', '--image-dir', 'empty'), "the folder 'empty' holds no images"),
+    'no folder': (('swin.py', 'swin.pth', '--image-dir', 'swin.py'), "the folder of images 'swin.py' does not exist"),
+    'no image': (('swin.py', 'swin.pth', '--image-dir', 'broken'), "cannot be read as an image"),
     'small images': (('swin.py', 'swin.pth', '--size', '160'), '128x96 pixels after the test pipeline .* less than the crop'),
     'no stage': (('swin.py', 'swin.pth', '--stage', '7'), 'AdaptedSwin gives the stages 1, 2, 3, 4'),
     'no device': (('swin.py', 'swin.pth', '--device', 'tpu9'), "device='tpu9' is not allowed"),
@@ -279,7 +279,7 @@ def test_wrong_input_is_one_sentence(case, folder, monkeypatch):
     (folder / 'broken').mkdir(exist_ok=True)
     (folder / 'broken' / 'image.png').write_text('no image')
     arguments, message = ERRORS[case]
-    code = call('erf', *arguments, '--out', 'wrong', *(() if '--device' in arguments else ('--device', 'cpu')))
+    code = call('erf', *arguments, '--out-dir', 'wrong', *(() if '--device' in arguments else ('--device', 'cpu')))
     assert isinstance(code, str) and len(code.splitlines()) == 1
     assert re.search(message, code), code
     assert not (folder / 'wrong').exists()
