@@ -286,8 +286,10 @@ def measure(args: argparse.Namespace, function: Callable[[Any], Dict[str, Any]],
         function: measures a :class:`mmparax.analysis.measuring.Setup` and returns the result, which it has written.
         table: the result as text.
     """
-    from mmparax.analysis.models import parse_sources  # with all that draws pictures: training needs none of it
+    # Here, as training needs nothing of what draws pictures.
     from mmparax.analysis.measuring import Setup
+    from mmparax.analysis.models import parse_sources
+
     size = args.size
     if size is not None:
         if size[0] != size[1]:

@@ -84,6 +84,3 @@ def check_options(owner: str, options: Mapping[str, Any], known: Iterable[str], 
     if unknown:
         raise InputError(f'{owner} has no option {", ".join(map(repr, unknown))}; its options are: '
                          f'{", ".join(known) or "none"}.' + (f' {hint}' if hint else ''))
-
-
-bad_value = ParameterError

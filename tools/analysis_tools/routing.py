@@ -76,7 +76,8 @@ def main(args: argparse.Namespace) -> None:
             run.check_class(name)
 
     with explain_interrupt():
-        run, source = measure_routing(load_config_quietly(args), args.checkpoint, out, device, args.num_images, args.batch_size, check)
+        run, source = measure_routing(load_config_quietly(args), args.checkpoint, out, device, args.num_images, args.batch_size,
+                                      check)
     result = dict(source, config=args.config, **build_result(run, args.classes))
     write_json(out / 'routing.json', result)
     write(out / 'routing_top_images.csv', format_top_images_csv(result).encode(), AGAIN)
