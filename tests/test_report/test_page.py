@@ -37,7 +37,7 @@ def whole(three, scenes, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for module in ('erf', 'cka'):  # their own pictures
             patch.setattr(f'mmparax.analysis.{module}.write_figure', lambda path, figure: None)
-        options = '--analyse', '--analysis-images', 4, '--images', 2, '--benchmark', benchmark
+        options = '--analyse', '--num-analysis-images', 4, '--num-images', 2, '--benchmark', benchmark
         assert call(*folders, '--out', out, *options) is None
     return dict(text=out.read_text(), folders=folders, out=out)
 
@@ -108,7 +108,7 @@ def test_analyses_that_are_there_are_not_made_again(whole, monkeypatch):
     for name in ('measure_erf', 'measure_cka', 'measure_routing'):
         monkeypatch.setattr(f'mmparax.report.analyses.{name}', lambda *args, **options: pytest.fail('made again'))
     whole['out'].write_text('the report before')
-    assert call(*whole['folders'], '--out', whole['out'], '--analyse', '--images', 0) is None
+    assert call(*whole['folders'], '--out', whole['out'], '--analyse', '--num-images', 0) is None
     assert whole['out'].read_text().startswith('<!DOCTYPE html>') and len(list(whole['out'].parent.iterdir())) == 1
     folder = whole['folders'][0]
     found = find_analyses(gather_runs([str(folder)]))
@@ -168,9 +168,9 @@ def test_colours_can_be_told_from_the_page(three, scheme):
 @pytest.mark.parametrize('arguments, message', [
     (['absent'], "MissingFileError: the folder 'absent' does not exist"),
     (['.', '--out', 'report.txt'], "--out='report.txt' is not allowed"),
-    (['.', '--images', '-1'], '--images=-1 is not allowed'),
-    (['.', '--benchmark', 'none.json'], "--benchmark='none.json' does not exist"),
-    (['.', '--analyse', '--analysis-images', '2'], '--analysis-images=2 is not allowed'),
+    (['.', '--num-images', '-1'], '--num-images=-1 is not allowed'),
+    (['.', '--benchmark', 'none.json'], "MissingFileError: the benchmark 'none.json' does not exist"),
+    (['.', '--analyse', '--num-analysis-images', '2'], '--num-analysis-images=2 is not allowed'),
     (['.'], "InputError: the folder '.' is empty")], ids=lambda value: ' '.join(value) if isinstance(value, list) else '')
 def test_wrong_arguments_are_one_sentence(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
