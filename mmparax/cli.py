@@ -247,7 +247,7 @@ def draw_predictions(cfg: Config, show: bool, show_dir: Optional[str], wait_time
     if show:
         hook.update(show=True, wait_time=wait_time)
     cls = registered(HOOKS, hook, cfg)
-    if cls is not None and 'out_dir' in keyword_names(cls.__init__):  # mmpretrain's
+    if cls is not None and 'out_dir' in keyword_names(cls):  # mmpretrain's
         hook.update(enable=True, interval=1, **(dict(out_dir=show_dir) if show_dir else {}))
         return
     hook.draw = True

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -97,22 +97,23 @@ def describe(runner: TableRunner, entries: List[TableEntry], seeds: Sequence[int
     for entry in tqdm(entries, desc='entries', unit='entry', file=sys.stderr):
         known = {*seeds, *list_seeds(runner.get_folder(entry, 0).path.parent)}
         states = {seed: runner.read_state(entry, seed) for seed in sorted(known)}
-        papers = entry.papers or (entry, )
-
-        def published(value):
-            """Of an entry at tiny scale, a number for each entry of the paper that it stands for."""
-            named = {f'{paper.backbone} {paper.dataset}': value(paper) for paper in papers}
-            return named if runner.scale.name == 'tiny' and entry.papers else value(entry)
-
         descriptions.append(dict(
             table=entry.table, row=entry.row, backbone=entry.backbone, method=entry.method, dataset=entry.dataset,
             config=os.path.relpath(runner.scale.locate_config(entry, 0, runner.get_folder(entry, 0).path)),
-            params_published=published(lambda paper: paper.params_published),
-            params_built=runner.scale.count_parameters(entry), published=published(lambda paper: dict(paper.published)),
+            params_published=read_published(runner, entry, lambda paper: paper.params_published),
+            params_built=runner.scale.count_parameters(entry),
+            published=read_published(runner, entry, lambda paper: dict(paper.published)),
             measured={seed: state.result['metrics'] for seed, state in states.items() if state.kind == DONE},
             state=summarize_states(states)))
     runner.scale.counter.save()
     return descriptions
+
+
+def read_published(runner: TableRunner, entry: TableEntry, value: Callable[[TableEntry], Any]) -> Any:
+    """A published number; of an entry at tiny scale, a number for each entry of the paper that it stands for."""
+    if runner.scale.name == 'tiny' and entry.papers:
+        return {f'{paper.backbone} {paper.dataset}': value(paper) for paper in entry.papers}
+    return value(entry)
 
 
 def make_table(rows: List[Dict[str, Any]], tiny: bool) -> Table:

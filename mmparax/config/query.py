@@ -91,7 +91,7 @@ def registered(registry: Registry, config: Mapping[str, Any], cfg: Mapping[str, 
 def downloads_itself(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
     """Whether a data set fetches what is not there."""
     cls = registered(DATASETS, dataset, cfg)
-    return cls is not None and bool(dataset.get('download', keyword_defaults(cls.__init__).get('download', False)))
+    return cls is not None and bool(dataset.get('download', keyword_defaults(cls).get('download', False)))
 
 
 def to_be_downloaded(cfg: Mapping[str, Any], loaders: Sequence[str]) -> List[str]:

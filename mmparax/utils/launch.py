@@ -33,7 +33,8 @@ def keep_freed_memory() -> bool:
     if get_device() != 'cpu' or not sys.platform.startswith('linux'):
         return False
     library = ctypes.CDLL(None)
-    return hasattr(library, 'mallopt') and all([library.mallopt(*setting) for setting in MALLOC_SETTINGS])
+    taken = [library.mallopt(*setting) for setting in MALLOC_SETTINGS] if hasattr(library, 'mallopt') else [0]
+    return all(taken)
 
 
 def is_first_process(launcher: str) -> bool:

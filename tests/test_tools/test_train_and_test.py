@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,10 @@ def test_two_processes_train_and_evaluate_without_gpus(folder):
 def test_several_machines_and_slurm_without_gpus(folder):
     """Two machines with one process each, and a Slurm job, give what two processes on one machine give."""
     weights = []
+
+    def call_rank(options, environment, rank):
+        return call_shell('dist_train.sh', CONFIG, 1, *options, cwd=folder, NNODES='2', NODE_RANK=str(rank), **environment)
+
     for kind in ('one machine', 'two machines', 'slurm'):
         environment = dict(PORT=free_port())
         work_dir = kind.replace(' ', '_')
@@ -243,8 +248,7 @@ def test_several_machines_and_slurm_without_gpus(folder):
                               PATH=f'{folder}:{os.environ["PATH"]}', **environment)
         elif kind == 'two machines':
             with ThreadPoolExecutor(2) as pool:
-                first, done = pool.map(lambda rank: call_shell('dist_train.sh', CONFIG, 1, *options, cwd=folder, NNODES='2',
-                                                               NODE_RANK=str(rank), **environment), (1, 0))
+                first, done = pool.map(partial(call_rank, options, environment), (1, 0))
             assert first.returncode == 0, first.stdout[-3000:]
         else:
             done = call_shell('dist_train.sh', CONFIG, 2, *options, cwd=folder, **environment)

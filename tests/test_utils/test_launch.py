@@ -89,7 +89,7 @@ def test_evaluation_in_mixed_precision_needs_a_gpu(monkeypatch):
         cfg = Config(dict(val_cfg=dict(type='ValLoop', fp16=True), test_cfg=dict(fp16=True)))
         evaluate_without_amp(cfg)
         assert cfg.val_cfg.fp16 == cfg.test_cfg.fp16 == expected and len(lines) == count
-    for other in (dict(), dict(val_cfg=None, test_cfg=dict()), dict(val_cfg=dict(fp16=False))):
+    for other in ({}, dict(val_cfg=None, test_cfg={}), dict(val_cfg=dict(fp16=False))):
         evaluate_without_amp(Config(other))
     assert len(lines) == 1
 
