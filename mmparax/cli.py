@@ -6,7 +6,7 @@ import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import HOOKS, init_default_scope
@@ -30,11 +30,15 @@ class ToolParser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False)
 
 
-def tool(build_parser: Callable[[], argparse.ArgumentParser]) -> Callable[[Callable[[argparse.Namespace], Any]],
-                                                                          Callable[[], None]]:
+def tool(build_parser: Callable[[], argparse.ArgumentParser],
+         **options: str) -> Callable[[Callable[[argparse.Namespace], Any]], Callable[[], None]]:
     """Decorate the ``main`` of a script, which takes the arguments that its parser has read.
 
     An error that explains itself ends the script with its sentence and exit code 1.
+
+    Args:
+        build_parser: makes the parser.
+        **options: name of the argument of the script for each parameter of the library that is called otherwise.
     """
 
     def decorate(main: Callable[[argparse.Namespace], Any]) -> Callable[[], None]:
@@ -48,18 +52,18 @@ def tool(build_parser: Callable[[], argparse.ArgumentParser]) -> Callable[[Calla
             except UserError as error:
                 if os.environ.get(TRACEBACK):
                     raise
-                sys.exit(f'{type(error).__name__}: {explain(error, parser)}')
+                sys.exit(f'{type(error).__name__}: {explain(error, parser, options)}')
 
         return run
 
     return decorate
 
 
-def explain(error: UserError, parser: argparse.ArgumentParser) -> str:
+def explain(error: UserError, parser: argparse.ArgumentParser, options: Mapping[str, str]) -> str:
     """The sentence of an error, in which an argument that is an option of a script has the name of that option."""
     text = str(error)
     if isinstance(error, ParameterError):
-        option = '--' + error.parameter.replace('_', '-')
+        option = '--' + options.get(error.parameter, error.parameter).replace('_', '-')
         if re.search(rf'(?<![\w-]){re.escape(option)}(?![\w-])', parser.format_usage()):
             return option + text[len(error.parameter):]
     return text

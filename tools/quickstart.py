@@ -48,7 +48,7 @@ def build_parser() -> ToolParser:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N',
                         help='seeds for --compare (default: 0 1 2)')
     parser.add_argument('--iterations', type=int, metavar='N', help="training iterations (default: the config's)")
-    parser.add_argument('--data', default='data/scenes', metavar='DIR', help='folder of the scenes (default: %(default)s)')
+    parser.add_argument('--data-dir', default='data/scenes', metavar='DIR', help='folder of the scenes (default: %(default)s)')
     parser.add_argument('--num-train', type=int, default=800, metavar='N', help='training scenes (default: %(default)s)')
     parser.add_argument('--num-val', type=int, default=200, metavar='N', help='validation scenes (default: %(default)s)')
     parser.add_argument('--work-dir', default='work_dirs/quickstart', metavar='DIR',
@@ -68,7 +68,7 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     iterations = args.iterations or cfg.train_cfg.max_iters
     work_dir = Path(args.work_dir) / args.task / f'{method}_seed{seed}'
     summary, picture = work_dir / 'summary.json', work_dir / 'prediction.png'
-    scenes = json.loads((Path(args.data) / 'classes.json').read_text(encoding='utf-8'))
+    scenes = json.loads((Path(args.data_dir) / 'classes.json').read_text(encoding='utf-8'))
     settings = dict(config=Path(config).name, seed=seed, iterations=iterations, scenes=scenes['counts'],
                     digest=compute_parts_digest(encode_content(cfg.to_dict()), encode_content(scenes),
                                                 locate(cfg.model.backbone.base_checkpoint).read_bytes(), read_package_source()))
@@ -77,7 +77,7 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
         if found['settings'] == settings:
             print(f'{METHODS[method]}, seed {seed}: done before, kept in {work_dir}.')
             return found
-    options = ['--cfg-options', f'randomness.seed={seed}', *format_options(build_data_options(cfg, args.data))]
+    options = ['--cfg-options', f'randomness.seed={seed}', *format_options(build_data_options(cfg, args.data_dir))]
     training = options + (format_options(build_length_options(iterations)) if args.iterations else [])
     start, label, checkpoint = time.time(), f'{METHODS[method]}, seed {seed}', str(work_dir / f'iter_{iterations}.pth')
     log = call('train.py', work_dir / 'train.txt', iterations, f'{label}: training', config, '--no-validate', '--work-dir',
@@ -86,7 +86,7 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     tested = call('test.py', work_dir / 'test.txt', 1, f'{label}: evaluating', config, checkpoint, '--work-dir', str(work_dir),
                   *options)
     metrics = json.loads(max(work_dir.glob('*/*.json'), key=os.path.getmtime).read_text(encoding='utf-8'))
-    draw_scene_predictions(cfg, checkpoint, args.data, picture, f'{METHODS[method]} on synthetic scenes it has not seen')
+    draw_scene_predictions(cfg, checkpoint, args.data_dir, picture, f'{METHODS[method]} on synthetic scenes it has not seen')
     table = re.search(r'( +Parameters *\n.*?┘)', log, re.S)
     rows = re.findall(r'\| +([\w ]+?) +\| +([\d.]+|nan) *\| +[\d.nan]+ *\|', tested) if args.task == 'segmentation' else []
     result = dict(settings=settings, metrics=select_paper_metrics(metrics),
@@ -124,12 +124,12 @@ def compare(args: argparse.Namespace) -> None:
     print('\n' + '\n'.join(lines) + f'\n\nWritten to {folder / "comparison.md"} and {folder / "comparison.json"}.')
 
 
-@tool(build_parser)
+@tool(build_parser, out_dir='data_dir')
 def main(args: argparse.Namespace) -> None:
     if args.iterations is not None:
         check_int('iterations', args.iterations, 2)
     start = time.time()
-    write_scenes(args.data, args.num_train, args.num_val)
+    write_scenes(args.data_dir, args.num_train, args.num_val)
     if args.compare:
         compare(args)
         return

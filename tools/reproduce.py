@@ -55,7 +55,7 @@ def build_parser() -> ToolParser:
     how.add_argument('--partition', default='', help="partition of the Slurm cluster (default: the cluster's)")
     how.add_argument('--iterations', type=int, metavar='N',
                      help='tiny scale: iterations of each training; give --list and --report the same')
-    how.add_argument('--data', default='data/scenes', metavar='DIR',
+    how.add_argument('--data-dir', default='data/scenes', metavar='DIR',
                      help='tiny scale: folder of the scenes, made if absent; give --list and --report the same '
                      '(default: %(default)s)')
     how.add_argument('--rerun-outdated', action='store_true',
@@ -161,7 +161,7 @@ def save_report(runner: TableRunner, entries: List[TableEntry], path: Path, seed
     print(f'Report: {path}')
 
 
-@tool(build_parser)
+@tool(build_parser, out_dir='data_dir')
 def main(args: argparse.Namespace) -> None:
     quiet_log()
     launcher = choose_launcher(args)
@@ -170,7 +170,7 @@ def main(args: argparse.Namespace) -> None:
         check_int('seeds', seed, 0)
     target = check_report_path(args.report) if args.report else None
     counter = ParameterCounter()
-    scale = TinyScale(counter, args.data, args.iterations) if args.scale == 'tiny' else FullScale(counter)
+    scale = TinyScale(counter, args.data_dir, args.iterations) if args.scale == 'tiny' else FullScale(counter)
     entries = select_entries(scale.entries, args.table, args.row, args.backbone)
     runner = TableRunner(scale, Path(args.work_dir), launcher, lambda text: print(text, flush=True), args.rerun_outdated)
     if args.list:
@@ -191,7 +191,7 @@ def main(args: argparse.Namespace) -> None:
         runner.print_commands(runs)
         return
     if args.scale == 'tiny':
-        make_scenes(args.data)
+        make_scenes(args.data_dir)
     try:
         outcomes = runner.run_all(runs)
     except KeyboardInterrupt:

@@ -44,14 +44,14 @@ def build_parser():
     return parser
 
 
-def stop(error, monkeypatch, *arguments):
+def stop(error, monkeypatch, **options):
     """What a script says that an error ends."""
 
-    @tool(build_parser)
+    @tool(build_parser, **options)
     def main(args):
         raise error
 
-    monkeypatch.setattr(sys, 'argv', ['script.py', 'config.py', *arguments])
+    monkeypatch.setattr(sys, 'argv', ['script.py', 'config.py'])
     with pytest.raises(SystemExit) as stopped:
         main()
     return stopped.value.code
@@ -60,6 +60,7 @@ def stop(error, monkeypatch, *arguments):
 def test_wrong_arguments_have_the_names_of_the_options(monkeypatch):
     assert stop(ParameterError('batch_size', 0, 'it must be more', 'Use 1.'), monkeypatch) == \
         'ParameterError: --batch-size=0 is not allowed: it must be more. Use 1.'
+    assert stop(ParameterError('shape', 0, 'it must be more'), monkeypatch, shape='size').startswith('ParameterError: --size=0 ')
     for parameter in ('config', 'batch', 'model.backbone.size', 'size_of'):  # positional, or no option of the script
         assert stop(ParameterError(parameter, 0, 'it must be more'), monkeypatch) == \
             f'ParameterError: {parameter}=0 is not allowed: it must be more.'
