@@ -52,7 +52,8 @@ def test_the_tools(run_base, tmp_path, capsys):
     assert (tmp_path / 'again.safetensors').read_bytes() == out.read_bytes()
     last, before = (tmp_path / 'run' / 'last_checkpoint').read_text(), out.read_bytes()
     for arguments, message in ((('b.safetensors', '--metric', 'mIoU'), "--metric='mIoU' is not allowed: it is NAME=NUMBER"),
-                               (('a.pth', ), "OUT='a.pth' is not allowed"), ((out, ), 'the file exists. Choose another name')):
+                               (('a.pth', ), "='a.pth' is not allowed: it must end in .safetensors"),
+                               ((out, ), 'the file exists. Choose another name')):
         with pytest.raises(SystemExit) as stopped, pytest.MonkeyPatch.context() as patch:
             patch.setattr('mmparax.inference.predictions.build_and_load', None)  # said before anything is built
             call('export_adapter.py', tmp_path / 'config.py', last, *arguments)
