@@ -18,7 +18,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
-from mmparax.backbones.adapted import BASE, adapted_backbones
+from mmparax.backbones.adapted import adapted_backbones
+from mmparax.backbones.base_weights import BaseSource
 from mmparax.backbones.parameters import count_parameters
 from mmparax.checkpoint.fingerprint import fingerprint
 from mmparax.checkpoint.mmengine_loading import check_fit
@@ -34,6 +35,7 @@ from mmparax.config.query import datasets_of, metainfo_of, model_config, registe
 from mmparax.errors import TRACEBACK, TrainingError, UserError
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.utils.launch import use_amp
+from mmparax.utils.names import join_name
 from mmparax.utils.text import listed
 
 OK, WARNING, PROBLEM, SKIPPED = 'ok', 'warning', 'problem', 'skipped'
@@ -179,8 +181,8 @@ class Doctor:
                 backbone.check_base()
         finally:  # the other checks need a model that runs, whatever its base is
             for _, backbone in adapted_backbones(self.model):
-                backbone.base_source = backbone.base_source or 'random'
-        if any(backbone.base_source == 'random' for _, backbone in adapted_backbones(self.model)):
+                backbone.base_source = backbone.base_source or BaseSource.RANDOM
+        if any(backbone.base_source is BaseSource.RANDOM for _, backbone in adapted_backbones(self.model)):
             return WARNING, 'allow_random_base=True: the base has random weights'
         text = ', '.join(repr(backbone.base_checkpoint) for _, backbone in adapted_backbones(self.model))
         digest = fingerprint(self.model)
@@ -199,11 +201,11 @@ class Doctor:
         if self.model is None:
             return SKIPPED, 'there is no model'
         wrong = []
-        for prefix, backbone in adapted_backbones(self.model):
-            roles = {} if backbone.method is None else backbone.parameter_roles()
+        for owner, backbone in adapted_backbones(self.model):
+            frozen = backbone.frozen_parameters()
             wrong += [
-                f'{prefix}.{name}' for name, parameter in self.model.get_submodule(prefix).named_parameters()
-                if name in roles and (roles[name] == BASE) == parameter.requires_grad
+                join_name(owner, name) for name, parameter in backbone.named_parameters()
+                if backbone.method is not None and (name in frozen) == parameter.requires_grad
             ]
         if wrong:
             raise TrainingError(f'{wrong[0]} and {len(wrong) - 1} more are trainable or frozen against the method')

@@ -10,7 +10,7 @@ from mmparax.cli import ToolParser, add_cfg_options_argument, load_config_quietl
 from mmparax.deploy.standalone import check_output_file
 from mmparax.errors import ParameterError
 from mmparax.inference.predictions import build_and_load
-from mmparax.weights.adapter_file import SUFFIX, description
+from mmparax.weights.adapter_file import SUFFIX, get_description
 
 
 def build_parser() -> ToolParser:
@@ -48,7 +48,7 @@ def find_metric(checkpoint: Mapping[str, Any], path: str) -> Optional[Dict[str, 
     A ``best_*`` file is written right after its evaluation; other checkpoints of a run are not. Measures without a value are
     left out.
     """
-    published = description(checkpoint)
+    published = get_description(checkpoint)
     if published:
         return published['metric']
     hub = checkpoint.get('message_hub') or {}

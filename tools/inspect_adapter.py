@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmparax.cli import ToolParser, tool
-from mmparax.weights.adapter_file import passport, printable, read_adapter
+from mmparax.weights.adapter_file import format_description, make_printable, read_adapter
 
 
 def build_parser() -> ToolParser:
@@ -23,10 +23,10 @@ def main(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(about, indent=2))
         return
-    table = Table(title=printable(args.file), show_header=False)
+    table = Table(title=make_printable(args.file), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow='fold')
-    for label, value in passport(about):
+    for label, value in format_description(about):
         table.add_row(label, value)
     Console(highlight=False).print(table, markup=False)
 

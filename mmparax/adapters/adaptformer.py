@@ -39,16 +39,16 @@ class ParallelBottleneck(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
-        """What is added to the residual sum, for tokens (B, N, C), class token included; the shape stays."""
+        """Return what is added to the residual sum for tokens (B, N, C), class token included; the shape stays."""
         return self.scale * self.up(self.dropout(F.relu(self.down(x))))
 
 
 @MODELS.register_module()
 class AdaptFormer(Method):
-    """AdaptFormer (Chen et al., NeurIPS 2022). It starts equal to the frozen base, bit by bit.
+    """AdaptFormer (Chen et al., NeurIPS 2022). It starts equal to the frozen base, bit for bit.
 
-    It reads the stream before the second norm; what it returns is added to the feed-forward network's output and the
-    residual and is not subject to stochastic depth. On ConvNeXt it runs beside the whole block.
+    It reads the stream before the second norm. Its output is added to that of the feed-forward network and to the residual,
+    without stochastic depth. On ConvNeXt it runs beside the whole block.
 
     Args:
         hidden_dim: width of the bottleneck (the AdaRoute paper's Swin 224, ConvNeXt 176, ViT-B 233: Tables 1-4).
@@ -57,7 +57,7 @@ class AdaptFormer(Method):
         sites: where to adapt; by default beside the channel mixer (one-branch blocks: beside the block).
 
     Raises:
-        ValueError: for a wrong argument, naming it, its value and what is allowed.
+        ParameterError: for a wrong argument.
     """
     not_mergeable = 'it is a branch of its own beside the channel mixer, with a ReLU inside'
     two_branch_sites = ('channel_mixer_parallel', )

@@ -102,7 +102,7 @@ class AdaRouteAdapter(nn.Module):
 
     Args:
         dim: C.
-        center: the experts; shared, so it is kept unregistered and its parameters appear once, where it is registered.
+        center: the experts. It is shared, so the adapter does not register it: its parameters appear once, in the backbone.
         linear_init: initialisation of linear and conv layers, see :class:`BlockInfo`.
     """
 
@@ -116,7 +116,7 @@ class AdaRouteAdapter(nn.Module):
         self.norm_scale = nn.Parameter(torch.empty(dim))
         self.dwconv_in = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.router = Router(dim, router_dim, 2 + num_kernels, center.num_experts, router_activation)
-        # A parameter exists only if the graph uses it: one without a gradient stops DistributedDataParallel.
+        # A parameter exists only if the graph uses it, because one without a gradient stops DistributedDataParallel.
         mixes = {'sequential': 2, 'sequential_no_residual': 1, 'parallel': 0}[conv_layout] * max(num_kernels - 1, 0)
         self.stage_mix = nn.Parameter(torch.empty(mixes)) if mixes else None
         self.aggregation = nn.Linear(hidden_dim, num_kernels) if spatial_aggregation and num_kernels > 1 else None
@@ -199,7 +199,7 @@ class AdaRoute(Method):
             the block).
 
     Raises:
-        ValueError: for a wrong argument, naming it, its value and what is allowed.
+        ParameterError: for a wrong argument.
     """
     not_mergeable = 'its weights are mixed anew for each input, and it is not linear'
     two_branch_sites = ('after_token_mixer', 'after_channel_mixer')
@@ -251,11 +251,11 @@ class AdaRoute(Method):
         group = min(self.layers_per_center or depth, depth)
         if depth % group:
             raise ParameterError('layers_per_center', group, f'stage {stage} has {depth} blocks, which it does not divide',
-                            f'Use a divisor of {depth}, or at least {depth} for one center in this stage.')
+                                 f'Use a divisor of {depth}, or at least {depth} for one center in this stage.')
         num_experts = math.floor(self.experts_per_layer * group + 1e-9)  # 0.29 * 100 is 28.999...
         if num_experts < 1:
             raise ParameterError('experts_per_layer', self.experts_per_layer, f'stage {stage} has {group} blocks a center, '
-                            'which gives no expert', f'Use at least {math.ceil(1000 / group) / 1000:g}.')
+                                 'which gives no expert', f'Use at least {math.ceil(1000 / group) / 1000:g}.')
         return [(ExpertCenter(num_experts, dim, self.hidden_dim, self.kernel_sizes, self.expert_init), group)
                 for _ in range(depth // group)]
 

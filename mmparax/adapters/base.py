@@ -1,6 +1,6 @@
-"""What a method is, seen from a backbone: which sites it takes and which module it puts at each.
+"""The contract between methods and backbones: a method says which sites it takes and builds a module for each.
 
-A *site* is a place in a block where a method may act. What a module at a site must look like:
+A *site* is a place in a block where a method may act. The module at a site has this signature:
 
 ===================================================  ==============================================================
 site                                                 module
@@ -15,11 +15,11 @@ site                                                 module
 ``prompts``                                          ``() -> (n, C)``: extra tokens for the block's attention
 ===================================================  ==============================================================
 
-A module at a stream site that treats each token by itself may say ``per_token = True``: it then gets class and register
-tokens, too, and ``hw`` is not their number. Others get the H*W tokens of the map alone.
+A module at a stream site that treats each token by itself may set ``per_token = True``. It then gets class and register
+tokens, too, so that N is not H*W. Others get the H*W tokens of the map alone.
 
-A module at a ``linear:`` site whose action is linear in x and the same for every input may have ``weight_update() ->
-(out, in)``, the matrix that it adds to the frozen weight: it can then be merged into it.
+A module at a ``linear:`` site that is linear in x and the same for every input may have ``weight_update() -> (out, in)``, the
+matrix that it adds to the frozen weight. It can then be merged into it.
 
 Backbones know this table and no method; methods know it and no backbone.
 """
@@ -71,12 +71,12 @@ class BlockInfo:
 
 
 def init_linear(weight: Tensor) -> None:
-    """PyTorch's own start of the weight of a linear map or convolution: uniform within ±1/sqrt(fan-in)."""
+    """Initialise the weight of a linear map or convolution as PyTorch does: uniform within ±1/sqrt(fan-in)."""
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
 
 def check_dropout(value: Any) -> float:
-    """Return a share of activations to drop, at least 0 and below 1, else raise InputError."""
+    """Return a share of activations to drop, at least 0 and below 1, else raise ParameterError."""
     if not 0 <= check_number('dropout', value) < 1:
         raise ParameterError('dropout', value, 'it must be at least 0 and below 1')
     return float(value)
@@ -92,8 +92,13 @@ class Method:
     Attributes:
         config: type and every option of the method, defaults included, if it was built from a config.
 
-    Class attributes: ``possible_sites``, those whose signature the method's modules have; the two defaults above;
-    ``not_mergeable``, why modules without ``weight_update`` cannot become a part of the frozen weights.
+    Class attributes:
+        possible_sites: those whose signature the method's modules have.
+        two_branch_sites, one_branch_sites: the defaults above.
+        not_mergeable: why modules without ``weight_update`` cannot become a part of the frozen weights, a clause.
+
+    Raises:
+        ParameterError: for ``sites`` that the method cannot take.
     """
     not_mergeable: str = 'its modules are no linear maps beside frozen ones'
     possible_sites: Tuple[str, ...] = STREAM_SITES
@@ -107,14 +112,14 @@ class Method:
             unknown = [site for site in sites if site not in self.possible_sites]
             if unknown or not sites or len(set(sites)) < len(sites):
                 raise ParameterError('sites', list(sites), f'{type(self).__name__} takes one or more of '
-                                f'{", ".join(self.possible_sites)}, each once')
+                                     f'{", ".join(self.possible_sites)}, each once')
         self.sites = sites
 
     def select_sites(self, offered: Sequence[str], branches: int, family: str) -> Tuple[str, ...]:
         """Return the sites to fill in a block of ``family`` that offers ``offered``.
 
         Raises:
-            ValueError: if the method has no place in such a block.
+            InputError: if the method has no site in such a block.
         """
         name = type(self).__name__
         default = self.two_branch_sites if branches == 2 else self.one_branch_sites
@@ -127,7 +132,7 @@ class Method:
         return wanted
 
     def tunes(self, module: nn.Module, name: str) -> bool:
-        """Whether the parameter ``name`` of ``module``, a part of the base, trains too, from its pre-trained value."""
+        """Whether the parameter ``name`` of ``module``, a part of the base, is trainable, too, from its pre-trained value."""
         return False
 
     def build_centers(self, blocks: Sequence[BlockInfo]) -> List[Tuple[nn.Module, int]]:
@@ -143,7 +148,8 @@ def build_method(cfg: Mapping[str, Any]) -> Method:
     """Build a method from its config, for example ``dict(type='mmparax.AdaRoute', hidden_dim=64)``.
 
     Raises:
-        ValueError: if the type is no method of mmparax or an option is unknown; the message lists the known ones.
+        ParameterError: if the type is no method of mmparax; it lists the methods.
+        InputError: if an option is unknown or wrong; it lists the known ones.
     """
     if isinstance(cfg, Method):
         return cfg
@@ -152,7 +158,7 @@ def build_method(cfg: Mapping[str, Any]) -> Method:
                if isinstance(cls, type) and issubclass(cls, Method)}
     if not isinstance(cfg, Mapping) or 'type' not in cfg:
         raise ParameterError('adapter', cfg, "it must be None (full fine-tuning) or a dict such as "
-                        "dict(type='mmparax.AdaRoute')", f'Methods: {", ".join(sorted(methods))}.')
+                             "dict(type='mmparax.AdaRoute')", f'Methods: {", ".join(sorted(methods))}.')
     options = dict(cfg)
     kind = options.pop('type')
     if isinstance(kind, str):

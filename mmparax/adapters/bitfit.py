@@ -1,4 +1,4 @@
-"""BitFit: only the biases of the base train.
+"""BitFit: of the base, the biases are trainable.
 
 Paper: Ben Zaken et al., "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models", ACL 2022.
 """
@@ -10,7 +10,7 @@ from mmparax.registry import MODELS
 
 @MODELS.register_module()
 class BitFit(Frozen):
-    """Freeze the base but for the biases of its layers, norms included; nothing is added."""
+    """BitFit (Ben Zaken et al., ACL 2022): freezes the base but for the biases of its layers, norms included; adds nothing."""
 
     def tunes(self, module: nn.Module, name: str) -> bool:
         return name == 'bias'

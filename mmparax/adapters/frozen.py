@@ -1,4 +1,4 @@
-"""The frozen base without adapters: output norms and head train, nothing else (the lower reference of every table)."""
+"""The frozen base without adapters, the lower reference of every table: output norms and head are trainable."""
 from typing import Sequence, Tuple
 
 from mmparax.adapters.base import Method
@@ -7,7 +7,7 @@ from mmparax.registry import MODELS
 
 @MODELS.register_module()
 class Frozen(Method):
-    """Freeze the backbone and add nothing."""
+    """Freezes the base and adds nothing."""
 
     def __init__(self):
         super().__init__()

@@ -44,13 +44,13 @@ class LoRAUpdate(nn.Module):
         return y + self.scale * F.linear(F.linear(self.dropout(x), self.lora_a), self.lora_b)
 
     def weight_update(self) -> Tensor:
-        """The update as a matrix (output, input) that may be added to the frozen weight."""
+        """Return the update as a matrix (output, input) that may be added to the frozen weight."""
         return self.scale * self.lora_b @ self.lora_a
 
 
 @MODELS.register_module()
 class LoRA(Method):
-    """LoRA (Hu et al., ICLR 2022). It starts equal to the frozen base, bit by bit.
+    """LoRA (Hu et al., ICLR 2022). It starts equal to the frozen base, bit for bit.
 
     Args:
         rank: rank of every update. The paper's Swin has 112, its ViT-B 106 (Tables 1-4).
@@ -60,7 +60,8 @@ class LoRA(Method):
             ConvNeXt has no attention: there it takes ``('linear:fc1', 'linear:fc2')``.
 
     Raises:
-        ValueError: for a wrong argument, or a backbone without such maps.
+        ParameterError: for a wrong argument.
+        InputError: when a backbone without such maps is built with it.
     """
     possible_sites = LINEAR_SITES
     two_branch_sites = ('linear:q', 'linear:v')

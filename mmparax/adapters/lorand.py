@@ -50,11 +50,11 @@ class LoRandAdapter(nn.Module):
 
     def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
         """Adapt tokens (B, N, C), class token included; the shape stays."""
-        z = F.gelu(F.linear(x, self.product(self.down_out, self.down_in), self.down_bias))
-        return x + F.linear(z, self.product(self.up_out, self.up_in), self.up_bias)
+        z = F.gelu(F.linear(x, self.multiply(self.down_out, self.down_in), self.down_bias))
+        return x + F.linear(z, self.multiply(self.up_out, self.up_in), self.up_bias)
 
-    def product(self, outer: Tensor, inner: Tensor) -> Tensor:
-        """The matrix ``sum_i outer_i K_i inner_i`` (out, in): a few times smaller to build than to apply."""
+    def multiply(self, outer: Tensor, inner: Tensor) -> Tensor:
+        """Return the matrix ``sum_i outer_i K_i inner_i`` (out, in), which costs far less than to apply each product."""
         return (outer @ self.kernels @ inner).sum(0)
 
 
@@ -66,13 +66,13 @@ class LoRand(Method):
     feed-forward network; in one-branch blocks one stands after the block.
 
     Args:
-        branches: alpha, products in a sum (the AdaRoute paper's cells have 4 with rank 20, 2 with 37, ...: Tables 1-4).
+        branches: alpha, products in a sum (the AdaRoute paper has 4 with rank 20, 2 with 37, ...: Tables 1-4).
         rank: beta, side of the kernels.
         hidden_dim: width between the two maps; None: half the channels of the block.
         sites: where to adapt.
 
     Raises:
-        ValueError: for a wrong argument, naming it, its value and what is allowed.
+        ParameterError: for a wrong argument.
     """
     not_mergeable = 'it follows a whole layer, with a GELU inside'
     possible_sites = RESIDUAL_SITES

@@ -65,7 +65,7 @@ class Mona(Method):
             the block).
 
     Raises:
-        ValueError: for a wrong argument, naming it, its value and what is allowed.
+        ParameterError: for a wrong argument.
     """
     not_mergeable = 'it follows a whole layer, with a norm and a GELU inside'
     possible_sites = tuple(site for site in STREAM_SITES if not site.endswith('parallel'))

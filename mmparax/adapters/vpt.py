@@ -45,7 +45,8 @@ class VPT(Method):
         sites: only ``prompts``.
 
     Raises:
-        ValueError: for a wrong argument, or a backbone without attention.
+        ParameterError: for a wrong argument.
+        InputError: when a backbone without attention is built with it.
     """
     not_mergeable = 'it gives the attention more tokens, not other weights'
     possible_sites = (PROMPT_SITE, )

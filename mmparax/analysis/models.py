@@ -11,12 +11,13 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
+from mmparax.backbones.base_weights import BaseSource
 from mmparax.checks.model import MAPS
 from mmparax.config.files import check_checkpoint, load_config
 from mmparax.config.query import model_config, sub_configs
 from mmparax.errors import InputError, ParameterError, UserError
 from mmparax.inference.predictions import build_and_load, get_test_pipeline, loads_files
-from mmparax.weights.digest import digest
+from mmparax.weights.digest import compute_digest
 from mmparax.weights.matching import check_keys
 
 
@@ -151,7 +152,7 @@ def load_extractor(source: ModelSource, cfg_options: Optional[Mapping[str, Any]]
     preprocessor = model.data_preprocessor
     if getattr(preprocessor, 'test_cfg', None):
         preprocessor.test_cfg = None  # mmsegmentation's padding of whole images
-    key = digest([*backbone.state_dict().items(), *preprocessor.state_dict().items()]) + str(model_config(cfg))
+    key = compute_digest([*backbone.state_dict().items(), *preprocessor.state_dict().items()]) + str(model_config(cfg))
     return FeatureExtractor(source, weights, key, backbone, preprocessor, _gives_bgr(cfg))
 
 
@@ -176,7 +177,7 @@ def _init_weights(model: nn.Module, cfg: Config) -> str:
         backbone.check_base()
     if adapted:
         backbone = adapted[0][1]
-        if backbone.base_source == 'random':
+        if backbone.base_source is BaseSource.RANDOM:
             return 'random (allow_random_base=True)'
         adapters = '' if backbone.method is None else ', its adapters as they start'
         return f'the base {backbone.base_checkpoint}{adapters}; no checkpoint was given'

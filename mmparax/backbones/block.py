@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mmparax.adapters.base import LINEAR_SITES, PROMPT_SITE, STREAM_SITES, BlockInfo, Method
 from mmparax.errors import InputError, UpstreamChangedError
 from mmparax.ops.recompute import disable_recomputation
+from mmparax.utils.names import join_name
 
 
 def swap_class(module: nn.Module, expected: Sequence[type], replacement: type, forward: Sequence[str]) -> None:
@@ -27,18 +28,18 @@ def swap_class(module: nn.Module, expected: Sequence[type], replacement: type, f
         forward: the parameter names that ``expected``'s forward must have.
 
     Raises:
-        TypeError: if upstream changed: the module is of another class, or its forward has another signature.
+        UpstreamChangedError: if the module is of another class, or its forward has another signature.
     """
     found = list(inspect.signature(type(module).forward).parameters)[1:]
     if type(module) not in expected or found != list(forward):
         names = ' or '.join(f'{cls.__module__}.{cls.__name__}' for cls in expected)
         raise UpstreamChangedError(f'mmparax adapts {names} with forward({", ".join(forward)}), but found '
-                        f'{type(module).__module__}.{type(module).__name__} with forward({", ".join(found)}): this version '
-                        'of the toolbox has another block; install the versions in requirements.txt.')
+                                   f'{type(module).__module__}.{type(module).__name__} with forward({", ".join(found)}): this '
+                                   'version of the toolbox has another block; install the versions in requirements.txt.')
     module.__class__ = replacement
 
 
-class AdapterHost:
+class AdapterHost(nn.Module):
     """Marks a module whose ``adapters`` (site -> module) belong to a method."""
     adapters: nn.ModuleDict
 
@@ -48,26 +49,26 @@ class AdaptedLinear(AdapterHost, nn.Linear):
 
     Attributes:
         slices: name of a module -> (start, stop) of its part of the output, in order.
-        kept: name of a module that is merged -> its rows of the weight as they were.
+        original_rows: name of a module that is merged -> its rows of the weight as they were.
     """
     slices: Dict[str, Tuple[int, int]]
-    kept: Dict[str, Tensor]
+    original_rows: Dict[str, Tensor]
 
     @torch.no_grad()
     def merge(self) -> None:
         """Add each module's ``weight_update()`` to its rows of the weight."""
         for name, (start, stop) in self.slices.items():
             rows, update = self.weight[start:stop], self.adapters[name].weight_update()
-            self.kept[name] = rows.clone()
+            self.original_rows[name] = rows.clone()
             rows += update.to(rows.dtype)
 
     @torch.no_grad()
     def unmerge(self) -> None:
         """Put the rows back as they were, bit for bit."""
-        for name, rows in self.kept.items():
+        for name, rows in self.original_rows.items():
             start, stop = self.slices[name]
             self.weight[start:stop].copy_(rows)
-        self.kept.clear()
+        self.original_rows.clear()
 
     def _save_to_state_dict(self, *args: Any) -> None:
         self._check_unmerged('give its state dict')  # the backbone says so, too, but a part of it can be asked alone
@@ -78,13 +79,13 @@ class AdaptedLinear(AdapterHost, nn.Linear):
         super()._load_from_state_dict(*args)
 
     def _check_unmerged(self, action: str) -> None:
-        if self.kept:
+        if self.original_rows:
             raise InputError(f'a part of a backbone cannot {action} while its adapters are merged into its weights: call '
-                                 'mmparax.unmerge_adapter(model) first.')
+                             'mmparax.unmerge_adapter(model) first.')
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(x, self.weight, self.bias)
-        if self.kept:
+        if self.original_rows:
             return y
         parts, end = [], 0
         for name, (start, stop) in self.slices.items():
@@ -116,14 +117,18 @@ class AdaptedBlock(AdapterHost):
     takes_prompts: ClassVar[bool] = False
 
     def offered_sites(self) -> Tuple[str, ...]:
-        """The sites of this block: a variant of it may have another layer where a linear one is adapted."""
+        """Return the sites of this block. A variant of it may lack some linear layers of ``linear_paths``."""
         layers = dict(self.named_modules())
         linear = tuple(site for site, (path, _) in self.linear_paths.items() if isinstance(layers.get(path), nn.Linear))
         return self.stream_sites + linear + ((PROMPT_SITE, ) if self.takes_prompts else ())
 
     @classmethod
     def swap(cls, block: nn.Module) -> None:
-        """Turn an upstream block into an adapted one without adapters (the same function as before)."""
+        """Turn an upstream block into an adapted one without adapters, which computes the same.
+
+        Raises:
+            UpstreamChangedError: if the toolbox has another block than this class extends.
+        """
         swap_class(block, [cls.upstream], cls, cls.forward_names)
         block.adapters = nn.ModuleDict()
 
@@ -145,7 +150,7 @@ class AdaptedBlock(AdapterHost):
         if not isinstance(linear, AdaptedLinear):
             name = 'x' if type(linear) is MMCVLinear else 'input'
             swap_class(linear, [nn.Linear, MMCVLinear], AdaptedLinear, [name])
-            linear.adapters, linear.slices, linear.kept = nn.ModuleDict(), {}, {}
+            linear.adapters, linear.slices, linear.original_rows = nn.ModuleDict(), {}, {}
         width = linear.out_features // (1 if third is None else 3)
         start = width * (third or 0)
         name = site.split(':')[1]
@@ -156,15 +161,15 @@ class AdaptedBlock(AdapterHost):
         """Put the module of the prompts where the block's forward finds it."""
         self.adapters[PROMPT_SITE] = module
 
-    def at(self, site: str, x: Tensor, hw: Tuple[int, int]) -> Tensor:
-        """Pass ``x`` through the module at a stream site, or return it as it is."""
+    def adapt(self, site: str, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+        """Pass ``x`` (B, N, C) of a map of size ``hw`` through the module at a stream site, or return it as it is."""
         return self.adapters[site](x, hw) if site in self.adapters else x
 
     def run(self, function: Callable, *inputs: Any) -> Any:
         """Call ``function``, under activation checkpointing if the block has ``with_cp``.
 
-        Non-reentrant, and whether or not the input needs a gradient: behind a frozen stem the first blocks' input
-        needs none, and a reentrant checkpoint would then lose the gradients of their adapters.
+        Non-reentrant, and whether or not the input needs a gradient: behind a frozen stem the input of the first block
+        needs none, and a reentrant checkpoint would then lose the gradients of its adapters.
         """
         if self.with_cp and torch.is_grad_enabled():
             return checkpoint(disable_recomputation(function), *inputs, use_reentrant=False)
@@ -176,4 +181,4 @@ def adapter_modules(root: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
     for name, host in root.named_modules():
         if isinstance(host, AdapterHost):
             for site, module in host.adapters.items():
-                yield '.'.join(filter(None, [name, 'adapters', site])), module
+                yield join_name(name, 'adapters', site), module

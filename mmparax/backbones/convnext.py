@@ -9,11 +9,11 @@ from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
 from mmparax.backbones.block import AdaptedBlock
 from mmparax.ops.token_maps import map_to_tokens, tokens_to_map
 from mmparax.registry import MODELS
-from mmparax.weights.layouts import convnext_layout
+from mmparax.weights.layouts import convert_convnext
 
 
 class AdaptedConvNeXtBlock(AdaptedBlock, ConvNeXtBlock):
-    """mmpretrain's ConvNeXtBlock with sites; the stream is a map (B, C, H, W), what a site gets are its tokens."""
+    """mmpretrain's ConvNeXtBlock with sites. The stream is a map (B, C, H, W); a site gets its tokens (B, H*W, C)."""
     upstream = ConvNeXtBlock
     forward_names = ('x', )
     branches = 1
@@ -24,13 +24,13 @@ class AdaptedConvNeXtBlock(AdaptedBlock, ConvNeXtBlock):
         return self.run(self.adapted_forward, x)
 
     def adapted_forward(self, x: Tensor) -> Tensor:
-        y = x + self.drop_path(self.branch(x))
+        y = x + self.drop_path(self.compute_branch(x))
         if 'block_parallel' in self.adapters:
-            y = y + self.at_map('block_parallel', x)
-        return self.at_map('after_block', y)
+            y = y + self.adapt_map('block_parallel', x)
+        return self.adapt_map('after_block', y)
 
-    def branch(self, x: Tensor) -> Tensor:
-        """The residual branch of a map (B, C, H, W), as upstream computes it."""
+    def compute_branch(self, x: Tensor) -> Tensor:
+        """Return the residual branch of a map (B, C, H, W), as upstream computes it."""
         x = self.depthwise_conv(x)
         layout = 'channel_last' if self.linear_pw_conv else 'channel_first'
         if self.linear_pw_conv:
@@ -43,12 +43,15 @@ class AdaptedConvNeXtBlock(AdaptedBlock, ConvNeXtBlock):
             x = x.permute(0, 3, 1, 2)
         return x if self.gamma is None else x.mul(self.gamma.view(1, -1, 1, 1))
 
-    def at_map(self, site: str, x: Tensor) -> Tensor:
-        """As :meth:`at`, for a map. What comes out lies channels-last in memory, and so does the stream from there on."""
+    def adapt_map(self, site: str, x: Tensor) -> Tensor:
+        """As :meth:`adapt`, for a map (B, C, H, W).
+
+        What an adapter returns lies channels-last in memory, and so does the stream from there on.
+        """
         if site not in self.adapters:
             return x
         hw = x.shape[-2:]
-        return tokens_to_map(self.at(site, map_to_tokens(x), hw), hw)
+        return tokens_to_map(self.adapt(site, map_to_tokens(x), hw), hw)
 
 
 @MODELS.register_module()
@@ -66,7 +69,7 @@ class AdaptedConvNeXt(AdaptedBackbone, ConvNeXt):
     family = 'ConvNeXt'
     upstream = ConvNeXt
     block_class = AdaptedConvNeXtBlock
-    base_layout = staticmethod(convnext_layout)
+    convert_base = staticmethod(convert_convnext)
     signature = r'^downsample_layers\.\d'
     no_frozen_stages = 0
 

@@ -8,7 +8,7 @@ from mmparax.adapters.base import BlockInfo
 from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
 from mmparax.backbones.block import AdaptedBlock
 from mmparax.registry import MODELS
-from mmparax.weights.layouts import mit_layout
+from mmparax.weights.layouts import convert_mit
 
 
 class AdaptedMiTBlock(AdaptedBlock, TransformerEncoderLayer):
@@ -28,16 +28,16 @@ class AdaptedMiTBlock(AdaptedBlock, TransformerEncoderLayer):
 
     def adapted_forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
         x = self.mix('token_mixer_branch', self.attn, self.norm1, x, hw)
-        x = self.at('after_token_mixer', x, hw)
+        x = self.adapt('after_token_mixer', x, hw)
         y = self.mix('channel_mixer_branch', self.ffn, self.norm2, x, hw)
         if 'channel_mixer_parallel' in self.adapters:
-            y = y + self.at('channel_mixer_parallel', x, hw)
-        return self.at('after_channel_mixer', y, hw)
+            y = y + self.adapt('channel_mixer_parallel', x, hw)
+        return self.adapt('after_channel_mixer', y, hw)
 
     def mix(self, site: str, mixer: nn.Module, norm: nn.Module, x: Tensor, hw: Tuple[int, int]) -> Tensor:
-        """The stream (B, N, C) after a mixer, which adds ``identity`` itself, behind its dropout and drop path."""
+        """Return the stream (B, N, C) after a mixer, which adds ``identity`` itself, behind its dropout and drop path."""
         if site in self.adapters:
-            return x + self.at(site, mixer(norm(x), hw, identity=0), hw)
+            return x + self.adapt(site, mixer(norm(x), hw, identity=0), hw)
         return mixer(norm(x), hw, identity=x)
 
 
@@ -45,7 +45,7 @@ class AdaptedMiTBlock(AdaptedBlock, TransformerEncoderLayer):
 class AdaptedMiT(AdaptedBackbone, MixVisionTransformer):
     """MiT with a frozen base and adapters; every other argument is that of mmsegmentation's ``MixVisionTransformer``.
 
-    The norm after each stage is a part of the base and frozen: the next stage reads what it gives.
+    The norm after each stage is a part of the base, because the next stage reads its output.
 
     Args:
         adapter: config of a method such as ``dict(type='mmparax.AdaRoute')``; ``dict(type='mmparax.Frozen')`` for a
@@ -56,7 +56,7 @@ class AdaptedMiT(AdaptedBackbone, MixVisionTransformer):
     family = 'MiT'
     upstream = MixVisionTransformer
     block_class = AdaptedMiTBlock
-    base_layout = staticmethod(mit_layout)
+    convert_base = staticmethod(convert_mit)
     signature = r'^(patch_embed1\.proj|layers\.0\.0\.projection)\.'
 
     def stage_blocks(self) -> List[List[nn.Module]]:

@@ -1,12 +1,14 @@
-"""Counts parameters by what they are: frozen base, adapters, centers, output norms, head."""
+"""Counts parameters by their roles: frozen base, adapters, expert centers, output norms, head."""
 from dataclasses import dataclass, fields
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
 
 from rich.table import Table
 from torch import nn
 
-from mmparax.backbones.adapted import ADAPTER, BASE, CENTER, OUTPUT_NORM, TUNED, adapted_backbones
+from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
+from mmparax.backbones.roles import Role
 from mmparax.errors import InputError
+from mmparax.utils.names import add_prefix, make_prefix
 from mmparax.utils.tables import as_text
 
 LABELS = dict(backbone_frozen='backbone, frozen', backbone_trainable='backbone, trainable', adapters='adapters',
@@ -15,7 +17,7 @@ OUTSIDE = 'outside the blocks'
 
 
 @dataclass
-class Group:
+class ParameterGroup:
     """Number of tensors and of scalars in them."""
     tensors: int = 0
     parameters: int = 0
@@ -30,25 +32,25 @@ class ParameterCount:
     """Parameters of a model, each in exactly one group.
 
     Attributes:
-        backbone_frozen: base weights that do not train.
-        backbone_trainable: base weights that train (full fine-tuning, BitFit, NormTuning).
-        adapters: all that a method put at a site.
-        centers: what the blocks of a stage share.
-        output_norms: norms on the backbone's outputs; they train with every method.
-        head: everything outside the backbone that trains.
-        head_frozen: everything outside the backbone that does not.
+        backbone_frozen: frozen base weights.
+        backbone_trainable: trainable base weights (full fine-tuning, BitFit, NormTuning).
+        adapters: the modules that a method put at sites.
+        centers: the expert centers that the blocks of a stage share.
+        output_norms: norms on the backbone's outputs, trainable with every method.
+        head: trainable parameters outside the backbone.
+        head_frozen: frozen parameters outside the backbone.
     """
-    backbone_frozen: Group
-    backbone_trainable: Group
-    adapters: Group
-    centers: Group
-    output_norms: Group
-    head: Group
-    head_frozen: Group
+    backbone_frozen: ParameterGroup
+    backbone_trainable: ParameterGroup
+    adapters: ParameterGroup
+    centers: ParameterGroup
+    output_norms: ParameterGroup
+    head: ParameterGroup
+    head_frozen: ParameterGroup
 
     @property
     def trainable_in_backbone(self) -> int:
-        """What the paper's tables call "# P"."""
+        """Number of trainable parameters in the backbone, "# P" in the paper's tables."""
         return sum(group.parameters for group in
                    (self.backbone_trainable, self.adapters, self.centers, self.output_norms))
 
@@ -66,12 +68,12 @@ class ParameterCount:
 
     @property
     def share_of_backbone(self) -> float:
-        """What trains in the backbone, of the backbone with all that was added to it."""
+        """Trainable share of the backbone, with all that was added to it."""
         return self.trainable_in_backbone / max(self.backbone, 1)
 
     @property
     def share_of_model(self) -> float:
-        """What trains, the head included, of the whole model."""
+        """Trainable share of the whole model, head included."""
         return self.trainable / max(self.total, 1)
 
     def as_dict(self) -> Dict[str, Any]:
@@ -81,7 +83,7 @@ class ParameterCount:
                     total=self.total, share_of_backbone=self.share_of_backbone, share_of_model=self.share_of_model)
 
     def rows(self) -> List[Tuple[str, int, int, bool]]:
-        """(label, tensors, parameters, in the backbone) of each group that is not empty, then the trained sums."""
+        """(label, tensors, parameters, in the backbone) of each group that is not empty."""
         return [(label, getattr(self, name).tensors, getattr(self, name).parameters, not name.startswith('head'))
                 for name, label in LABELS.items() if getattr(self, name).tensors]
 
@@ -100,14 +102,14 @@ class ParameterCount:
         return as_text(table, 88)
 
 
-def side_by_side(title: str, counts: Mapping[str, ParameterCount], sums: Mapping[str, Callable[[ParameterCount], str]],
-                 width: int = 180) -> str:
-    """A text table with one row for each count: the groups that any of them has, and ``sums``.
+def format_side_by_side(title: str, counts: Mapping[str, ParameterCount], sums: Mapping[str, Callable[[ParameterCount], str]],
+                        width: int = 180) -> str:
+    """Return a text table with one row for each count: the groups that any of them has, and ``sums``.
 
     Args:
         title: above the table.
         counts: name of the row -> its count.
-        sums: name of a further column -> what it shows of a count, such as ``OF_MODEL`` or ``OF_STAGE``.
+        sums: name of a further column -> what it shows of a count, such as ``MODEL_SUMS`` or ``STAGE_SUMS``.
         width: of the table, in characters.
     """
     groups = [name for name in LABELS if any(getattr(count, name).tensors for count in counts.values())]
@@ -121,12 +123,12 @@ def side_by_side(title: str, counts: Mapping[str, ParameterCount], sums: Mapping
     return as_text(table, width)
 
 
-OF_MODEL = {
+MODEL_SUMS = {
     'trainable in backbone': lambda count: f'{count.trainable_in_backbone:,}',
     'of backbone': lambda count: f'{count.share_of_backbone:.2%}',
     'trainable, of model': lambda count: f'{count.share_of_model:.2%}',
 }
-OF_STAGE = {
+STAGE_SUMS = {
     'trainable': lambda count: f'{count.trainable_in_backbone:,}',
     'of stage': lambda count: f'{count.share_of_backbone:.2%}',
 }
@@ -138,14 +140,14 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     Raises:
         InputError: if there is none in it.
     """
-    return _count(model.named_parameters(), _roles(_backbones(model)))
+    return _count(model.named_parameters(), _find_roles(_find_backbones(model)))
 
 
-def _backbones(model: nn.Module) -> List[Tuple[str, nn.Module]]:
+def _find_backbones(model: nn.Module) -> List[Tuple[str, AdaptedBackbone]]:
     backbones = adapted_backbones(model)
     if not backbones:
         raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so there is nothing to tell apart. Use '
-                             "type='mmparax.AdaptedSwin' or another of its backbones.")
+                         "type='mmparax.AdaptedSwin' or another of its backbones.")
     return backbones
 
 
@@ -153,15 +155,15 @@ def count_by_stage(model: nn.Module) -> Dict[str, ParameterCount]:
     """Count the parameters of the backbone by its stages.
 
     Returns:
-        for each stage what is in its blocks and what they share; then what no block holds: stem, downsampling, norms.
+        For each stage what is in its blocks and what they share; then what no block holds: stem, downsampling, norms.
 
     Raises:
         InputError: if ``model`` holds no backbone of mmparax.
     """
-    backbones = _backbones(model)
+    backbones = _find_backbones(model)
     parts: Dict[str, List[Tuple[str, nn.Parameter]]] = {}
-    for prefix, backbone in backbones:
-        front = f'{prefix}: ' if len(backbones) > 1 else ''
+    for backbone_name, backbone in backbones:
+        front = f'{backbone_name}: ' if len(backbones) > 1 else ''
         stage_of = {}
         for index, blocks in enumerate(backbone.stage_blocks()):
             label = f'{front}stage {index + 1} ({len(blocks)} block{"s" * (len(blocks) != 1)})'
@@ -169,26 +171,29 @@ def count_by_stage(model: nn.Module) -> Dict[str, ParameterCount]:
             for module in (*blocks, *backbone.expert_centers[index:index + 1]):
                 stage_of.update({id(parameter): label for parameter in module.parameters()})
         parts[front + OUTSIDE] = []
-        for name, parameter in backbone.named_parameters(prefix):
+        for name, parameter in backbone.named_parameters(backbone_name):
             parts[stage_of.get(id(parameter), front + OUTSIDE)].append((name, parameter))
-    roles = _roles(backbones)
+    roles = _find_roles(backbones)
     return {label: _count(parameters, roles) for label, parameters in parts.items()}
 
 
-def _roles(backbones: List[Tuple[str, nn.Module]]) -> Dict[str, str]:
-    return {f'{prefix}.{name}' if prefix else name: role
-            for prefix, backbone in backbones for name, role in backbone.parameter_roles().items()}
+def _find_roles(backbones: List[Tuple[str, AdaptedBackbone]]) -> Dict[str, Role]:
+    roles: Dict[str, Role] = {}
+    for name, backbone in backbones:
+        roles.update(add_prefix(backbone.parameter_roles(), make_prefix(name)))
+    return roles
 
 
-def _count(named_parameters: Iterable[Tuple[str, nn.Parameter]], roles: Mapping[str, str]) -> ParameterCount:
-    count = ParameterCount(*(Group() for _ in fields(ParameterCount)))
-    groups = {ADAPTER: count.adapters, CENTER: count.centers, OUTPUT_NORM: count.output_norms, TUNED: count.backbone_trainable}
+def _count(named_parameters: Iterable[Tuple[str, nn.Parameter]], roles: Mapping[str, Role]) -> ParameterCount:
+    count = ParameterCount(*(ParameterGroup() for _ in fields(ParameterCount)))
+    groups = {Role.ADAPTER: count.adapters, Role.EXPERT_CENTER: count.centers, Role.OUTPUT_NORM: count.output_norms,
+              Role.TUNED: count.backbone_trainable}
     for name, parameter in named_parameters:
-        role, trains = roles.get(name), parameter.requires_grad
+        role, trainable = roles.get(name), parameter.requires_grad
         if role is None:
-            group = count.head if trains else count.head_frozen
-        elif role == BASE:
-            group = count.backbone_trainable if trains else count.backbone_frozen
+            group = count.head if trainable else count.head_frozen
+        elif role is Role.BASE:
+            group = count.backbone_trainable if trainable else count.backbone_frozen
         else:
             group = groups[role]
         group.add(parameter)

@@ -8,11 +8,12 @@ from mmpretrain.models.utils.attention import WindowMSA
 from torch import Tensor, nn
 
 from mmparax.adapters.base import PROMPT_SITE, BlockInfo
-from mmparax.backbones import swin_attention
 from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
 from mmparax.backbones.block import AdaptedBlock, AdapterHost, swap_class
+from mmparax.backbones.swin_attention import use_efficient_attention
+from mmparax.errors import check_choice
 from mmparax.registry import MODELS
-from mmparax.weights.layouts import swin_layout
+from mmparax.weights.layouts import convert_swin
 
 
 class PromptedWindowMSA(AdapterHost, WindowMSA):
@@ -70,16 +71,16 @@ class AdaptedSwinBlock(AdaptedBlock, SwinBlock):
         return self.run(self.adapted_forward, x, hw_shape)
 
     def adapted_forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
-        x = self.at('token_mixer_branch', self.attn(self.norm1(x), hw), hw) + x
-        x = self.at('after_token_mixer', x, hw)
+        x = self.adapt('token_mixer_branch', self.attn(self.norm1(x), hw), hw) + x
+        x = self.adapt('after_token_mixer', x, hw)
         if 'channel_mixer_branch' in self.adapters:
             branch = self.ffn.dropout_layer(self.ffn.gamma2(self.ffn.layers(self.norm2(x))))
-            y = x + self.at('channel_mixer_branch', branch, hw)
+            y = x + self.adapt('channel_mixer_branch', branch, hw)
         else:
             y = self.ffn(self.norm2(x), identity=x)
         if 'channel_mixer_parallel' in self.adapters:
-            y = y + self.at('channel_mixer_parallel', x, hw)
-        return self.at('after_channel_mixer', y, hw)
+            y = y + self.adapt('channel_mixer_parallel', x, hw)
+        return self.adapt('after_channel_mixer', y, hw)
 
 
 @MODELS.register_module()
@@ -94,13 +95,26 @@ class AdaptedSwin(AdaptedBackbone, SwinTransformer):
             frozen base; None for full fine-tuning.
         base_checkpoint: path or URL of the pre-trained weights (Microsoft's, OpenMMLab's or a safetensors file).
         allow_random_base: permit a base without pre-trained weights.
-        efficient_attention: whether a frozen base attends by ``scaled_dot_product_attention``.
+        efficient_attention: compute the attention of a frozen base without work on padding, and by
+            ``scaled_dot_product_attention`` on a GPU (:mod:`mmparax.backbones.swin_attention`): equal up to rounding.
     """
     family = 'Swin'
     upstream = SwinTransformer
     block_class = AdaptedSwinBlock
-    base_layout = staticmethod(swin_layout)
+    convert_base = staticmethod(convert_swin)
     signature = r'relative_position_bias_table$'
+
+    def __init__(self, *args: Any, efficient_attention: bool = True, **options: Any):
+        check_choice('efficient_attention', efficient_attention, (True, False))
+        super().__init__(*args, **options)
+        if efficient_attention and self.method is not None:
+            for blocks in self.stage_blocks():
+                for block in blocks:
+                    use_efficient_attention(block)
+
+    @classmethod
+    def known_options(cls) -> List[str]:
+        return super().known_options() + ['efficient_attention']
 
     @classmethod
     def upstream_defaults(cls, options: Mapping[str, Any]) -> Dict[str, Any]:
@@ -113,11 +127,6 @@ class AdaptedSwin(AdaptedBackbone, SwinTransformer):
         return BlockInfo(dim=block.norm1.normalized_shape[0], depth=self.depths[stage], index=index, stage=stage,
                          family=self.family, ffn_dim=block.ffn.feedforward_channels, embed_dim=self.embed_dims,
                          patch_size=self.patch_embed.projection.kernel_size[0])
-
-    def speed_up(self) -> None:
-        for block in self.modules():
-            if isinstance(block, AdaptedSwinBlock):
-                swin_attention.speed_up(block)
 
     def output_norms(self) -> List[str]:
         return [f'norm{i}' for i in self.out_indices]

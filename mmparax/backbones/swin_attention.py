@@ -1,8 +1,8 @@
-"""Swin's window attention as a frozen base allows it: no work on padding, one copy each way, masks that are made once.
+"""Efficient window attention for a frozen Swin: no linear maps of padding, one copy each way, cached masks.
 
-mmpretrain pads the map, rolls it, cuts it into windows, and then computes queries, keys and values of everything, the
-padding too, whose values are those of a zero: the bias of the linear map. Here the linear maps see the tokens alone, and
-a list of rows, made once for each size, says where each token's heads go: padding, shift and windows are one copy.
+mmpretrain pads the map, rolls it, cuts it into windows, and then computes queries, keys and values of all positions. Those
+of the padding are maps of a zero: the bias. Here the linear maps see the tokens alone. A list of rows, made once for each
+size, says where each token's heads go, so that padding, shift and windows are one copy.
 """
 import functools
 from typing import Any, Callable, NamedTuple, Optional, Tuple
@@ -11,26 +11,34 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.models.utils.attention import ShiftWindowMSA, WindowMSA
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from mmparax.backbones.block import swap_class
+
+try:
+    from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+except ImportError:  # private: without it nothing is cached
+
+    def is_in_torch_dispatch_mode() -> bool:
+        return True
+
 
 LONGEST_AXIS = 2**16 - 1  # of batch or heads in a launch of the fused kernels
 
 
-def pays(q: Tensor) -> bool:
-    """Whether ``scaled_dot_product_attention`` is faster: for windows of 49 tokens it is a tenth slower on a CPU.
+def is_fused_attention_faster(q: Tensor) -> bool:
+    """Whether ``scaled_dot_product_attention`` takes queries (B, windows, heads, N, D) and is faster for them.
 
-    q: (B, windows, heads, N, D); images of which the fused kernels cannot take all windows are left to separate operations.
+    For windows of 49 tokens it is a tenth slower on a CPU. Its fused kernels launch a limited number of windows.
     """
     return q.is_cuda and q.shape[1] * max(q.shape[0], q.shape[2]) <= LONGEST_AXIS
 
 
-def shift_mask(hw: Tuple[int, int], window_size: int, shift_size: int, device: Optional[torch.device],
-               dtype: torch.dtype) -> Tensor:
-    """mmpretrain's mask (windows, N, N) of a padded map of size ``hw``: -100 between what the shift brought together, else 0.
+def make_shift_mask(hw: Tuple[int, int], window_size: int, shift_size: int, device: Optional[torch.device],
+                    dtype: torch.dtype) -> Tensor:
+    """Make mmpretrain's mask (windows, N, N) of a padded map of size ``hw``: -100 between tokens that only the shift made
+    neighbours, else 0.
 
-    Made of comparisons: PyTorch's compiler writes wrong C++ for the assignments to slices that mmpretrain's is made of.
+    It is made of comparisons, because PyTorch's compiler writes wrong C++ for mmpretrain's assignments to slices.
     """
     parts = []
     for length in hw:
@@ -42,26 +50,26 @@ def shift_mask(hw: Tuple[int, int], window_size: int, shift_size: int, device: O
     return torch.zeros(apart.shape, dtype=dtype, device=device).masked_fill(apart, -100.)
 
 
-def kept(cached: Callable) -> Callable:
-    """A cached function, or the function itself where tensors are not real ones (``FakeTensorMode``) or are counted."""
+def resolve_cache(cached: Callable) -> Callable:
+    """Return a cached function, or the function behind it where tensors have no values (``FakeTensorMode``) or are counted."""
     return cached.__wrapped__ if is_in_torch_dispatch_mode() else cached
 
 
 @functools.lru_cache(maxsize=8)
-def kept_shift_mask(*args: Any) -> Tensor:
-    """:func:`shift_mask`; the blocks of a stage and the next image share it."""
-    with torch.inference_mode(False):  # a mask made by an evaluation serves training, too
-        return shift_mask(*args)
+def get_shift_mask(*args: Any) -> Tensor:
+    """As :func:`make_shift_mask`, with a cache that the blocks of a stage and the next image share."""
+    with torch.inference_mode(False):  # training may use the mask of an evaluation
+        return make_shift_mask(*args)
 
 
-class Rows(NamedTuple):
+class WindowRows(NamedTuple):
     """Where the rows of one image go; a row is one head's part of one of a token's vectors.
 
     Attributes:
-        source: (vectors, rows of windows), the row of the tokens that belongs there, 0 where there is none.
-        target: (rows of tokens,), where each is among the windows of all vectors.
-        empty: the rows of the windows of each vector that are padding.
-        heads: the head of each of ``empty``.
+        source: (vectors, rows of windows), the row of the tokens that belongs there; 0 for padding.
+        target: (rows of tokens,), the place of each among the windows of all vectors.
+        empty: (padding,), the rows of the windows of each vector that are padding.
+        heads: (padding,), the head of each of ``empty``.
     """
     source: Tensor
     target: Tensor
@@ -70,9 +78,9 @@ class Rows(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def window_rows(hw: Tuple[int, int], window_size: int, shift_size: int, vectors: int, heads: int,
-                device: torch.device) -> Rows:
-    """The rows between tokens (H*W, vectors, heads) and windows (vectors, windows, heads, N).
+def find_window_rows(hw: Tuple[int, int], window_size: int, shift_size: int, vectors: int, heads: int,
+                     device: torch.device) -> WindowRows:
+    """Find the rows between tokens (H*W, vectors, heads) and windows (vectors, windows, heads, N).
 
     Args:
         hw: (H, W) of the map, not padded.
@@ -80,7 +88,7 @@ def window_rows(hw: Tuple[int, int], window_size: int, shift_size: int, vectors:
         shift_size: of the cyclic shift.
         vectors: 3 for queries, keys and values, 1 for one vector a token.
         heads: parts of a vector.
-        device: where the lists are to be used.
+        device: of the lists.
     """
     with torch.inference_mode(False):
         count, height, width = hw[0] * hw[1], *hw
@@ -91,22 +99,22 @@ def window_rows(hw: Tuple[int, int], window_size: int, shift_size: int, vectors:
         tokens = ShiftWindowMSA.window_partition(tokens[None, ..., None], window_size).view(-1, 1, window_size**2)
         kinds = torch.arange(vectors * heads, device=device).view(vectors, 1, heads, 1)
         source = (tokens * vectors * heads + kinds).view(vectors, -1)
-        # The last ones in sorted order are as many as there are, which `nonzero` would have to ask the device.
+        # Their number is known, so sorting needs no answer of the device, for which `nonzero` would wait.
         empty = source[0].argsort(stable=True)[count * heads:]
         target = source.new_empty((count + 1) * vectors * heads)
         target[source.flatten()] = torch.arange(source.numel(), device=device)
-        return Rows(source.index_fill(1, empty, 0).int(), target[:count * vectors * heads].int(), empty,
-                    empty // window_size**2 % heads)
+        return WindowRows(source.index_fill(1, empty, 0).int(), target[:count * vectors * heads].int(), empty,
+                          empty // window_size**2 % heads)
 
 
-class ToWindows(torch.autograd.Function):
+class TokensToWindows(torch.autograd.Function):
     """Rows of tokens (B, rows, D) -> for each vector rows of windows (B, rows, D); padding gets ``fill``.
 
     ``fill``: (vectors, heads, D), or None for 0.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, fill: Optional[Tensor], rows: Rows) -> Tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, fill: Optional[Tensor], rows: WindowRows) -> Tuple[Tensor, ...]:
         ctx.rows, ctx.fill = rows, fill
         parts = [x.index_select(1, source) for source in rows.source]
         if rows.empty.numel():
@@ -120,23 +128,23 @@ class ToWindows(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             fill_grad = torch.stack([torch.zeros_like(fill[0]).index_add(
                 0, rows.heads, grad[:, rows.empty].sum(0).to(fill.dtype)) for grad in grads])
-        return FromWindows.apply(rows, *grads) if ctx.needs_input_grad[0] else None, fill_grad, None
+        return WindowsToTokens.apply(rows, *grads) if ctx.needs_input_grad[0] else None, fill_grad, None
 
 
-class FromWindows(torch.autograd.Function):
+class WindowsToTokens(torch.autograd.Function):
     """Rows of windows of each vector (B, rows, D) -> rows of tokens (B, rows, D)."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Rows, *parts: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: WindowRows, *parts: Tensor) -> Tensor:
         ctx.rows = rows
         return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).index_select(1, rows.target)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-        return None, *ToWindows.apply(grad, None, ctx.rows)
+        return None, *TokensToWindows.apply(grad, None, ctx.rows)
 
 
-class FastWindowMSA(ShiftWindowMSA):
+class EfficientWindowMSA(ShiftWindowMSA):
     """mmpretrain's ShiftWindowMSA, equal up to rounding, and faster as long as its position bias is frozen."""
 
     @staticmethod
@@ -144,60 +152,64 @@ class FastWindowMSA(ShiftWindowMSA):
                       device: Optional[torch.device] = None) -> Optional[Tensor]:
         if shift_size == 0:
             return None
-        make = shift_mask if _leaves_the_process() else kept(kept_shift_mask)
+        make = make_shift_mask if _is_graph_captured() else resolve_cache(get_shift_mask)
         return make(tuple(hw_shape), window_size, shift_size, device, torch.get_default_dtype())
 
     def forward(self, query: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
         """Attend within windows of tokens (B, H*W, C); the shape stays."""
-        if not self._is_as_built(query, hw_shape):
+        if not self._is_efficient(query, hw_shape):
             return super().forward(query, hw_shape)
         attention, (height, width), side = self.w_msa, hw_shape, self.window_size
         batch, _, channels = query.shape
         heads, count = attention.num_heads, side**2
         shift = self.shift_size if min(hw_shape) > side or self.pad_small_map else 0
-        rows = functools.partial(kept(window_rows), (height, width), side, shift, heads=heads, device=query.device)
+        rows = functools.partial(resolve_cache(find_window_rows), (height, width), side, shift, heads=heads, device=query.device)
 
         qkv, fill = attention.qkv(query), attention.qkv.bias
-        if type(attention.qkv) is not nn.Linear:  # a method's additions to the map of a zero count, too
+        if type(attention.qkv) is not nn.Linear:  # a method may add to the map of a zero, too
             fill = attention.qkv(query.new_zeros(1, 1, channels))
-        q, k, v = (part.view(batch, -1, heads, count, channels // heads) for part in ToWindows.apply(
+        q, k, v = (part.view(batch, -1, heads, count, channels // heads) for part in TokensToWindows.apply(
             qkv.reshape(batch, -1, channels // heads), None if fill is None else fill.view(3, heads, -1), rows(vectors=3)))
         bias = attention.relative_position_bias_table[attention.relative_position_index.view(-1)]
         bias = bias.view(count, count, heads).permute(2, 0, 1).contiguous()  # the scores take its layout
         padded = height + -height % side, width + -width % side
         mask = self.get_attn_mask(padded, side, shift, query.device)
-        out = attend(q, k, v, bias, mask, attention.scale, attention.attn_drop)
-        out = FromWindows.apply(rows(vectors=1), out.reshape(batch, -1, channels // heads))
+        out = attend_in_windows(q, k, v, bias, mask, attention.scale, attention.attn_drop)
+        out = WindowsToTokens.apply(rows(vectors=1), out.reshape(batch, -1, channels // heads))
         return self.drop(attention.proj_drop(attention.proj(out.view(batch, -1, channels))))
 
-    def _is_as_built(self, query: Tensor, hw: Tuple[int, int]) -> bool:
-        """Whether nothing stands against the fast path: a bias that trains, attention that a method changed or that somebody
-        listens to, a graph that leaves the process, or an input that upstream refuses."""
+    def _is_efficient(self, query: Tensor, hw: Tuple[int, int]) -> bool:
+        """Whether this attention may be computed in another way.
+
+        Not with a trainable position bias, attention that a method changed or that has hooks, a compiler that captures the
+        graph, or an input that upstream refuses.
+        """
         attention = self.w_msa
         return not (type(attention) is not WindowMSA or attention.relative_position_bias_table.requires_grad
-                    or attention._forward_hooks or attention._forward_pre_hooks or _leaves_the_process()
+                    or attention._forward_hooks or attention._forward_pre_hooks or _is_graph_captured()
                     or query.shape[1] != hw[0] * hw[1] or (min(hw) < self.window_size and not self.pad_small_map))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Optional[Tensor], scale: float, dropout: nn.Dropout) -> Tensor:
-    """``dropout(softmax(scale * q @ k' + bias + mask)) @ v``.
+def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Optional[Tensor], scale: float,
+                      dropout: nn.Dropout) -> Tensor:
+    """Return ``dropout(softmax(scale * q @ k' + bias + mask)) @ v``.
 
     Args:
         q, k, v: (B, windows, heads, N, D).
         bias: (heads, N, N), without gradient.
         mask: (windows, N, N), or None.
         scale: of the products.
-        dropout: of the weights.
+        dropout: of the attention weights.
 
     Returns:
         Tensor: (B, windows, heads, N, D).
     """
-    if not pays(q):
+    if not is_fused_attention_faster(q):
         scores = torch.add(bias, q @ k.transpose(-2, -1), alpha=scale)
         if mask is not None:
             scores += mask[:, None]
         return dropout(scores.softmax(-1)) @ v
-    # Four axes is what the fused kernels take; without a mask the bias is the same for every window.
+    # The fused kernels take four axes. Without a mask the bias is the same for every window.
     shape, rate = q.shape, dropout.p if dropout.training else 0.
     if mask is None:
         q, k, v, bias = *(each.flatten(0, 1) for each in (q, k, v)), bias[None]
@@ -206,12 +218,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Optional[Tensor]
     return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), rate, scale=scale).view(shape)
 
 
-def _leaves_the_process() -> bool:
-    """Whether a compiler or an exporter watches: it fuses by itself, and knows no functions or caches of ours."""
+def _is_graph_captured() -> bool:
+    """Whether a compiler or an exporter captures the graph: it fuses by itself, and cannot take these functions or caches."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def speed_up(block: nn.Module) -> None:
-    """Swap the attention of one frozen Swin block."""
+def use_efficient_attention(block: nn.Module) -> None:
+    """Swap the attention of one frozen Swin block; keys stay. Attention of another class than upstream's stays as it is."""
     if type(block.attn) is ShiftWindowMSA:
-        swap_class(block.attn, [ShiftWindowMSA], FastWindowMSA, ['query', 'hw_shape'])
+        swap_class(block.attn, [ShiftWindowMSA], EfficientWindowMSA, ['query', 'hw_shape'])

@@ -17,19 +17,19 @@ from mmparax.backbones.adapted import AdaptedBackbone, AdaRouteOptions
 from mmparax.backbones.block import AdaptedBlock, swap_class
 from mmparax.errors import ParameterError
 from mmparax.registry import MODELS
-from mmparax.weights.layouts import vit_layout
+from mmparax.weights.layouts import convert_vit
 
 
 class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
     """mmpretrain's TransformerEncoderLayer with sites.
 
-    Sites of the stream get the patch tokens alone, and the extra tokens before them (class, registers) pass by, unless the
-    module there treats each token by itself (``per_token``): then it gets all. Prompts stand between the two, see and are
-    seen by all, and are dropped after the attention (VPT-deep, Jia et al., ECCV 2022).
+    A module at a stream site gets the patch tokens. The extra tokens before them (class, registers) pass by, unless the module
+    treats each token by itself (``per_token``). Prompts stand between the two, attend to all tokens and are attended to, and
+    are dropped after the attention (VPT-deep, Jia et al., ECCV 2022).
 
     Attributes:
         extra_tokens: how many tokens stand before the patches.
-        hw: (H, W) of the patches, told by :class:`GridPatchEmbed` for each input.
+        hw: (H, W) of the patches; :class:`GridPatchEmbed` sets it for each input.
     """
     upstream = TransformerEncoderLayer
     forward_names = ('x', )
@@ -51,19 +51,19 @@ class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
         return self.run(self.adapted_forward, x, self.hw)
 
     def adapted_forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
-        x = x + self.at('token_mixer_branch', self.attend(x), hw)
-        x = self.at('after_token_mixer', x, hw)
+        x = x + self.adapt('token_mixer_branch', self.compute_attention_branch(x), hw)
+        x = self.adapt('after_token_mixer', x, hw)
         if 'channel_mixer_branch' in self.adapters:
-            y = x + self.at('channel_mixer_branch', self.ffn(self.ln2(x), identity=0), hw)
+            y = x + self.adapt('channel_mixer_branch', self.ffn(self.ln2(x), identity=0), hw)
         else:
             y = self.ffn(self.ln2(x), identity=x)
         if 'channel_mixer_parallel' in self.adapters:
-            count = self.passing_by('channel_mixer_parallel')
-            y = y + F.pad(super().at('channel_mixer_parallel', x[:, count:], hw), (0, 0, count, 0))
-        return self.at('after_channel_mixer', y, hw)
+            count = self.count_passing_tokens('channel_mixer_parallel')
+            y = y + F.pad(super().adapt('channel_mixer_parallel', x[:, count:], hw), (0, 0, count, 0))
+        return self.adapt('after_channel_mixer', y, hw)
 
-    def attend(self, x: Tensor) -> Tensor:
-        """The attention branch of all tokens (B, N, C), with the block's prompts if it has any."""
+    def compute_attention_branch(self, x: Tensor) -> Tensor:
+        """Return the attention branch of all tokens (B, N, C), with the block's prompts if it has any."""
         prompts = self.adapters[PROMPT_SITE]() if PROMPT_SITE in self.adapters else x[0, :0]
         if len(prompts) == 0:
             return self.attn(self.ln1(x))
@@ -72,14 +72,14 @@ class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
         y = self.attn(self.ln1(torch.cat([x[:, :count], prompts, x[:, count:]], dim=1)))
         return torch.cat([y[:, :count], y[:, end:]], dim=1)
 
-    def at(self, site: str, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def adapt(self, site: str, x: Tensor, hw: Tuple[int, int]) -> Tensor:
         if site not in self.adapters:
             return x
-        count = self.passing_by(site)
-        return torch.cat([x[:, :count], super().at(site, x[:, count:], hw)], dim=1) if count else super().at(site, x, hw)
+        count = self.count_passing_tokens(site)
+        return torch.cat([x[:, :count], super().adapt(site, x[:, count:], hw)], dim=1) if count else super().adapt(site, x, hw)
 
-    def passing_by(self, site: str) -> int:
-        """How many tokens before the patches the module at ``site`` does not get."""
+    def count_passing_tokens(self, site: str) -> int:
+        """Count the tokens before the patches that the module at ``site`` does not get."""
         return 0 if getattr(self.adapters[site], 'per_token', False) else self.extra_tokens
 
 
@@ -97,7 +97,7 @@ class GridPatchEmbed(PatchEmbed):
 class AdaptedViT(AdaptedBackbone, VisionTransformer):
     """A plain ViT with a frozen base and adapters; every other argument is that of mmpretrain's ``VisionTransformer``.
 
-    The final norm is a part of the base and frozen. Inputs may have any size: the position table is interpolated.
+    The final norm is a part of the base. Inputs may have any size: the position table is interpolated.
 
     Args:
         adapter: config of a method such as ``dict(type='mmparax.AdaRoute')``; ``dict(type='mmparax.Frozen')`` for a
@@ -110,7 +110,7 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
     family = 'ViT'
     upstream = VisionTransformer
     block_class = AdaptedEncoderLayer
-    base_layout = staticmethod(vit_layout)
+    convert_base = staticmethod(convert_vit)
     signature = r'^pos_embed$'
 
     def __init__(self, *args: Any, with_cp: bool = False, **options: Any):
@@ -146,10 +146,14 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
             super()._freeze_stages()
 
     def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """Leave out what this model has no place for, and bring the position table (1, tokens, C) to its patches."""
+        """Leave out parts that this model lacks, and interpolate the position table (1, tokens, C) to its patches.
+
+        Raises:
+            ParameterError: for weights with register tokens, or a table that is no square of patches.
+        """
         if 'register_tokens' in weights:
             raise ParameterError('base_checkpoint', self.base_checkpoint, "its model has register tokens, and mmpretrain's "
-                            'VisionTransformer has none', 'Give the file of the model without registers.')
+                                 'VisionTransformer has none', 'Give the file of the model without registers.')
         weights = {name: value for name, value in weights.items() if (name != 'cls_token' or self.cls_token is not None)
                    and (self.final_norm or not name.startswith('ln1.'))}
         table = weights.get('pos_embed')
@@ -159,10 +163,11 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
         side, grid = math.isqrt(table.shape[1] - extra), tuple(self.patch_resolution)
         square = extra in (0, 1) and extra >= self.num_extra_tokens
         if table.shape == self.pos_embed.shape and not square:
-            return weights  # of a model of this very grid
+            return weights  # of a model with this grid
         if not square:
-            raise ParameterError('base_checkpoint', self.base_checkpoint, f'its position table has {table.shape[1]} entries, which '
-                            f'are not {self.num_extra_tokens} extra token(s) and a square of patches', 'Give a file with one.')
+            raise ParameterError('base_checkpoint', self.base_checkpoint, f'its position table has {table.shape[1]} entries, '
+                                 f'which are not {self.num_extra_tokens} extra token(s) and a square of patches',
+                                 'Give a file with one.')
         table = table[:, extra - self.num_extra_tokens:]
         if (side, side) != grid:
             print_log(f'{type(self).__name__}: the position table of {self.base_checkpoint!r} was interpolated from '
@@ -180,9 +185,9 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
 
     def _check_table(self, table: Optional[Tensor]) -> None:
         if table is not None and table.shape != self.pos_embed.shape:
-            raise ParameterError('img_size', tuple(self.img_size), f'the checkpoint has a position table of {table.shape[1]} entries '
-                            f'and this model one of {self.pos_embed.shape[1]}', 'Set model.backbone.img_size to that of the '
-                            'checkpoint: inputs of other sizes are welcome all the same, the table is interpolated for each.')
+            raise ParameterError('img_size', tuple(self.img_size), f'the checkpoint has a position table of {table.shape[1]} '
+                                 f'entries and this model one of {self.pos_embed.shape[1]}', 'Set model.backbone.img_size to '
+                                 'that of the checkpoint: inputs may have other sizes, the table is interpolated for each.')
 
 
 @MODELS.register_module()

@@ -8,7 +8,6 @@ from torch import nn
 
 from mmparax import adapters
 from mmparax.adapters.base import Method, build_method
-from mmparax.backbones.adapted import AdaptedBackbone
 from mmparax.benchmark.mini_sizes import resize_adapter
 from mmparax.benchmark.parameter_counts import ParameterCounter
 from mmparax.benchmark.plain_adapters import PlainAdaRoute, PlainMona
@@ -153,7 +152,7 @@ def build_backbone(backbone: str, method: str, size: Tuple[int, int], efficient_
 
 def has_efficient_attention(backbone: str) -> bool:
     """Whether the family of a backbone has a faster attention for its frozen base."""
-    return MODELS.get(read_backbone_config(backbone)['type']).speed_up is not AdaptedBackbone.speed_up
+    return 'efficient_attention' in MODELS.get(read_backbone_config(backbone)['type']).known_options()
 
 
 def find_published_ratio(backbone: str, size: Tuple[int, int], batch: int, method: str) -> Optional[float]:

@@ -1,4 +1,4 @@
-"""Saves what a model trained as one small file, and loads it onto the base that it was trained on."""
+"""Saves the trained weights of a model as one small file, and loads them onto the base that they were trained on."""
 import logging
 import math
 from pathlib import Path
@@ -10,12 +10,14 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import adapted_backbones
+from mmparax.backbones.base_weights import BaseSource
 from mmparax.checkpoint.compatibility import check_adapter, split_names
-from mmparax.checkpoint.contents import frozen_names
-from mmparax.checkpoint.fingerprint import converted, describe
+from mmparax.checkpoint.contents import collect_frozen_names
+from mmparax.checkpoint.fingerprint import describe, find_conversions
 from mmparax.errors import InputError, ParameterError, check_choice, check_number
 from mmparax.utils.modules import unwrap_model
-from mmparax.weights.adapter_file import AdapterFile, plain_json, read_adapter, tupled, valid_classes, write_adapter
+from mmparax.utils.names import add_prefix, make_prefix, strip_prefix
+from mmparax.weights.adapter_file import AdapterFile, has_valid_classes, read_adapter, to_plain_json, to_tuples, write_adapter
 from mmparax.weights.sources import SHIPPED, is_url
 
 DTYPES = ('float32', 'float16', 'bfloat16')
@@ -24,18 +26,18 @@ DTYPES = ('float32', 'float16', 'bfloat16')
 def save_adapter(model: nn.Module, path: Union[str, Path], include_head: bool = True, dtype: Optional[str] = None,
                  metric: Optional[Mapping[str, float]] = None, cfg: Optional[Mapping[str, Any]] = None,
                  dataset_meta: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
-    """Write what ``model`` trained to one safetensors file: adapters, output norms, tuned parts of the base, the head.
+    """Write the trained weights of ``model`` to one safetensors file: adapters, output norms, tuned parts of the base, the head.
 
-    The frozen base is not in it, only its fingerprint and name. The file is written whole or not at all, holds no
-    pickle, and is the same for the same model.
+    Of the frozen base it has the fingerprint and the name. The file is written whole or not at all, holds no pickle, and is
+    the same for the same model.
 
     Args:
-        model: an adapted backbone or a whole model around one, with its base loaded.
+        model: an adapted backbone or a whole model around one; its base is loaded.
         path: ends in ``.safetensors``.
         include_head: save everything outside the backbone, too: parameters and buffers.
         dtype: of the floating point tensors in the file: 'float32', 'float16' (half the size) or 'bfloat16'; None: the
             model's own.
-        metric: what was measured with these weights, such as ``dict(mIoU=50.3)``; None if nothing was.
+        metric: results of these weights, such as ``dict(mIoU=50.3)``, if there are any.
         cfg: config of the run or of the model, whose head goes into the description; None: ``model.cfg``, which
             ``init_model`` and ``init_detector`` set, if there is one.
         dataset_meta: names and colours of the classes (``dict(classes=..., palette=...)``); None: those that the model
@@ -55,29 +57,30 @@ def save_adapter(model: nn.Module, path: Union[str, Path], include_head: bool = 
         raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so there is no adapter to save.')
     full = [name for name, backbone in backbones if backbone.method is None]
     if full:
-        raise InputError(f'{full[0] or type(model).__name__} has adapter=None: everything trains and there is no adapter '
-                             'to save. Keep the checkpoint of the run, which holds the whole model.')
+        raise InputError(f'{full[0] or type(model).__name__} has adapter=None: everything is trainable and there is no '
+                         'adapter to save. Keep the checkpoint of the run, which holds the whole model.')
     if dtype is not None:
         check_choice('dtype', dtype, DTYPES)
-    if converted(model):
-        raise InputError(f'the frozen weights of {type(model).__name__} are {converted(model)}, not float32 as they were '
-                             'loaded: the file would fit no base. Save before model.half() or model.to(dtype); a small file '
-                             "is made by dtype='float16'.")
-    metric, dataset_meta = _checked_metric(metric), _dataset_meta(model, dataset_meta)
+    conversions = find_conversions(model)
+    if conversions:
+        raise InputError(f'the frozen weights of {type(model).__name__} are {conversions}, not float32 as they were '
+                         'loaded: the file would fit no base. Save before model.half() or model.to(dtype); a small file '
+                         "is made by dtype='float16'.")
+    metric, dataset_meta = _check_metric(metric), _find_dataset_meta(model, dataset_meta)
     state = model.state_dict()
     own, head = split_names(model, state)
-    frozen = frozen_names(model)
+    frozen = collect_frozen_names(model)
     names = [name for name in own if name not in frozen] + (head if include_head else [])
-    tensors = {name: _converted(name, state[name], dtype) for name in names}
-    described = describe(model)
-    for entry in described['backbones'].values():
-        entry['base_checkpoint'] = base_name(entry['base_checkpoint'])
-    if any(backbone.base_source == 'random' for _, backbone in backbones):
+    tensors = {name: _convert(name, state[name], dtype) for name in names}
+    description = describe(model)
+    for entry in description['backbones'].values():
+        entry['base_checkpoint'] = drop_folders(entry['base_checkpoint'])
+    if any(backbone.base_source is BaseSource.RANDOM for _, backbone in backbones):
         print_log(f'{str(path)!r} belongs to a random base (allow_random_base=True): no other model can load it.',
                   logger='current', level=logging.WARNING)
     floats = {str(value.dtype)[len('torch.'):] for value in tensors.values() if value.is_floating_point()}
-    about = dict(described, model=type(model).__name__, head_included=bool(include_head and head),
-                 head=_head_config(model, cfg) if include_head and head else None,
+    about = dict(description, model=type(model).__name__, head_included=bool(include_head and head),
+                 head=_find_head_config(model, cfg) if include_head and head else None,
                  dtype='/'.join(sorted(floats)) or None,
                  dataset_meta=dataset_meta if include_head else None, metric=metric)
     return write_adapter(path, tensors, about)
@@ -108,20 +111,20 @@ def load_adapter(model: nn.Module, path: Union[str, Path], include_head: Optiona
     """
     model = unwrap_model(model)
     file = read_adapter(path)
-    tensors, about = wanted(model, file, include_head, str(path))
+    tensors, about = select_tensors(model, file, include_head, str(path))
     check_adapter(model, about, tensors, f'the adapter file {str(path)!r}')
     copy_tensors(model, tensors)
     if about['head_included'] and about['dataset_meta']:
-        model.dataset_meta = tupled(about['dataset_meta'])
+        model.dataset_meta = to_tuples(about['dataset_meta'])
     _, head = split_names(model, model.state_dict())
     what = 'adapter and head' if about['head_included'] else 'adapter; the head is as it was' if head else 'adapter'
     print_log(f'Loaded {len(tensors)} tensors from {str(path)!r}: {what}.', logger='current')
     return dict(about, loaded=sorted(tensors))
 
 
-def wanted(model: nn.Module, file: AdapterFile, include_head: Optional[bool],
-           source: str) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
-    """The tensors of a file under the names that they have in ``model``, and its description with the same names.
+def select_tensors(model: nn.Module, file: AdapterFile, include_head: Optional[bool],
+                   source: str) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
+    """Return the tensors of a file by the names that they have in ``model``, and its description with the same names.
 
     Args:
         model: what it is for.
@@ -130,23 +133,22 @@ def wanted(model: nn.Module, file: AdapterFile, include_head: Optional[bool],
         source: the file's name, for the errors.
 
     Raises:
-        InputError: if the file has no head and one is asked for, or one and there is no place for it.
+        InputError: if the file lacks a head that ``include_head`` asks for, or has one that ``model`` has no place for.
     """
     about, tensors = dict(file.about), dict(file.tensors)
     if include_head and not about['head_included']:
         raise InputError(f'include_head=True, but {source!r} was saved without a head. Save it with include_head=True, or '
-                             'load it with include_head=None and train the head.')
+                         'load it with include_head=None and train the head.')
     theirs, ours = list(about['backbones']), [name for name, _ in adapted_backbones(model)]
     if ours == [''] and about['head_included'] and include_head is not False:
         raise InputError(f'{source!r} was saved with a head, and {type(model).__name__} is a backbone alone. Load it with '
-                             'include_head=False.')
+                         'include_head=False.')
     if include_head is False and about['head_included']:
-        prefixes = tuple(f'{name}.' for name in about['backbones'])
+        prefixes = tuple(make_prefix(name) for name in about['backbones'])
         tensors = {name: value for name, value in tensors.items() if name.startswith(prefixes)}
         about.update(head_included=False, dataset_meta=None, head=None)
     if len(theirs) == len(ours) == 1 and theirs != ours and not about['head_included']:
-        before, after = (f'{name}.' if name else '' for name in (theirs[0], ours[0]))
-        tensors = {after + name[len(before):]: value for name, value in tensors.items()}
+        tensors = add_prefix(strip_prefix(tensors, make_prefix(theirs[0])), make_prefix(ours[0]))
         about['backbones'] = {ours[0]: about['backbones'][theirs[0]]}
     return tensors, about
 
@@ -159,42 +161,42 @@ def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         state[name].copy_(value)
 
 
-def base_name(source: Optional[str]) -> Optional[str]:
-    """What a published file calls a base: its address, or the name of a local file without the folders around it."""
+def drop_folders(source: Optional[str]) -> Optional[str]:
+    """Return the address of a base checkpoint, or the name of a local file, whose folders are not for a published file."""
     return source if source is None or is_url(source) or source.startswith(SHIPPED) else Path(source).name
 
 
-def _converted(name: str, value: Tensor, dtype: Optional[str]) -> Tensor:
+def _convert(name: str, value: Tensor, dtype: Optional[str]) -> Tensor:
     if dtype is None or not value.is_floating_point():
         return value
-    converted = value.to(getattr(torch, dtype))
-    if not torch.equal(converted.isfinite(), value.isfinite()):
+    result = value.to(getattr(torch, dtype))
+    if not torch.equal(result.isfinite(), value.isfinite()):
         raise InputError(f'dtype={dtype!r} has no room for the values of {name} (up to {value.abs().max().item():.3g}). Use '
-                             "dtype='bfloat16', or None.")
-    return converted
+                         "dtype='bfloat16', or None.")
+    return result
 
 
-def _head_config(model: nn.Module, cfg: Optional[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
-    """The model's config without its backbones, or None if it is not known."""
+def _find_head_config(model: nn.Module, cfg: Optional[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
+    """Return the model's config without its backbones, or None if it is not known."""
     cfg = cfg if cfg is not None else getattr(model, 'cfg', None) or getattr(model, '_config', None)
     if not isinstance(cfg, Mapping) and not hasattr(cfg, 'to_dict'):
         return None
     cfg = cfg.get('model', cfg)
     parts = {name.split('.')[0] for name, _ in adapted_backbones(model)}
-    return plain_json({name: value for name, value in cfg.items() if name not in parts})
+    return to_plain_json({name: value for name, value in cfg.items() if name not in parts})
 
 
-def _dataset_meta(model: nn.Module, given: Optional[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
+def _find_dataset_meta(model: nn.Module, given: Optional[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
     found = given or getattr(model, 'dataset_meta', None) or getattr(model, '_dataset_meta', None)
-    found = plain_json(found) if found else None
-    if found is not None and not (isinstance(found, dict) and valid_classes(found)):
+    found = to_plain_json(found) if found else None
+    if found is not None and not (isinstance(found, dict) and has_valid_classes(found)):
         raise ParameterError('dataset_meta', found, 'it is a dict, whose classes are a list of texts',
-                        "Use dataset_meta=dict(classes=('road', 'car'), palette=[[0, 0, 0], [255, 0, 0]]).")
+                             "Use dataset_meta=dict(classes=('road', 'car'), palette=[[0, 0, 0], [255, 0, 0]]).")
     return found
 
 
-def _checked_metric(metric: Optional[Mapping[str, Any]]) -> Optional[Dict[str, float]]:
-    """Names and values as texts and numbers; a tensor or array of one element is a number, too."""
+def _check_metric(metric: Optional[Mapping[str, Any]]) -> Optional[Dict[str, float]]:
+    """Return names and values as texts and numbers; a tensor or array of one element is a number, too."""
     if metric is None:
         return None
     if not isinstance(metric, Mapping):

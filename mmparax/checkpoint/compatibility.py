@@ -1,23 +1,27 @@
-"""Whether a checkpoint or adapter file was made by this method, with this backbone, head and base; nothing is copied here."""
+"""Checks that a checkpoint or adapter file was made by a model's method, with its backbone, head and base; copies nothing."""
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
-from mmparax.checkpoint.contents import frozen_names
-from mmparax.checkpoint.fingerprint import check_fingerprint, converted, fingerprint, plain
+from mmparax.backbones.base_weights import BaseSource
+from mmparax.backbones.options import find_archs
+from mmparax.checkpoint.contents import collect_frozen_names
+from mmparax.checkpoint.fingerprint import check_fingerprint, find_conversions, fingerprint, to_plain_config
 from mmparax.errors import InputError, RandomBaseError
-from mmparax.weights.matching import misfit, wrong_shapes
+from mmparax.utils.names import make_prefix
+from mmparax.weights.claims import name_bases
+from mmparax.weights.matching import describe_misfit, find_wrong_shapes
 
-# Options of upstream's classes with which the same weights give the same outputs.
-NO_MATTER = ('drop_rate', 'drop_path_rate', 'attn_drop_rate', 'with_cp', 'init_cfg', 'pretrained', 'frozen_stages', 'norm_eval',
-             'img_size', 'layer_scale_init_value', 'use_checkpoint')
+# Options of upstream's classes that do not change the outputs of given weights in evaluation.
+IRRELEVANT_OPTIONS = ('drop_rate', 'drop_path_rate', 'attn_drop_rate', 'with_cp', 'init_cfg', 'pretrained', 'frozen_stages',
+                      'norm_eval', 'img_size', 'layer_scale_init_value', 'use_checkpoint')
 OWN_CONFIG = 'Use the config that it was trained with.'
 
 
 def split_names(model: nn.Module, names: Any) -> Tuple[List[str], List[str]]:
-    """Names of a model's state that belong to its adapted backbones, and the others: the head."""
-    prefixes = tuple(f'{name}.' if name else '' for name, _ in adapted_backbones(model))
+    """Split names of a model's state into those of its adapted backbones and the others: the head."""
+    prefixes = tuple(make_prefix(name) for name, _ in adapted_backbones(model))
     own = [name for name in names if name.startswith(prefixes)]
     return own, [name for name in names if not name.startswith(prefixes)]
 
@@ -32,27 +36,26 @@ def check_method(name: str, backbone: AdaptedBackbone, described: Optional[Mappi
     """
     if described is None:
         return
-    theirs, ours = described.get('adapter'), backbone.method and plain(backbone.method.config)
+    theirs, ours = described.get('adapter'), backbone.method and to_plain_config(backbone.method.config)
     kinds = [config['type'] if config else None for config in (theirs, ours)]
     if kinds[0] != kinds[1]:
         raise InputError(f'{source} was trained with the adapter {kinds[0] or "None (full fine-tuning)"}, but '
-                             f'{name or "the backbone"} has {kinds[1] or "None (full fine-tuning)"}. {OWN_CONFIG}')
-    differing = _differing(theirs or {}, ours or {})
-    if differing:
-        raise InputError(f'{source} was trained with other options of {kinds[0]}: {differing}. {OWN_CONFIG}')
+                         f'{name or "the backbone"} has {kinds[1] or "None (full fine-tuning)"}. {OWN_CONFIG}')
+    differences = _describe_differences(theirs or {}, ours or {})
+    if differences:
+        raise InputError(f'{source} was trained with other options of {kinds[0]}: {differences}. {OWN_CONFIG}')
 
 
-def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+def _describe_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     return ', '.join(f'{key}={theirs[key]!r} instead of {ours[key]!r}' for key in sorted(set(theirs) & set(ours))
-                     if not key.endswith('_init') and key not in NO_MATTER and theirs[key] != ours[key])
+                     if not key.endswith('_init') and key not in IRRELEVANT_OPTIONS and theirs[key] != ours[key])
 
 
 def normalize_options(backbone: AdaptedBackbone, options: Mapping[str, Any]) -> Dict[str, Any]:
-    """Options in one form, however they were written: an arch as its numbers."""
-    options = plain(options)
-    known = {**getattr(backbone.upstream, 'arch_zoo', {}), **getattr(backbone.upstream, 'arch_settings', {})}
+    """Return options in one form, however they were written: an arch as its numbers."""
+    options = to_plain_config(options)
     if isinstance(options.get('arch'), str):
-        options['arch'] = plain(known.get(options['arch'], options['arch']))
+        options['arch'] = to_plain_config(find_archs(backbone.upstream).get(options['arch'], options['arch']))
     return options
 
 
@@ -64,10 +67,11 @@ def check_backbone(name: str, backbone: AdaptedBackbone, described: Mapping[str,
     """
     if described['family'] != backbone.family:
         raise InputError(f'{source} belongs to a {described["family"]}, but {name or "the model"} is a {backbone.family}. '
-                             f'{OWN_CONFIG}')
-    differing = _differing(normalize_options(backbone, described['options']), normalize_options(backbone, backbone.upstream_options))
-    if differing:
-        raise InputError(f'{source} was trained with other options of {described["type"]}: {differing}. {OWN_CONFIG}')
+                         f'{OWN_CONFIG}')
+    differences = _describe_differences(normalize_options(backbone, described['options']),
+                                        normalize_options(backbone, backbone.upstream_options))
+    if differences:
+        raise InputError(f'{source} was trained with other options of {described["type"]}: {differences}. {OWN_CONFIG}')
 
 
 def check_head(model: nn.Module, weights: Mapping[str, Any], source: str) -> None:
@@ -80,13 +84,13 @@ def check_head(model: nn.Module, weights: Mapping[str, Any], source: str) -> Non
     expected = {name: state[name] for name in split_names(model, state)[1]}
     given = {name: weights[name] for name in split_names(model, weights)[1]
              if not name.startswith(('data_preprocessor.', 'ema_'))}
-    problems = misfit(
+    problems = describe_misfit(
         missing=[name for name in expected if name not in given and 'num_batches_tracked' not in name
                  and not name.startswith('data_preprocessor.')],
-        wrong=wrong_shapes(given, expected), unexpected=[name for name in given if name not in expected])
+        wrong=find_wrong_shapes(given, expected), unexpected=[name for name in given if name not in expected])
     if problems:
         raise InputError(f'{source} does not fit the head of {type(model).__name__}: {problems}. Use the config that it was '
-                             'trained with (same head and number of classes).')
+                         'trained with (same head and number of classes).')
 
 
 def check_adapter(model: nn.Module, about: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str,
@@ -107,19 +111,20 @@ def check_adapter(model: nn.Module, about: Mapping[str, Any], tensors: Mapping[s
     backbones = dict(adapted_backbones(model))
     if sorted(about['backbones']) != sorted(backbones):
         raise InputError(f'{source} belongs to a model whose backbones of mmparax are {sorted(about["backbones"])}, and '
-                             f'those of {type(model).__name__} are {sorted(backbones)}. {OWN_CONFIG}')
+                         f'those of {type(model).__name__} are {sorted(backbones)}. {OWN_CONFIG}')
     for name, backbone in backbones.items():
         check_method(name, backbone, about['backbones'][name], source)
         check_backbone(name, backbone, about['backbones'][name], source)
     state = model.state_dict()
     own, outside = split_names(model, state)
     if head == 'required' and outside and not about['head_included']:
-        raise InputError(no_head(model, source))
-    frozen = frozen_names(model)
+        raise InputError(describe_missing_head(model, source))
+    frozen = collect_frozen_names(model)
     allowed = {name: state[name] for name in [*own, *outside] if name not in frozen}
     optional = set(outside) if head == 'any part' or not about['head_included'] else set()
-    problems = misfit(missing=[name for name in allowed if name not in tensors and name not in optional],
-                      wrong=wrong_shapes(tensors, allowed), unexpected=[name for name in tensors if name not in allowed])
+    problems = describe_misfit(missing=[name for name in allowed if name not in tensors and name not in optional],
+                               wrong=find_wrong_shapes(tensors, allowed),
+                               unexpected=[name for name in tensors if name not in allowed])
     if problems:
         raise InputError(f'{source} does not fit {type(model).__name__}: of {len(tensors)} tensors {problems}. {OWN_CONFIG}')
     check_base(model, about, source)
@@ -129,7 +134,7 @@ def keep_fitting_head(model: nn.Module, weights: Dict[str, Any]) -> Tuple[List[s
     """Remove what does not fit the head of ``model`` from weights from which a training starts.
 
     Returns:
-        Names of the head's tensors that were kept, and of those that begin anew.
+        Names of the head's tensors that stay, and of those that start fresh.
     """
     state = model.state_dict()
     for name in split_names(model, weights)[1]:
@@ -139,8 +144,8 @@ def keep_fitting_head(model: nn.Module, weights: Dict[str, Any]) -> Tuple[List[s
     return [name for name in head if name in weights], [name for name in head if name not in weights]
 
 
-def no_head(model: nn.Module, source: str) -> str:
-    """The sentence for a file without head where the model's own would be random."""
+def describe_missing_head(model: nn.Module, source: str) -> str:
+    """Return the sentence for a file without head where the model's own would be random."""
     return (f'{source} was saved without a head, and that of {type(model).__name__} would be random. Give a file that was saved '
             'with include_head=True; mmparax.load_adapter(model, path) loads it beside a head of your own, and load_from starts '
             'a training from it.')
@@ -160,16 +165,13 @@ def check_base(model: nn.Module, described: Mapping[str, Any], source: str) -> N
         if backbone.base_source is None:
             raise RandomBaseError(f'{source} holds no frozen base, and {type(backbone).__name__} has no base_checkpoint: its '
                                   'base would be random. Set model.backbone.base_checkpoint to '
-                                  f'{_base(described)}, on which it was trained.')
+                                  f'{name_bases(described) or "the base"}, on which it was trained.')
     if not described.get('fingerprint'):
         raise InputError(f'{source} holds no frozen base and does not say on which one it was trained (it has no '
-                             'meta.mmparax.fingerprint): give a file that mmparax wrote.')
-    if any(backbone.base_source == 'random' for _, backbone in adapted_backbones(model)) and \
-            not converted(model) and fingerprint(model) != described['fingerprint']:
-        raise InputError(f'{source} was trained on {_base(described)}, and the base of {type(model).__name__} is random '
-                             '(allow_random_base=True). Set model.backbone.base_checkpoint to that base.')
+                         'meta.mmparax.fingerprint): give a file that mmparax wrote.')
+    if any(backbone.base_source is BaseSource.RANDOM for _, backbone in adapted_backbones(model)) and \
+            not find_conversions(model) and fingerprint(model) != described['fingerprint']:
+        raise InputError(f'{source} was trained on {name_bases(described) or "another base"}, and the base of '
+                         f'{type(model).__name__} is random (allow_random_base=True). Set model.backbone.base_checkpoint to '
+                         'that base.')
     check_fingerprint(model, described, source)
-
-
-def _base(described: Mapping[str, Any]) -> str:
-    return ', '.join(repr(entry.get('base_checkpoint')) for entry in (described.get('backbones') or {}).values()) or 'the base'

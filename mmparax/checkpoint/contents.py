@@ -1,44 +1,41 @@
-"""What a checkpoint keeps: all that trains and what evaluation needs of it, not the base that a base file gives."""
+"""What a checkpoint keeps: all trainable weights and what evaluation needs, not a base that its own file holds."""
 from typing import Any, Dict, List, Mapping, Optional, Set
 
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
-from mmparax.weights.claims import EMA, EMA_PREFIX
+from mmparax.backbones.base_weights import BaseSource
+from mmparax.utils.names import join_name
+from mmparax.weights.claims import EMA, EMA_OWNER
 
 
-def names_in(prefix: str, names: List[str]) -> Set[str]:
-    """Names of a part of a model, as the model's."""
-    return {f'{prefix}.{name}' if prefix else name for name in names}
-
-
-def frozen_names(model: nn.Module) -> Set[str]:
-    """Names of the parameters and buffers of the frozen bases in a model; none under full fine-tuning."""
-    return {name for prefix, backbone in adapted_backbones(model) for name in names_in(prefix, backbone.frozen_names())}
+def collect_frozen_names(model: nn.Module) -> Set[str]:
+    """Return the names of the parameters and buffers of the frozen bases in a model; none under full fine-tuning."""
+    return {join_name(owner, name) for owner, backbone in adapted_backbones(model) for name in backbone.frozen_names()}
 
 
 def backbones_without_base_file(model: nn.Module) -> List[AdaptedBackbone]:
-    """Adapted backbones whose frozen base a checkpoint must hold, because no base file gives it."""
+    """Return the adapted backbones whose frozen base a checkpoint must hold, because it has no file of its own."""
     return [backbone for _, backbone in adapted_backbones(model)
-            if backbone.method is not None and backbone.base_source != 'file']
+            if backbone.method is not None and backbone.base_source is not BaseSource.FILE]
 
 
 def drop_frozen(checkpoint: Dict[str, Any], model: nn.Module) -> None:
     """Remove the frozen base from a checkpoint that is about to be written, unless it would exist nowhere else.
 
-    Everything outside the backbones stays, frozen or not, with all buffers; so do moving averages of what trains.
+    Everything outside the backbones stays, frozen or not, with all buffers; so do moving averages of trainable weights.
 
     Args:
-        checkpoint: as mmengine's runner makes it; changed in place. The model's own state dict is not touched.
+        checkpoint: as mmengine's runner makes it; changed in place. The model's own state dict stays.
         model: the model inside all wrappers.
     """
-    kept = {id(backbone) for backbone in backbones_without_base_file(model)}
-    dropped = {name for prefix, backbone in adapted_backbones(model) if id(backbone) not in kept
-               for name in names_in(prefix, backbone.frozen_names())}
-    for key, prefix in (('state_dict', ''), (EMA, EMA_PREFIX)):
+    without_file = {id(backbone) for backbone in backbones_without_base_file(model)}
+    dropped = [join_name(owner, name) for owner, backbone in adapted_backbones(model) if id(backbone) not in without_file
+               for name in backbone.frozen_names()]
+    for key, owner in (('state_dict', ''), (EMA, EMA_OWNER)):
         for name in dropped:
-            checkpoint.get(key, {}).pop(prefix + name, None)
+            checkpoint.get(key, {}).pop(join_name(owner, name), None)
 
 
 def trim_histories(state: Mapping[str, Any], log_processor: Any) -> None:

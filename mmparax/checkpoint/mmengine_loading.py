@@ -1,30 +1,38 @@
-"""Puts safe reading and strict matching in the place of mmengine's, for every checkpoint that any toolbox loads.
+"""Replaces mmengine's reading and matching of checkpoints by safe and strict ones, for every toolbox.
 
 mmengine falls back to full unpickling when a file holds more than tensors and plain data, and then runs the code in it.
-It loads what fits of a checkpoint and logs the rest, which is how adapters came to run on a random base.
+It loads what fits of a checkpoint and logs the rest: adapters would run on a random base.
 """
-from collections import OrderedDict
-from typing import Any, Dict, Iterable, Mapping
+from typing import Any, Dict, Mapping
 
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from mmparax.errors import InputError
 from mmparax.utils.modules import unwrap_model
-from mmparax.weights.adapter_file import Verified, as_checkpoint
-from mmparax.weights.claims import CHECKED, CLAIM, EMA, EMA_PREFIX
-from mmparax.weights.metadata import with_meta
-from mmparax.weights.reader import read_file, read_torch, refusal
+from mmparax.utils.names import join_name, make_prefix, strip_prefix
+from mmparax.weights.adapter_file import VerifiedDescription, as_checkpoint
+from mmparax.weights.claims import CHECKED, CLAIM, EMA, EMA_OWNER, attach_claim
+from mmparax.weights.metadata import decode_meta
+from mmparax.weights.reader import build_refusal, read_file, read_torch
 from mmparax.weights.sources import SHIPPED, fetch
 
-FRESH_HEAD = 'fresh_head'  # in the claim of an adapter file from which a training starts: the head may begin anew
+FRESH_HEAD = 'fresh_head'  # in the claim of an adapter file that a training starts from: the head may start fresh
+
+STORAGES = ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')  # patterns of mmengine's loaders
 
 
 # mmengine logs the part of the names behind "load_from_".
 def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """Read a local file or, with ``mmparax://``, one that ships with the package."""
+    """Read a local file or, with ``mmparax://``, one that ships with the package.
+
+    Raises:
+        MissingFileError: if it does not exist.
+        InputError: if it is damaged or holds more than tensors and plain data.
+    """
     content = read_file(fetch(filename, 'checkpoint'), map_location or 'cpu')
-    return with_claim(with_meta(as_checkpoint(content, filename), filename))
+    return add_claim(decode_meta(as_checkpoint(content, filename), filename))
 
 
 def load_from_http(filename: str, map_location: Any = None, model_dir: Any = None, progress: Any = None) -> Any:
@@ -32,23 +40,26 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: Any = Non
     return load_from_local(filename, map_location)
 
 
-def with_claim(content: Any) -> Any:
-    """Let the weights of a checkpoint carry the fingerprint in its metadata, which their loading does not see otherwise."""
+def load_from_storage(filename: str, map_location: Any = None, **_: Any) -> Any:
+    """Refuse a file of a storage that mmengine can only read unsafely.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(f'{filename!r} was not loaded: this version of mmengine would run code in files of such a storage. Copy the '
+                     'file to a local folder and give its path, or install the versions in requirements.txt.')
+
+
+def add_claim(content: Any) -> Any:
+    """Put what a checkpoint's metadata say of mmparax into the metadata of its state dicts, the only ones that loading sees."""
     described = (content.get('meta') or {}).get('mmparax') if isinstance(content, dict) else None
     if isinstance(described, dict):
         names = list(described['backbones']) if isinstance(described.get('backbones'), dict) else []
-        for key, prefix in (('state_dict', ''), (EMA, EMA_PREFIX)):
+        for key, owner in (('state_dict', ''), (EMA, EMA_OWNER)):
             if isinstance(content.get(key), dict):
-                content[key] = noted(content[key], described, [(prefix + name).rstrip('.') for name in names])
+                content[key] = attach_claim(content[key], described, [join_name(owner, name) for name in names])
                 content[key]._metadata[CLAIM] = described
     return content
-
-
-def noted(weights: Mapping[str, Any], claim: Any, modules: Iterable[str]) -> 'OrderedDict[str, Any]':
-    """A copy of a state dict with a claim in its metadata of some modules, which each of them sees when it is loaded."""
-    copied, known = OrderedDict(weights), getattr(weights, '_metadata', None) or {}
-    copied._metadata = {**known, **{name: {**known.get(name, {}), CLAIM: claim} for name in modules}}
-    return copied
 
 
 def _load_stream(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
@@ -58,7 +69,7 @@ def _load_stream(file: Any, map_location: Any = None, weights_only: Any = None) 
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        raise refusal(str(getattr(file, 'name', 'from remote storage')), error) from error
+        raise build_refusal(str(getattr(file, 'name', 'from remote storage')), error) from error
 
 
 def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
@@ -66,26 +77,28 @@ def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
 
     Raises:
         InputError: if a part does not fit or was made on another base.
-        RandomBaseError: if the frozen base is left to a base that the model does not have.
+        RandomBaseError: if the checkpoint holds no base and the model has none either.
     """
     backbones = [(name, part) for name, part in model.named_modules() if hasattr(part, 'check_state')]
     claim = (getattr(state_dict, '_metadata', None) or {}).get(CLAIM) or {}
-    if isinstance(claim, Verified):
-        from mmparax.checkpoint.compatibility import check_adapter  # imports the toolboxes
+    if not backbones and not isinstance(claim, VerifiedDescription):
+        return
+    # Imported here, because these modules need the toolboxes and this one is imported with the package.
+    from mmparax.checkpoint.compatibility import check_adapter, check_base
+    from mmparax.checkpoint.contents import backbones_without_base_file
+    from mmparax.checkpoint.fingerprint import check_fingerprint
+    if isinstance(claim, VerifiedDescription):
         check_adapter(model, claim, state_dict, f'the adapter file {claim["source"]!r}',
                       'any part' if claim.get(FRESH_HEAD) else 'required')
         return
-    small = False  # whether a frozen base is left to the base
+    small = False  # whether the checkpoint leaves a frozen base out
     for name, part in backbones:
-        prefix = f'{name}.' if name else ''
-        part.check_state({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)})
-        small = small or part.method is not None and not any(
-            prefix + key in state_dict for key, role in part.parameter_roles().items() if role == 'base')
+        given = strip_prefix(state_dict, make_prefix(name))
+        part.check_state(given)
+        small = small or part.method is not None and part.frozen_parameters().keys().isdisjoint(given)
     if small:
-        from mmparax.checkpoint.compatibility import check_base
         check_base(model, claim, 'the checkpoint')
-    elif claim.get('fingerprint') and backbones and all(part.base_source == 'file' for _, part in backbones):
-        from mmparax.checkpoint.fingerprint import check_fingerprint
+    elif claim.get('fingerprint') and not backbones_without_base_file(model):
         check_fingerprint(model, claim, 'the checkpoint')
 
 
@@ -101,7 +114,7 @@ def load_state_dict(module: nn.Module, state_dict: Dict[str, Any], *args: Any, *
     model = unwrap_model(module)
     check_fit(model, state_dict)
     backbones = [name for name, part in model.named_modules() if hasattr(part, 'check_state')]
-    _load_what_fits(module, noted(state_dict, CHECKED, backbones), *args, **kwargs)
+    _load_what_fits(module, attach_claim(state_dict, CHECKED, backbones), *args, **kwargs)
 
 
 def install() -> None:
@@ -111,4 +124,7 @@ def install() -> None:
     CheckpointLoader.register_scheme(('http://', 'https://'), load_from_http, force=True)
     # torchvision://, open-mmlab:// and mmcls:// look this name up and call it; s3:// and pavi:// the next one.
     mmengine_checkpoint.load_from_http = load_from_http
-    mmengine_checkpoint._safe_torch_load = _load_stream
+    if hasattr(mmengine_checkpoint, '_safe_torch_load'):
+        mmengine_checkpoint._safe_torch_load = _load_stream
+    else:  # other versions of mmengine call torch.load from inside
+        CheckpointLoader.register_scheme(STORAGES, load_from_storage, force=True)

@@ -4,11 +4,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import BASE, adapted_backbones
-from mmparax.checkpoint.compatibility import check_head, check_method, no_head, split_names
+from mmparax.backbones.adapted import adapted_backbones
+from mmparax.backbones.base_weights import BaseSource
+from mmparax.backbones.roles import Role
+from mmparax.checkpoint.compatibility import check_head, check_method, describe_missing_head, split_names
 from mmparax.checkpoint.fingerprint import check_fingerprint
 from mmparax.errors import InputError
-from mmparax.weights.adapter_file import description
+from mmparax.utils.names import make_prefix, strip_prefix
+from mmparax.weights.adapter_file import get_description
 
 
 def check_resumable(checkpoint: Mapping[str, Any], source: str) -> None:
@@ -22,7 +25,7 @@ def check_resumable(checkpoint: Mapping[str, Any], source: str) -> None:
         InputError: naming what is absent.
     """
     meta = checkpoint.get('meta')
-    if description(checkpoint):
+    if get_description(checkpoint):
         raise InputError(f'{source!r} is a published adapter, not a file to resume from: use load_from to start a new run '
                          'from its weights, or resume from an iter_* or epoch_* file.')
     absent = [name for name in ('optimizer', 'message_hub') if name not in checkpoint]
@@ -54,18 +57,17 @@ def check_origin(model: nn.Module, checkpoint: Mapping[str, Any], source: str, t
     described = (checkpoint.get('meta') or {}).get('mmparax') or {}
     for name, backbone in adapted_backbones(model):
         check_method(name, backbone, (described.get('backbones') or {}).get(name), repr(source))
-        prefix = f'{name}.' if name else ''
-        given = {key for key, value in weights.items() if key.startswith(prefix) and isinstance(value, Tensor)}
-        trainable = [prefix + key for key, role in backbone.parameter_roles().items() if role != BASE]
+        given = {key for key, value in strip_prefix(weights, make_prefix(name)).items() if isinstance(value, Tensor)}
+        trainable = [key for key, role in backbone.parameter_roles().items() if role is not Role.BASE]
         if not given.intersection(trainable) and (trainable or not given and not described):
             raise InputError(
                 f'{source!r} holds none of the trainable parameters of {type(backbone).__name__}: it looks like a base '
                 'checkpoint. ' + ('Set model.backbone.base_checkpoint to it, and load_from=None.' if training else
                                   'Give a checkpoint of a training run, such as iter_*.pth of its work dir; a base checkpoint '
                                   'belongs to model.backbone.base_checkpoint.'))
-    if all(backbone.base_source == 'file' for _, backbone in adapted_backbones(model)):
+    if all(backbone.base_source is BaseSource.FILE for _, backbone in adapted_backbones(model)):
         check_fingerprint(model, described, repr(source))
     if not training:
         if described.get('head_included') is False and split_names(model, model.state_dict())[1]:
-            raise InputError(no_head(model, repr(source)))
+            raise InputError(describe_missing_head(model, repr(source)))
         check_head(model, weights, repr(source))

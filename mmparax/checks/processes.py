@@ -3,7 +3,7 @@ from mmengine.dist import all_gather_object, get_world_size
 from torch import nn
 
 from mmparax.errors import InputError
-from mmparax.weights.digest import digest
+from mmparax.weights.digest import compute_digest
 
 
 def check_common_start(model: nn.Module, iteration: int) -> None:
@@ -21,7 +21,7 @@ def check_common_start(model: nn.Module, iteration: int) -> None:
     if get_world_size() == 1:
         return
     trainable = ((name, value) for name, value in model.named_parameters() if value.requires_grad)
-    starts = all_gather_object((iteration, digest(trainable)))
+    starts = all_gather_object((iteration, compute_digest(trainable)))
     for rank, (other, weights) in enumerate(starts):
         if (other, weights) != starts[0]:
             what = f'at iteration {other}' if other != starts[0][0] else 'with other weights'

@@ -17,6 +17,7 @@ from mmparax.adapters.adaroute import AdaRouteAdapter
 from mmparax.backbones.adapted import adapted_backbones
 from mmparax.backbones.block import adapter_modules
 from mmparax.errors import InputError
+from mmparax.utils.names import join_name
 
 # An expert is dead if its mean usage is below this share of an equal one (1/M) and its gate is the largest of no image.
 DEAD_SHARE = 0.1
@@ -60,7 +61,7 @@ def find_routed_adapters(model: nn.Module) -> list[RoutedAdapter]:
     backbones = adapted_backbones(model)
     for path, backbone in backbones:
         front = f'{path}/' if len(backbones) > 1 else ''
-        paths = {id(module): '.'.join(filter(None, [path, name])) for name, module in adapter_modules(backbone)}
+        paths = {id(module): join_name(path, name) for name, module in adapter_modules(backbone)}
         for stage, blocks in enumerate(backbone.stage_blocks(), 1):
             routed = [(block, site.rpartition('.')[2], module) for block, parent in enumerate(blocks, 1)
                       for site, module in adapter_modules(parent) if isinstance(module, AdaRouteAdapter)]

@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from mmengine.config import Config
 from mmengine.registry import DATASETS, Registry
 
+from mmparax.utils.names import join_name
 from mmparax.utils.signatures import keyword_defaults
 
 
@@ -32,7 +33,7 @@ def sub_configs(config: Any, path: str = '') -> Iterator[Tuple[str, Dict[str, An
         yield path, config
     items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, (list, tuple)) else ()
     for name, value in items:
-        yield from sub_configs(value, f'{path}.{name}' if path else str(name))
+        yield from sub_configs(value, join_name(path, str(name)))
 
 
 def datasets_of(loader: Any) -> Iterator[Dict[str, Any]]:
@@ -67,7 +68,7 @@ def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[Tuple[str, str]]:
     prefixes = prefixes if isinstance(prefixes, Mapping) else {'': prefixes}
     for name, path in prefixes.items():
         if isinstance(path, str) and path:
-            yield f'data_prefix.{name}'.rstrip('.'), os.path.join(root, path)
+            yield join_name('data_prefix', name), os.path.join(root, path)
     annotations = dataset.get('ann_file')
     if isinstance(annotations, str) and annotations:
         yield 'ann_file', os.path.join(root, annotations)

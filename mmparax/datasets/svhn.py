@@ -13,7 +13,7 @@ import torch
 from mmparax.errors import InputError, MissingFileError, ParameterError, check_choice
 from mmparax.registry import DATASETS
 from mmparax.utils.toolboxes import require
-from mmparax.weights.sources import local_rank
+from mmparax.weights.sources import get_local_rank
 
 require('mmpretrain')
 
@@ -85,7 +85,7 @@ def fetch_split(root: Path, split: str, download: bool) -> None:
     if not download:
         raise (InputError if damaged else MissingFileError)(
             f'data_root={str(root)!r} cannot be used with split={split!r}: {problem}. Set download=True, or {remedy}.')
-    if local_rank() != 0:
+    if get_local_rank() != 0:
         # No collective: the processes of another machine may have the file already and would not take part.
         _wait_for(path, digest)
         return

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import BASE, AdaptedBackbone, adapted_backbones
+from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
 from mmparax.config.query import datasets_of
 from mmparax.errors import InputError, ParameterError
 from mmparax.inference.predictions import load_model
@@ -92,11 +92,11 @@ class AdapterBank:
         with self._lock:
             self._check_free(name)
             backbone = self._find_backbone(model)
-            self._check_same_base(name, backbone, _frozen(backbone))
+            self._check_same_base(name, backbone, backbone.frozen_parameters())
             model.to(self.device).eval()
             self._family = backbone.family
             uses = []
-            for key, value in _frozen(backbone).items():
+            for key, value in backbone.frozen_parameters().items():
                 path, _, attribute = key.rpartition('.')
                 module = backbone.get_submodule(path)
                 setattr(module, attribute, self._base.setdefault(key, value))
@@ -188,11 +188,6 @@ class AdapterBank:
             raise InputError(f'the model of {name!r} has another base than the other tasks of this AdapterBank: '
                              f'{listed(others)} of {len(frozen)} frozen weights differ. All tasks need the same base, '
                              'arch and precision; use another bank for it.')
-
-
-def _frozen(backbone: AdaptedBackbone) -> Dict[str, nn.Parameter]:
-    roles = backbone.parameter_roles()
-    return {key: value for key, value in backbone.named_parameters() if roles[key] == BASE}
 
 
 def _add_scopes(cfg: Config) -> Config:

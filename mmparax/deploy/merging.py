@@ -42,7 +42,7 @@ def merge_adapter(model: nn.Module) -> int:
         return 0
     try:
         for linear in linears:
-            if not linear.kept:
+            if not linear.original_rows:
                 linear.merge()
     except BaseException:  # such as out of memory: all or nothing
         for linear in linears:
@@ -68,7 +68,7 @@ def unmerge_adapter(model: nn.Module) -> int:
         InputError: if ``model`` has no backbone of mmparax.
     """
     model = unwrap_model(model)
-    backbones, linears = _find_backbones(model, 'unmerge'), [linear for linear in _find_linears(model) if linear.kept]
+    backbones, linears = _find_backbones(model, 'unmerge'), [linear for linear in _find_linears(model) if linear.original_rows]
     for linear in linears:
         linear.unmerge()
     for backbone in backbones:

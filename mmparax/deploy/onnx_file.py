@@ -13,7 +13,7 @@ from mmparax.utils.modules import unwrap_model
 from mmparax.utils.storage import write
 from mmparax.utils.toolboxes import is_installed
 from mmparax.version import __version__
-from mmparax.weights.adapter_file import plain_json
+from mmparax.weights.adapter_file import to_plain_json
 
 PACKAGES = ('onnx', 'onnxscript')
 RUNTIME = 'onnxruntime'
@@ -76,7 +76,7 @@ def export_onnx(model: nn.Module, out: Union[str, Path], size: Tuple[int, int], 
         outputs = flatten_outputs(exported(images))
     names = [exported.output] if len(outputs) == 1 and exported.output != LEVELS else [
         f'{exported.output}{number}' for number in range(len(outputs))]
-    about = plain_json(dict(
+    about = to_plain_json(dict(
         version=__version__, kind=exported.output, input=dict(name='images', shape=[batch_size, 3, *size]),
         outputs=[dict(name=name, shape=list(output.shape)) for name, output in zip(names, outputs)],
         adapters={name: backbone.method and backbone.method.config for name, backbone in adapted_backbones(model)},

@@ -7,13 +7,15 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import ADAPTER, CENTER, AdaptedBackbone, adapted_backbones
-from mmparax.checkpoint.fingerprint import describe, plain
+from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
+from mmparax.backbones.roles import Role
+from mmparax.checkpoint.fingerprint import describe, to_plain_config
 from mmparax.deploy.merging import check_mergeable, merge_adapter, unmerge_adapter
 from mmparax.errors import InputError, ParameterError
+from mmparax.utils.names import join_name, make_prefix, strip_prefix
 from mmparax.utils.signatures import keyword_defaults
 from mmparax.utils.storage import write
-from mmparax.weights.metadata import as_text
+from mmparax.weights.metadata import encode_meta
 
 SUFFIXES = ('.pth', '.safetensors')
 SIDE = 224  # of the image on which outputs are compared, for backbones that have no size of their own
@@ -51,9 +53,9 @@ def make_upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Tuple
         check_mergeable(backbone)
         _check_precision(backbone)
     names = list(model.state_dict())
-    for prefix, backbone in backbones:
-        own = [f'{prefix}.{name}' if prefix else name for name in backbone.names_of(ADAPTER, CENTER)]
-        names = [name for name in names if name not in set(own)]
+    for owner, backbone in backbones:
+        own = {join_name(owner, name) for name in backbone.names_of(Role.ADAPTER, Role.EXPERT_CENTER)}
+        names = [name for name in names if name not in own]
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -68,10 +70,8 @@ def make_upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Tuple
         for module, training in modes.items():
             module.training = training  # each its own: some may have a mode of their own, such as norms in evaluation mode
     worst = 0.
-    for (prefix, backbone), outputs in zip(backbones, expected):
-        start = f'{prefix}.' if prefix else ''
-        worst = max(worst, _compare_upstream(backbone, {name[len(start):]: value for name, value in state.items()
-                                                        if name.startswith(start)}, outputs))
+    for (owner, backbone), outputs in zip(backbones, expected):
+        worst = max(worst, _compare_upstream(backbone, strip_prefix(state, make_prefix(owner)), outputs))
     return dict(state_dict=state, meta={key: value for key, value in meta.items() if key not in ('cfg', 'mmparax')}), worst
 
 
@@ -81,7 +81,7 @@ def make_upstream_config(backbone: AdaptedBackbone) -> Dict[str, Any]:
     defaults = keyword_defaults(cls.__init__)
     options = {name: value for name, value in backbone.upstream_options.items()
                if name not in defaults or value != defaults[name]}
-    return dict(type=f'{cls.__module__.split(".")[0]}.{cls.__name__}', **plain(options))
+    return dict(type=f'{cls.__module__.split(".")[0]}.{cls.__name__}', **to_plain_config(options))
 
 
 def write_checkpoint(out: Union[str, Path], content: Mapping[str, Any], overwrite: bool = False) -> None:
@@ -99,7 +99,7 @@ def write_checkpoint(out: Union[str, Path], content: Mapping[str, Any], overwrit
     check_output_file(out, SUFFIXES, overwrite)
     if Path(out).suffix == '.safetensors':
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in content['state_dict'].items()}
-        data = save(tensors, as_text(content['meta']))
+        data = save(tensors, encode_meta(content['meta']))
     else:
         buffer = io.BytesIO()
         torch.save(dict(content), buffer)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmparax.checkpoint.contents import backbones_without_base_file, drop_frozen, trim_histories
-from mmparax.checkpoint.fingerprint import stamp
+from mmparax.checkpoint.fingerprint import add_description
 from mmparax.checks.optimizer import check_parameter_groups, list_optim_wrappers
 from mmparax.checks.processes import check_common_start
 from mmparax.datasets.order import get_generator_states, get_sampler, make_resumable, restore_generators
@@ -23,7 +23,7 @@ from mmparax.registry import HOOKS
 from mmparax.utils.locks import lock_folder, unlock_folder
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.storage import ATOMIC, AtomicBackend, remove_parts, write
-from mmparax.weights.adapter_file import description
+from mmparax.weights.adapter_file import get_description
 from mmparax.weights.reader import read_file
 
 STATE = 'resume_state'  # key in a checkpoint: a list with one entry per process
@@ -113,7 +113,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        if runner._resume and not description(checkpoint):  # PEFTHook refuses to resume from an adapter
+        if runner._resume and not get_description(checkpoint):  # PEFTHook refuses to resume from an adapter
             prepare_optimizer_state(checkpoint.get('optimizer') or {})
             check_parameter_groups(runner.optim_wrapper, checkpoint.get('optimizer') or {})
             self._resumed = checkpoint.get(STATE)
@@ -198,7 +198,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = unwrap_model(runner.model)
-        stamp(checkpoint, model)
+        add_description(checkpoint, model)
         if 'optimizer' in checkpoint and self._states is not None:
             checkpoint[STATE] = self._states
         if self.save == 'trainable':

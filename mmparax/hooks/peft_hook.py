@@ -24,7 +24,7 @@ from mmparax.ops.dispatch import describe_backend
 from mmparax.registry import HOOKS
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.text import listed
-from mmparax.weights.adapter_file import Verified, description
+from mmparax.weights.adapter_file import VerifiedDescription, get_description
 from mmparax.weights.claims import CLAIM
 
 
@@ -76,14 +76,14 @@ class PEFTHook(Hook):
             check_resumable(checkpoint, source)
         model = unwrap_model(runner.model)
         check_origin(model, checkpoint, source, training and not runner._resume)
-        if training and description(checkpoint):
+        if training and get_description(checkpoint):
             self._start_from_adapter(runner, model, checkpoint, source)
 
     @staticmethod
     def _start_from_adapter(runner: Runner, model: nn.Module, checkpoint: dict[str, Any], source: str) -> None:
         """Let a training begin with another head than the file's."""
         weights = checkpoint['state_dict']
-        weights._metadata[CLAIM] = Verified(weights._metadata[CLAIM], **{FRESH_HEAD: True})
+        weights._metadata[CLAIM] = VerifiedDescription(weights._metadata[CLAIM], **{FRESH_HEAD: True})
         taken, fresh = keep_fitting_head(model, weights)
         if fresh:
             runner.logger.warning(f'{source!r} gives the adapter and {len(taken)} tensors of the head; the others start fresh: '

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from mmparax.config.query import datasets_of
 from mmparax.report.runs import TrainingRun
+from mmparax.utils.names import join_name
 from mmparax.utils.signatures import keyword_names
 
 # Places of files and the way in which a run was started: they do not change what is trained.
@@ -81,7 +82,7 @@ def _flatten(config: Any, path: str = '') -> Iterator[Tuple[str, Any]]:
     """Yield (dotted name, value) of a nested config; a list of plain values is one value."""
     if isinstance(config, dict) and config:
         for name, value in config.items():
-            yield from _flatten(value, f'{path}.{name}' if path else str(name))
+            yield from _flatten(value, join_name(path, str(name)))
     elif isinstance(config, (list, tuple)) and any(isinstance(value, dict) for value in config):
         for number, value in enumerate(config):
             yield from _flatten(value, f'{path}.{number}')

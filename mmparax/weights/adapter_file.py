@@ -1,6 +1,6 @@
 """The format of an adapter file: safetensors whose metadata say what it is, with digests of both.
 
-docs/adapter_files.md describes it. This module knows no model and imports no toolbox.
+docs/adapter_files.md describes it. This module knows no model.
 """
 import hashlib
 import json
@@ -14,27 +14,28 @@ import torch
 from torch import Tensor
 
 from mmparax.errors import InputError, ParameterError
+from mmparax.utils.names import make_prefix
 from mmparax.utils.storage import write
-from mmparax.weights.digest import digest
+from mmparax.weights.digest import compute_digest
 from mmparax.weights.reader import read_file
 
 KEY = 'mmparax_adapter'  # name of the one text among the metadata of the file
-FORMAT = 1
+FORMAT = 2
 SUFFIX = '.safetensors'
-MARK = '.'  # in the names of tensors in a file: stands for the name of the backbone and the dot behind it
+MARK = '.'  # begins the name of a tensor in a file, in place of the backbone's name and the dot behind it
 CODES = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.int64: 'I64',
          torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL'}
-BLANK = '0' * 64  # what stands for the digest of the text while that is computed
-# Name -> type of what every description has; None stands for "may be null".
+BLANK = '0' * 64  # in place of the digest of the text while that is computed
+# Field of every description -> its types; None: may be null.
 FIELDS = {'version': (str, ), 'model': (str, ), 'backbones': (dict, ), 'fingerprint': (str, ), 'head': (dict, None),
           'head_included': (bool, ), 'dtype': (str, None), 'dataset_meta': (dict, None), 'metric': (dict, None),
           'tensors': (dict, )}
-OF_BACKBONE = {'type': (str, ), 'family': (str, ), 'options': (dict, ), 'adapter': (dict, ), 'base_checkpoint': (str, None)}
+BACKBONE_FIELDS = {'type': (str, ), 'family': (str, ), 'options': (dict, ), 'adapter': (dict, ), 'base_checkpoint': (str, None)}
 
 
 @dataclass
 class AdapterFile:
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
         tensors: by their names in the model's state dict.
@@ -44,18 +45,18 @@ class AdapterFile:
     about: Dict[str, Any]
 
 
-class Verified(dict):
-    """A description that belongs to its file by the digests of both; only :func:`as_checkpoint` makes one, no file does."""
+class VerifiedDescription(dict):
+    """A description that fits its file by both digests. Only :func:`as_checkpoint` makes one; no file can hold one."""
 
 
-def plain_json(value: Any) -> Any:
-    """Configs, NumPy data and tuples as what JSON has; a class by its name, a number that is not finite as a text."""
+def to_plain_json(value: Any) -> Any:
+    """Turn configs, NumPy data and tuples into what JSON has; a class becomes its name, a number that is not finite a text."""
     if isinstance(value, Mapping):
-        return {str(key): plain_json(entry) for key, entry in value.items()}
+        return {str(key): to_plain_json(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain_json(entry) for entry in (sorted(value, key=str) if isinstance(value, (set, frozenset)) else value)]
+        return [to_plain_json(entry) for entry in (sorted(value, key=str) if isinstance(value, (set, frozenset)) else value)]
     if isinstance(value, (np.ndarray, np.generic)):
-        return plain_json(value.tolist())
+        return to_plain_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -80,29 +81,32 @@ def write_adapter(path: Union[str, Path], tensors: Mapping[str, Tensor], about: 
     """
     if Path(path).suffix != SUFFIX:
         raise ParameterError('path', str(path), f'adapter files end in {SUFFIX}')
-    about = plain_json(about)
-    wrong = _problems({**about, 'tensors': {}})
+    about = to_plain_json(about)
+    wrong = _find_problems({**about, 'tensors': {}})
     if wrong:
         raise InputError(f'the description of an adapter file to write has no valid {", ".join(wrong)}: nothing was '
-                             'written. docs/adapter_files.md lists its fields.')
-    prefix = _prefix(about)
+                         'written. docs/adapter_files.md lists its fields.')
+    prefix = _find_prefix(about)
     tensors = {MARK + name[len(prefix):] if prefix is not None and name.startswith(prefix) else name:
                value.detach().cpu().contiguous() for name, value in tensors.items()}
-    described = _summary(tensors)
+    summary = _summarize(tensors)
     about = {name: value for name, value in about.items() if name not in ('sha256', 'format_version', 'tensors')}
-    about = {'sha256': BLANK, 'format_version': FORMAT, **about, 'tensors': described}
+    about = {'sha256': BLANK, 'format_version': FORMAT, **about, 'tensors': summary}
     text = json.dumps(about, separators=(',', ':'), allow_nan=False)
     about['sha256'] = hashlib.sha256(text.encode()).hexdigest()
-    write(path, packed(tensors, json.dumps(about, separators=(',', ':'), allow_nan=False)),
+    write(path, pack_safetensors(tensors, json.dumps(about, separators=(',', ':'), allow_nan=False)),
           remedy='Make room, or choose another place.')
     return about
 
 
-def packed(tensors: Mapping[str, Tensor], text: str) -> bytes:
-    """Tensors and the text of a description as the bytes of a safetensors file; the same for the same content.
+def pack_safetensors(tensors: Mapping[str, Tensor], text: str) -> bytes:
+    """Return tensors and the text of a description as the bytes of a safetensors file, the same for the same content.
 
     The package's own writer gives metadata a random order and sorts by name. Here small tensors come first, so that the
-    offsets of the many small ones are short numbers: the header of a small file counts.
+    offsets of the many small ones are short numbers: in a small file the header counts.
+
+    Raises:
+        ParameterError: for a dtype that safetensors does not have.
     """
     header: Dict[str, Any] = {'__metadata__': {KEY: text}}
     parts, end = [], 0
@@ -112,25 +116,25 @@ def packed(tensors: Mapping[str, Tensor], text: str) -> bytes:
         start, end = end, end + value.nbytes
         header[name] = dict(dtype=CODES[value.dtype], shape=list(value.shape), data_offsets=[start, end])
         parts.append(value.flatten().view(torch.uint8).numpy().tobytes())
-    described = json.dumps(header, separators=(',', ':')).encode()
-    described += b' ' * (-len(described) % 8)
-    return b''.join([len(described).to_bytes(8, 'little'), described, *parts])
+    packed = json.dumps(header, separators=(',', ':')).encode()
+    packed += b' ' * (-len(packed) % 8)
+    return b''.join([len(packed).to_bytes(8, 'little'), packed, *parts])
 
 
-def _prefix(about: Mapping[str, Any]) -> Optional[str]:
-    """What the names of a model's only adapted backbone begin with; None if it has several."""
+def _find_prefix(about: Mapping[str, Any]) -> Optional[str]:
+    """Return the prefix of a model's only adapted backbone; None if it has several."""
     names = list(about['backbones'])
-    return None if len(names) != 1 else f'{names[0]}.' if names[0] else ''
+    return make_prefix(names[0]) if len(names) == 1 else None
 
 
-def placed(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Dict[str, Tensor]:
-    """The tensors of a file under the names that they have in the model that ``about`` describes."""
-    prefix = _prefix(about)
+def restore_names(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Dict[str, Tensor]:
+    """Return the tensors of a file by the names that they have in the model that ``about`` describes."""
+    prefix = _find_prefix(about)
     return {prefix + name[len(MARK):] if prefix is not None and name.startswith(MARK) else name: value
             for name, value in tensors.items()}
 
 
-def verified(tensors: Mapping[str, Tensor], texts: Mapping[str, str], source: str) -> Dict[str, Any]:
+def verify(tensors: Mapping[str, Tensor], texts: Mapping[str, str], source: str) -> Dict[str, Any]:
     """Return the description of a file whose tensors and metadata were read, after checking both against their digests.
 
     Raises:
@@ -139,56 +143,59 @@ def verified(tensors: Mapping[str, Tensor], texts: Mapping[str, str], source: st
     damaged = f'the adapter file {source!r} is damaged and was not loaded'
     if KEY not in texts:
         raise InputError(f'{source!r} is no adapter file: its metadata have no {KEY!r}. Make one with '
-                             'mmparax.save_adapter or tools/export_adapter.py.')
+                         'mmparax.save_adapter or tools/export_adapter.py.')
     try:
         about = json.loads(texts[KEY])
         number = about['format_version']
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f'{damaged}: its description cannot be read ({type(error).__name__}). Get it again.') from error
     if number != FORMAT or isinstance(number, bool):
-        raise InputError(f'the adapter file {source!r} has format version {number!r}, and this mmparax reads version '
-                             f'{FORMAT}: use the mmparax that wrote it ({about.get("version")!r}), or a newer one.')
+        older = isinstance(number, int) and not isinstance(number, bool) and number < FORMAT
+        raise InputError(f'the adapter file {source!r} has format version {number!r}, and this mmparax reads version {FORMAT}: '
+                         + ('export it again from the checkpoint of its run with this mmparax.' if older else
+                            f'use the mmparax that wrote it ({about.get("version")!r}), or a newer one.'))
     given = about.get('sha256')
     if not isinstance(given, str) or len(given) != len(BLANK) or \
             hashlib.sha256(texts[KEY].replace(given, BLANK, 1).encode(errors='surrogatepass')).hexdigest() != given:
         raise InputError(f'{damaged}: its description is not the one that was written (the digest differs). Get it again.')
-    wrong = _problems(about)
+    wrong = _find_problems(about)
     if wrong:
         raise InputError(f'{damaged}: its description has no valid {", ".join(wrong)}. Get it again.')
-    if any(about['tensors'].get(name) != value for name, value in _summary(tensors).items()):
+    if any(about['tensors'].get(name) != value for name, value in _summarize(tensors).items()):
         raise InputError(f'{damaged}: its tensors are not those that were written (the digest differs). Get it again.')
     return about
 
 
-def _summary(tensors: Mapping[str, Tensor]) -> Dict[str, Any]:
-    """What a description says of the tensors, under their names in the file."""
-    return dict(number=len(tensors), bytes=sum(value.nbytes for value in tensors.values()), sha256=digest(tensors.items()))
+def _summarize(tensors: Mapping[str, Tensor]) -> Dict[str, Any]:
+    """Return what a description says of the tensors, given by their names in the file."""
+    return dict(number=len(tensors), bytes=sum(value.nbytes for value in tensors.values()),
+                sha256=compute_digest(tensors.items()))
 
 
-def _problems(about: Mapping[str, Any]) -> List[str]:
-    """Names of what a description lacks, or has in another form than it must."""
-    wrong = _invalid(about, FIELDS)
+def _find_problems(about: Mapping[str, Any]) -> List[str]:
+    """Return the names of fields that a description lacks, or has in another form than it must."""
+    wrong = _find_invalid(about, FIELDS)
     if wrong:
         return wrong
-    wrong = [f'backbones.{printable(name)}' for name, entry in about['backbones'].items()
-             if not isinstance(entry, dict) or _invalid(entry, OF_BACKBONE) or 'type' not in entry['adapter']]
-    return wrong + ([] if valid_classes(about['dataset_meta'] or {}) else ['dataset_meta.classes'])
+    wrong = [f'backbones.{make_printable(name)}' for name, entry in about['backbones'].items()
+             if not isinstance(entry, dict) or _find_invalid(entry, BACKBONE_FIELDS) or 'type' not in entry['adapter']]
+    return wrong + ([] if has_valid_classes(about['dataset_meta'] or {}) else ['dataset_meta.classes'])
 
 
-def valid_classes(dataset_meta: Mapping[str, Any]) -> bool:
+def has_valid_classes(dataset_meta: Mapping[str, Any]) -> bool:
     """Whether the names of the classes, if there are any, are a list of texts."""
     classes = dataset_meta.get('classes')
     return classes is None or isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)
 
 
-def printable(text: str) -> str:
-    """A text from a file, with what is no printable character, such as an escape sequence of terminals, as its code."""
+def make_printable(text: str) -> str:
+    """Return a text from a file with the codes of characters that cannot be printed, such as terminals' escape sequences."""
     return ''.join(sign if sign.isprintable() else sign.encode('unicode_escape').decode() for sign in text)
 
 
-def _invalid(fields: Mapping[str, Any], wanted: Mapping[str, tuple]) -> List[str]:
-    """Names of the fields that are absent or of a type that is not wanted."""
-    return [name for name, kinds in wanted.items() if name not in fields or not isinstance(
+def _find_invalid(fields: Mapping[str, Any], types: Mapping[str, tuple]) -> List[str]:
+    """Return the names of the fields that are absent or of another type."""
+    return [name for name, kinds in types.items() if name not in fields or not isinstance(
         fields[name], tuple(type(None) if kind is None else kind for kind in kinds))]
 
 
@@ -197,17 +204,17 @@ def read_adapter(path: Union[str, Path]) -> AdapterFile:
 
     Raises:
         MissingFileError: if it does not exist.
-        InputError: if it is anything but an undamaged adapter file of this format version.
+        InputError: if it is no adapter file, damaged, or of another format version.
     """
     if Path(path).suffix != SUFFIX:
         raise ParameterError('path', str(path), f'adapter files end in {SUFFIX}')
     content = read_file(path)
-    about = verified(content['state_dict'], content['meta'], str(path))
-    return AdapterFile(placed(content['state_dict'], about), about)
+    about = verify(content['state_dict'], content['meta'], str(path))
+    return AdapterFile(restore_names(content['state_dict'], about), about)
 
 
 def as_checkpoint(content: Any, source: str) -> Any:
-    """A file's content as toolboxes expect a checkpoint: what is an adapter file is checked and gets its metadata.
+    """Return a file's content as toolboxes expect a checkpoint: an adapter file is verified and gets its metadata.
 
     Raises:
         InputError: if it is a damaged adapter file.
@@ -215,28 +222,29 @@ def as_checkpoint(content: Any, source: str) -> Any:
     texts = content.get('meta') if isinstance(content, dict) else None
     if not isinstance(texts, dict) or not isinstance(texts.get(KEY), str):
         return content
-    about = verified(content['state_dict'], texts, source)
-    meta = dict(mmparax=Verified(about, source=source))
+    about = verify(content['state_dict'], texts, source)
+    meta = dict(mmparax=VerifiedDescription(about, source=source))
     if about['dataset_meta'] is not None:
-        meta['dataset_meta'] = tupled(about['dataset_meta'])
-    return dict(state_dict=placed(content['state_dict'], about), meta=meta)
+        meta['dataset_meta'] = to_tuples(about['dataset_meta'])
+    return dict(state_dict=restore_names(content['state_dict'], about), meta=meta)
 
 
-def description(checkpoint: Any) -> Optional[Dict[str, Any]]:
-    """The description of an adapter file in what :func:`as_checkpoint` made of it; None of any other checkpoint."""
+def get_description(checkpoint: Any) -> Optional[Dict[str, Any]]:
+    """Return the description of an adapter file that :func:`as_checkpoint` returned; None for any other checkpoint."""
     found = (checkpoint.get('meta') or {}).get('mmparax') if isinstance(checkpoint, Mapping) else None
-    return found if isinstance(found, Verified) else None
+    return found if isinstance(found, VerifiedDescription) else None
 
 
-def passport(about: Mapping[str, Any]) -> List[Tuple[str, str]]:
-    """The description of a file as (label, text) for people; no text of the file reaches a terminal as a command."""
+def format_description(about: Mapping[str, Any]) -> List[Tuple[str, str]]:
+    """Return a description as (label, text) for people; no text of the file can command a terminal."""
     rows = [('format', f'{about["format_version"]}, written by mmparax {about["version"]}')]
     for name, entry in about['backbones'].items():
         options = {key: value for key, value in entry['options'].items() if value not in (None, {}, [], False, 0)}
+        method_options = {key: value for key, value in entry['adapter'].items() if key != 'type'}
         rows += [('backbone' if len(about['backbones']) == 1 else name, f'{entry["type"]} ({entry["family"]})'),
-                 ('  options', _listed(options)),
+                 ('  options', _join_options(options)),
                  ('  method', str(entry['adapter']['type'])),
-                 ('  its options', _listed({key: value for key, value in entry['adapter'].items() if key != 'type'}) or '–'),
+                 ('  its options', _join_options(method_options) or '–'),
                  ('  base', str(entry['base_checkpoint']))]
     head, meta = about['head'] or {}, about['dataset_meta'] or {}
     heads = [f'{name}: {value["type"]}' for name, value in head.items()
@@ -248,17 +256,17 @@ def passport(about: Mapping[str, Any]) -> List[Tuple[str, str]]:
         ('fingerprint of the base', about['fingerprint']), ('model', about['model']),
         ('head', (', '.join(heads) or 'yes') if about['head_included'] else 'none'),
         ('classes', f'{len(classes)}: {shown}' if classes else '–'),
-        ('metric', _listed(about['metric'] or {}) or '–'),
+        ('metric', _join_options(about['metric'] or {}) or '–'),
         ('tensors', f'{tensors["number"]}, {tensors["bytes"] / 1e6:.2f} MB, {about["dtype"]}'),
         ('digest of the tensors', f'{tensors["sha256"]} (checked)')]
-    return [(printable(label), printable(text)) for label, text in rows]
+    return [(make_printable(label), make_printable(text)) for label, text in rows]
 
 
-def _listed(values: Mapping[str, Any]) -> str:
+def _join_options(values: Mapping[str, Any]) -> str:
     return ', '.join(f'{name}={value}' for name, value in values.items())
 
 
-def tupled(dataset_meta: Mapping[str, Any]) -> Dict[str, Any]:
-    """Names and colours of the classes as the toolboxes' data sets have them, in tuples."""
+def to_tuples(dataset_meta: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return names and colours of the classes in tuples, as the toolboxes' data sets have them."""
     return {name: tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
             if isinstance(value, list) else value for name, value in dataset_meta.items()}

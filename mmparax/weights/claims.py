@@ -1,6 +1,55 @@
-"""Where a checkpoint says of itself by which method and on which base it was trained."""
+"""What a state dict says of itself: by which method and on which base it was trained."""
+from collections import OrderedDict
+from typing import Any, Iterable, Mapping, Optional
 
-# Among the metadata that a state dict has of each module: what the checkpoint says of itself, or CHECKED once the model was
-# compared with it. An object, because no file can hold it.
+import torch
+from torch import Tensor
+
+from mmparax.errors import InputError
+
+# Key among the metadata that a state dict has of each module. Its value is what the checkpoint says, or CHECKED once the
+# model was compared with it: an object, because no file can hold it.
 CLAIM, CHECKED = 'mmparax', object()
-EMA, EMA_PREFIX = 'ema_state_dict', 'module.'  # mmengine's key in a checkpoint, and what is before the names below it
+EMA, EMA_OWNER = 'ema_state_dict', 'module'  # mmengine's key in a checkpoint, and the module that the names below it begin with
+
+
+def attach_claim(weights: Mapping[str, Any], claim: Any, modules: Iterable[str]) -> 'OrderedDict[str, Any]':
+    """Return a copy of a state dict with ``claim`` in the metadata of some modules, each of which sees it when it is loaded."""
+    copied, known = OrderedDict(weights), getattr(weights, '_metadata', None) or {}
+    copied._metadata = {**known, **{name: {**known.get(name, {}), CLAIM: claim} for name in modules}}
+    return copied
+
+
+def name_conversions(values: Iterable[Tensor]) -> Optional[str]:
+    """Return the names of the dtypes other than float32 among tensors, or None if there are none."""
+    return ', '.join(sorted(str(dtype)[len('torch.'):] for dtype in {value.dtype for value in values} - {torch.float32})) or None
+
+
+def name_bases(claim: Mapping[str, Any]) -> str:
+    """Return the base checkpoints of a claim for a message."""
+    return ', '.join(repr(entry.get('base_checkpoint')) for entry in (claim.get('backbones') or {}).values())
+
+
+def check_claimed_fingerprint(claim: Mapping[str, Any], own: Optional[str], frozen: Iterable[Tensor], source: str,
+                              owner: str) -> None:
+    """Check that a checkpoint was made on the base that a model has; fine if one of the two has no fingerprint.
+
+    Args:
+        claim: what the checkpoint says of itself.
+        own: the fingerprint of the model's base.
+        frozen: the parameters of that base.
+        source: the checkpoint, for the error.
+        owner: the model, for the error.
+
+    Raises:
+        InputError: with both fingerprints, or because the base was converted since it was loaded.
+    """
+    theirs = claim.get('fingerprint')
+    if not theirs or not own or theirs == own:
+        return
+    converted = name_conversions(frozen)
+    if converted:
+        raise InputError(f'{source} cannot be compared with the base of {owner}, whose frozen weights are {converted} now, not '
+                         'float32 as they were loaded: load it first, then convert the model (.half() or .to(dtype)).')
+    raise InputError(f'{source} was trained on another base: its fingerprint is {theirs[:12]}… ({name_bases(claim)}), that of '
+                     f'the loaded base {own[:12]}…. Set model.backbone.base_checkpoint to the base that it was trained on.')

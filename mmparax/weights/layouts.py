@@ -28,7 +28,7 @@ VIT_RENAMES = (
     (r'^(layers\.\d+)\.ls1\.gamma$', r'\1.attn.gamma1.weight'),
     (r'^(layers\.\d+)\.ls2\.gamma$', r'\1.ffn.gamma2.weight'),
 )
-# What stands in a stage of mmsegmentation's, by NVIDIA's name for it, and the names inside.
+# NVIDIA's name of a part of a stage -> its place in mmsegmentation's stage.
 MIT_PLACES = {'patch_embed': 0, 'block': 1, 'norm': 2}
 MIT_RENAMES = (
     (r'^(layers\.\d+\.0)\.proj\.', r'\1.projection.'),
@@ -40,25 +40,25 @@ MIT_RENAMES = (
 )
 
 
-def renamed(name: str, rules: Sequence[Tuple[str, str]]) -> str:
+def rename_key(name: str, rules: Sequence[Tuple[str, str]]) -> str:
     """Apply (pattern, replacement) rules to a key, one after the other."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def swin_layout(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def convert_swin(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Return Swin weights in mmpretrain's layout; OpenMMLab's files pass as they are, Microsoft's are converted.
 
     Microsoft concatenates the four neighbours of a patch merging as (0,0), (1,0), (0,1), (1,1), each with all its
-    channels; mmpretrain unfolds channel by channel with the neighbours in row order. Without this reorder every key
-    matches and the outputs are wrong.
+    channels. mmpretrain unfolds channel by channel with the neighbours in row order. Without the reorder every key
+    would match and the outputs would be wrong.
     """
     if not any(name.startswith('layers.') for name in weights):
         return weights
     converted = {}
     for name, value in weights.items():
-        name = renamed(name, SWIN_RENAMES)
+        name = rename_key(name, SWIN_RENAMES)
         if '.downsample.reduction.' in name or '.downsample.norm.' in name:
             value = reorder_merging(value)
         converted[name] = value
@@ -71,16 +71,16 @@ def reorder_merging(value: Tensor) -> Tensor:
     return neighbours.transpose(-1, -2).flatten(-2).contiguous()
 
 
-def convnext_layout(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def convert_convnext(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Return ConvNeXt weights (V2 too) in mmpretrain's layout; OpenMMLab's files pass as they are, Meta's are converted."""
     converted = {}
     for name, value in weights.items():
         # Meta keeps the vectors of global response normalization as (1, 1, 1, C).
-        converted[renamed(name, CONVNEXT_RENAMES)] = value.flatten() if '.grn.' in name else value
+        converted[rename_key(name, CONVNEXT_RENAMES)] = value.flatten() if '.grn.' in name else value
     return converted
 
 
-def vit_layout(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def convert_vit(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Return ViT weights in mmpretrain's layout, for the files of MAE, timm, DINOv2, AdaptFormer and OpenMMLab.
 
     AdaptFormer's files hold q, k and v as three linear maps, which become one.
@@ -93,11 +93,11 @@ def vit_layout(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
             if split[2] == 'q':
                 converted[f'layers.{split[1]}.attn.qkv.{split[3]}'] = torch.cat([weights[part] for part in parts])
             continue
-        converted[renamed(name, VIT_RENAMES)] = value
+        converted[rename_key(name, VIT_RENAMES)] = value
     return converted
 
 
-def mit_layout(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def convert_mit(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Return MiT weights in mmsegmentation's layout; OpenMMLab's files pass as they are, NVIDIA's are converted.
 
     NVIDIA counts the stages from 1, keeps the query apart from key and value, and has linear maps where OpenMMLab has
@@ -115,5 +115,5 @@ def mit_layout(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
         part = re.match(r'(patch_embed|block|norm)(\d+)\.(.+)', name)
         if part:
             name = f'layers.{int(part[2]) - 1}.{MIT_PLACES[part[1]]}.{part[3]}'
-        converted[renamed(name, MIT_RENAMES)] = value
+        converted[rename_key(name, MIT_RENAMES)] = value
     return converted

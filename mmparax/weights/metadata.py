@@ -3,18 +3,18 @@ import json
 from typing import Any, Dict, Mapping
 
 from mmparax.errors import InputError
-from mmparax.weights.adapter_file import plain_json, tupled
+from mmparax.weights.adapter_file import to_plain_json, to_tuples
 
 KEY = 'mmparax_checkpoint'  # name of the one text
 
 
-def as_text(meta: Mapping[str, Any]) -> Dict[str, str]:
-    """Metadata as safetensors takes them."""
-    return {KEY: json.dumps(plain_json(meta), separators=(',', ':'), allow_nan=False)}
+def encode_meta(meta: Mapping[str, Any]) -> Dict[str, str]:
+    """Return the metadata of a checkpoint as safetensors takes them: one text by name."""
+    return {KEY: json.dumps(to_plain_json(meta), separators=(',', ':'), allow_nan=False)}
 
 
-def with_meta(content: Any, source: str) -> Any:
-    """A file's content with the metadata that :func:`as_text` wrote; any other content as it is.
+def decode_meta(content: Any, source: str) -> Any:
+    """Return a file's content with the metadata that :func:`encode_meta` wrote; any other content as it is.
 
     Raises:
         InputError: if the text is damaged.
@@ -25,8 +25,8 @@ def with_meta(content: Any, source: str) -> Any:
     try:
         meta = dict(json.loads(texts[KEY]))
         if isinstance(meta.get('dataset_meta'), dict):
-            meta['dataset_meta'] = tupled(meta['dataset_meta'])
+            meta['dataset_meta'] = to_tuples(meta['dataset_meta'])
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f'the checkpoint {source!r} is damaged: its metadata cannot be read ({type(error).__name__}). '
-                             'Get it again.') from error
+                         'Get it again.') from error
     return dict(content, meta=meta)

@@ -17,28 +17,31 @@ from mmparax.errors import InputError, MissingFileError
 STATISTICS = ('min', 'max', 'mean', 'current')
 
 
-def method_of(owner: Any, name: str) -> Any:
-    """What a file gets for ``getattr``: the four methods with which HistoryBuffer is pickled, and nothing else.
+def get_history_method(owner: Any, name: str) -> Any:
+    """Stand in for ``getattr`` in a file: give the four methods with which HistoryBuffer is pickled, and nothing else.
 
     The real ``getattr`` leads from any allowed class to ``__globals__``, and from there to ``eval``.
+
+    Raises:
+        UnpicklingError: for any other attribute.
     """
     if owner is HistoryBuffer and name in STATISTICS:
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f'Unsupported global: getattr of {name!r}')
 
 
-def plain_globals() -> List[Any]:
-    """What a checkpoint of mmengine holds besides tensors: NumPy data, dates, paths, the histories of its message hub."""
+def list_safe_globals() -> List[Any]:
+    """List what a checkpoint of mmengine holds besides tensors: NumPy data, dates, paths, the message hub's histories."""
     core = np._core if hasattr(np, '_core') else np.core
     dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefdgFDSUmM'}
-    return [HistoryBuffer, (method_of, 'builtins.getattr'), slice, frozenset, np.ndarray, np.dtype,
+    return [HistoryBuffer, (get_history_method, 'builtins.getattr'), slice, frozenset, np.ndarray, np.dtype,
             core.multiarray._reconstruct, core.multiarray.scalar, datetime.date, datetime.datetime, datetime.timedelta,
             pathlib.PosixPath, pathlib.PurePosixPath, *dtypes]
 
 
 def read_torch(file: Union[str, Path, IO[bytes]], map_location: Any = 'cpu') -> Any:
-    """``torch.load`` with ``weights_only=True`` and mmengine's own types; nothing else is ever constructed."""
-    with torch.serialization.safe_globals(plain_globals()):
+    """Call ``torch.load`` with ``weights_only=True`` and mmengine's own types; nothing else is ever constructed."""
+    with torch.serialization.safe_globals(list_safe_globals()):
         return torch.load(file, map_location=map_location, weights_only=True)
 
 
@@ -56,21 +59,21 @@ def read_file(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
     """Read a checkpoint: ``.safetensors``, else a torch file with ``weights_only=True`` and mmengine's own types.
 
     Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if it is truncated, damaged, or holds anything but tensors and plain data.
+        MissingFileError: if the file does not exist.
+        InputError: if it is truncated, damaged, or holds anything but tensors and plain data.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise MissingFileError(f'the checkpoint {str(path)!r} does not exist; check the path (relative paths start at the '
-                                'folder in which the command runs).')
+                               'folder in which the command runs).')
     with path.open('rb') as file:
         head = file.read(64)
         if head.lstrip().startswith(b'<'):
             raise InputError(f'the checkpoint {str(path)!r} is a web page (HTML or XML), not a checkpoint: its address may '
-                                 'have moved or need a login. Remove it and get the file itself.')
+                             'have moved or need a login. Remove it and get the file itself.')
     if path.suffix != '.safetensors' and not head.startswith((b'PK', b'\x80')):  # torch's archives and older pickles
         raise InputError(f'the checkpoint {str(path)!r} is truncated or damaged, or no checkpoint at all: it is neither a '
-                             'torch nor a safetensors file. Check the path, or get the file again.')
+                         'torch nor a safetensors file. Check the path, or get the file again.')
     try:
         return read_safetensors(path, map_location) if path.suffix == '.safetensors' else read_torch(path, map_location)
     except (OSError, MemoryError):
@@ -78,29 +81,31 @@ def read_file(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
     except Exception as error:  # safetensors, zip and tar readers each have their own
         if path.suffix == '.safetensors' and head.startswith((b'PK', b'\x80')):
             raise InputError(f'the checkpoint {str(path)!r} is a torch file or another pickle under the name of a '
-                                 'safetensors file: nothing of it was read. Get the file again from its source.') from error
-        raise refusal(str(path), error) from error
+                             'safetensors file: nothing of it was read. Get the file again from its source.') from error
+        raise build_refusal(str(path), error) from error
 
 
-def refusal(name: str, error: Exception) -> InputError:
-    """Return (not raise) the error for a file that was not read."""
+def build_refusal(name: str, error: Exception) -> InputError:
+    """Return, without raising it, the error for a file that was not read."""
     unsupported = re.search(r'Unsupported (?:global|operand|class)[^\n.]*(?:\.[\w]+)*', str(error))
     detail = unsupported.group() if unsupported else str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, pickle.UnpicklingError):
         return InputError(f'the checkpoint {name!r} was not loaded: it is damaged or holds more than tensors and plain '
-                              f'data ({detail}). Get the file again from its source.')
+                          f'data ({detail}). Get the file again from its source.')
     return InputError(f'the checkpoint {name!r} is truncated or damaged and was not loaded ({type(error).__name__}: '
-                          f'{detail}). Check the path, or get the file again.')
+                      f'{detail}). Check the path, or get the file again.')
 
 
 def read_weights(path: Union[str, Path]) -> Dict[str, Tensor]:
-    """Read the weights of a model: found under ``model`` or ``state_dict``, without ``module.`` before the keys.
+    """Read the weights of a model, which may stand under ``model`` or ``state_dict``.
 
-    Keys of a backbone inside a model lose their ``backbone.``; other parts of the model keep their names, so that
-    whoever takes the weights can tell what does not belong.
+    Returns:
+        Name -> tensor. Names lose the prefixes ``module.`` and ``backbone.``; other parts of a model keep theirs, so that
+        whoever takes the weights can tell what does not belong.
 
     Raises:
-        ValueError: if the file holds no weights.
+        MissingFileError: if the file does not exist.
+        InputError: if it cannot be read or holds no weights.
     """
     content = read_file(path)
     for wrapper in ('state_dict', 'model'):
@@ -112,6 +117,4 @@ def read_weights(path: Union[str, Path]) -> Dict[str, Tensor]:
     if not weights:
         raise InputError(f'the checkpoint {str(path)!r} holds no weights: expected tensors by name, at top level or under '
                          '"model" or "state_dict".')
-    for prefix in ('module.', 'backbone.'):
-        weights = {name[len(prefix):] if name.startswith(prefix) else name: value for name, value in weights.items()}
-    return weights
+    return {name.removeprefix('module.').removeprefix('backbone.'): value for name, value in weights.items()}

@@ -38,7 +38,8 @@ def vit(weights, layout):
     """The same ViT weights in the layout of 'mae', 'adaptformer' (q, k and v apart), or older 'openmmlab' files."""
     if layout == 'openmmlab':
         return {f'backbone.{name.replace(".ln", ".norm").replace("ln1.", "norm1.")}': value for name, value in weights.items()}
-    converted = {'mask_token': torch.zeros(1, 1, 16), 'decoder_embed.weight': torch.zeros(8, 16), 'head.weight': torch.ones(2, 16)}
+    converted = {'mask_token': torch.zeros(1, 1, 16), 'decoder_embed.weight': torch.zeros(8, 16),
+                 'head.weight': torch.ones(2, 16)}
     prefix = '' if layout == 'adaptformer' else 'mlp.'
     for name, value in weights.items():
         for own, theirs in [('patch_embed.projection.', 'patch_embed.proj.'), ('.ln1.', '.norm1.'), ('.ln2.', '.norm2.'),

@@ -121,6 +121,9 @@ METHODS = {
     'toy-ffn': (toy('linear:fc1', 'linear:fc2'), True),
 }
 
+# Options with which a frozen base runs upstream's own operations, to compare with upstream bit by bit.
+UPSTREAM_OPERATIONS = dict(swin=dict(efficient_attention=False), convnext={}, vit={}, mit={})
+
 # id -> (class, options, input size)
 BACKBONES = {
     'swin': (AdaptedSwin, TINY_SWIN, (40, 58)),
@@ -131,14 +134,14 @@ BACKBONES = {
 
 
 def fits(method, backbone):
-    """Whether the blocks of a backbone of the table have the sites of a method of the table."""
+    """Whether the blocks of a backbone have the sites of a method."""
     block = BACKBONES[backbone][0].block_class
     offered = (*block.stream_sites, *block.linear_paths, *[PROMPT_SITE] * block.takes_prompts)
     built = build_method(METHODS[method][0])
     return set(built.sites or (built.two_branch_sites if block.branches == 2 else built.one_branch_sites)) <= set(offered)
 
 
-CELLS = [(method, backbone) for backbone in BACKBONES for method in METHODS if fits(method, backbone)]
+CASES = [(method, backbone) for backbone in BACKBONES for method in METHODS if fits(method, backbone)]
 
 
 def build(method, backbone='swin', **options):

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from test_tasks import CELLS, COLUMNS
 
 from helpers import runs
-from helpers.cases import CELLS as ADAPTED
+from helpers.cases import CASES as ADAPTED
 from helpers.cases import FEW_BLOCKS, METHODS, images
 from helpers.cases import build as build_backbone
 from helpers.tasks import backbone_config

@@ -8,6 +8,7 @@ from torch import nn
 from helpers.cases import block_info, build, images, perturb
 from mmparax.adapters import VPT, AdaptFormer, LoRA, LoRand, Mona, build_method
 from mmparax.backbones.parameters import count_parameters
+from mmparax.backbones.roles import Role
 
 HW = (5, 7)
 DIM = 12
@@ -116,19 +117,19 @@ def test_dropout_acts_in_training_alone():
         assert not torch.equal(module(x, HW), module(x, HW))
 
 
-@pytest.mark.parametrize('kind, backbone, trains', [
+@pytest.mark.parametrize('kind, backbone, trainable', [
     ('bitfit', 'swin', lambda name: name.endswith('.bias')),
     ('norm-tuning', 'swin', lambda name: 'norm' in name),
     ('bitfit', 'convnext', lambda name: name.endswith('.bias')),
     ('norm-tuning', 'convnext', lambda name: 'norm' in name or name.startswith('downsample_layers.') and '.0.' in name
      and not name.startswith('downsample_layers.0') or name.startswith('downsample_layers.0.1')),
 ])
-def test_what_is_tuned_is_a_part_of_the_base(kind, backbone, trains):
+def test_what_is_tuned_is_a_part_of_the_base(kind, backbone, trainable):
     model = build(kind, backbone)
     roles = model.parameter_roles()
     assert set(roles) == set(build('frozen', backbone).parameter_roles())
     found = {name for name, role in roles.items() if role == 'tuned'}
-    assert found == {name for name, role in roles.items() if role != 'output_norm' and trains(name)} and found
+    assert found == {name for name, role in roles.items() if role is not Role.OUTPUT_NORM and trainable(name)} and found
     assert count_parameters(model).backbone_trainable.tensors == len(found)
 
 
@@ -166,4 +167,5 @@ def test_bad_options_are_named(config, backbone, message):
 
 
 def test_every_method_keeps_its_whole_config():
-    assert build_method(dict(type='mmparax.Mona', hidden_dim=9)).config == dict(type='Mona', hidden_dim=9, dropout=0.1, sites=None)
+    config = build_method(dict(type='mmparax.Mona', hidden_dim=9)).config
+    assert config == dict(type='Mona', hidden_dim=9, dropout=0.1, sites=None)

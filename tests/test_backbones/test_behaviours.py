@@ -6,17 +6,18 @@ import pickle
 import pytest
 import torch
 
-from helpers.cases import BACKBONES, CELLS, METHODS, images
+from helpers.cases import BACKBONES, CASES, METHODS, UPSTREAM_OPERATIONS, images
 from helpers.cases import build as build_any
 from mmparax.backbones.block import adapter_modules
 from mmparax.backbones.parameters import count_parameters
+from mmparax.backbones.roles import Role
 
 # The options of AdaRoute meet every family in `make test-full`; here one family stands for all.
 OPTIONS = ('adaroute-no-kernels', 'adaroute-single', 'adaroute-parallel', 'adaroute-no-residual', 'adaroute-no-sa',
            'adaroute-sigmoid', 'adaroute-groups', 'adaroute-detection', 'adaroute-one-site')
 pytestmark = pytest.mark.parametrize('method, backbone', [
     pytest.param(method, backbone, marks=[pytest.mark.full] if method in OPTIONS and backbone != 'swin' else [])
-    for method, backbone in CELLS])
+    for method, backbone in CASES])
 
 
 # Two stages of two blocks: all kinds of layers, and experts to choose from.
@@ -43,7 +44,7 @@ def perturb(model, seed=0):
 
 
 def backward(loss):
-    if loss.requires_grad:  # a frozen ViT has no norm on its outputs: nothing in it trains
+    if loss.requires_grad:  # a frozen ViT has no norm on its outputs: nothing in it is trainable
         loss.backward()
 
 
@@ -54,21 +55,21 @@ def grads(model, x):
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def test_gradients_exactly_on_what_trains(method, backbone):
+def test_gradients_exactly_on_trainable_parameters(method, backbone):
     model = perturb(build(method, backbone))
     roles, parameters = model.parameter_roles(), dict(model.named_parameters())
     for name, grad in grads(model, images(backbone)).items():
-        trains = roles[name] != 'base'
-        assert parameters[name].requires_grad == trains, name
-        assert (grad is not None) == trains, name
-        if trains:
+        trainable = roles[name] is not Role.BASE
+        assert parameters[name].requires_grad == trainable, name
+        assert (grad is not None) == trainable, name
+        if trainable:
             assert grad.isfinite().all() and grad.abs().max() > 0, name
 
 
 def test_equals_upstream_at_the_start_where_promised(method, backbone):
     cls, options, _ = BACKBONES[backbone]
     options = {**options, **small(method, backbone)}
-    model = build(method, backbone, efficient_attention=False).eval()
+    model = build(method, backbone, **UPSTREAM_OPERATIONS[backbone]).eval()
     upstream = cls.upstream(**{**cls.upstream_defaults(options), **options})
     missing, unexpected = upstream.load_state_dict(model.state_dict(), strict=False)
     assert not missing  # base keys are upstream's
@@ -93,17 +94,19 @@ def test_with_cp_changes_nothing(method, backbone):
             torch.testing.assert_close(found[name], grad, msg=name)
 
 
-def test_with_cp_recomputes_every_block(method, backbone):
+def test_with_cp_recomputes_every_block_through_which_gradients_pass(method, backbone):
     model = build(method, backbone, with_cp=True).train()
-    calls = []
+    calls, outputs = [], []
     blocks = [block for stage in model.stage_blocks() for block in stage]
     for block in blocks:  # a norm that runs once in every block, whatever the method
         norm = next(getattr(block, name) for name in ('norm2', 'ln2', 'norm') if hasattr(block, name))
         norm.register_forward_hook(lambda *_, block=block: calls.append(block))
+        block.register_forward_hook(lambda *args: outputs.append(args[-1]))
     grads(model, images(backbone))
-    # Under Frozen the first stage's norm is all that trains so far down: its blocks have nothing to recompute.
-    if method != 'frozen':
-        assert len(calls) == 2 * len(blocks)
+    # With Frozen, only norms behind the blocks are trainable: no block is in a graph, saves activations or runs again.
+    frozen = method == 'frozen'
+    assert len(outputs) == len(blocks) and all(output.requires_grad != frozen for output in outputs)
+    assert sorted(map(id, calls)) == sorted(map(id, blocks if frozen else 2 * blocks))
 
 
 def test_deepcopy_is_independent_and_linked_within_itself(method, backbone):
@@ -164,9 +167,9 @@ def test_init_weights_keeps_the_adapter_s_own_start(method, backbone):
     roles, start = model.parameter_roles(), copy.deepcopy(model.state_dict())
     model.init_weights()
     assert any(p.eq(3.).all() for name, p in model.named_parameters()
-               if name.endswith('.weight') and roles[name] in ('base', 'tuned'))
+               if name.endswith('.weight') and roles[name] in (Role.BASE, Role.TUNED))
     for name, parameter in model.named_parameters():
-        if roles[name] in ('adapter', 'center'):
+        if roles[name] in (Role.ADAPTER, Role.EXPERT_CENTER):
             if start[name].std(unbiased=False) < 1e-7:  # a constant start
                 assert torch.equal(parameter, start[name]), name
             else:

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from helpers.cases import CELLS, build, images
+from helpers.cases import CASES, build, images
 
 # As few blocks as have all kinds: tracing takes as long for every one of them.
 SMALL = dict(swin=dict(arch=dict(embed_dims=8, depths=[2, 1], num_heads=[1, 2]), out_indices=(0, 1)),
@@ -12,10 +12,10 @@ SMALL = dict(swin=dict(arch=dict(embed_dims=8, depths=[2, 1], num_heads=[1, 2]),
 QUICK = [('adaroute', 'vit'), ('toy-prompts', 'swin'), ('toy-block', 'convnext'), ('toy-branch', 'mit')]
 
 
-@pytest.mark.parametrize('method, backbone', [pytest.param(*cell, marks=[] if cell in QUICK else pytest.mark.full)
-                                              for cell in CELLS])
+@pytest.mark.parametrize('method, backbone', [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.full)
+                                              for case in CASES])
 def test_compiles_in_one_graph(method, backbone):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model = build(method, backbone, **SMALL[backbone]).eval()
     compiled = torch.compile(model, backend='eager', fullgraph=True)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""AdaptedConvNeXt against upstream, its base files and the counts of the paper."""
+"""AdaptedConvNeXt against upstream, its base checkpoints and the counts of the paper."""
 import pytest
 import torch
 from mmpretrain.models.backbones import ConvNeXt

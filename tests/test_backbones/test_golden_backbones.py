@@ -1,4 +1,4 @@
-"""The adapted backbones against the public implementation (float64), from base files in their authors' layouts."""
+"""The adapted backbones against the public implementation (float64), from base checkpoints in their authors' layouts."""
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""AdaptedMiT against upstream, its sites, base files and what it refuses; and the guide that was written with it."""
+"""AdaptedMiT against upstream, its sites, base checkpoints and what it refuses; and the guide that was written with it."""
 import re
 import runpy
 from pathlib import Path
@@ -13,6 +13,8 @@ from helpers.base_files import nvidia_mit
 from helpers.cases import TINY_SWIN, Toy, ToyStream, toy
 from mmparax.adapters.base import LINEAR_SITES
 from mmparax.backbones import AdaptedMiT, AdaptedSwin, AdaRouteMiT
+from mmparax.backbones.base_weights import BaseSource
+from mmparax.backbones.roles import Role
 from mmparax.utils.meta_device import on_meta
 
 FROZEN = dict(type='mmparax.Frozen')
@@ -107,7 +109,8 @@ def test_every_arch_has_two_adapters_a_block(width, depths):
     assert [len(blocks) for blocks in model.stage_blocks()] == depths
     for blocks in model.stage_blocks():
         assert all(list(block.adapters) == ['after_token_mixer', 'after_channel_mixer'] for block in blocks)
-    assert set(model.parameter_roles().values()) == {'base', 'adapter', 'center'}  # the norms after the stages are of the base
+    # The norms after the stages are a part of the base.
+    assert set(model.parameter_roles().values()) == {Role.BASE, Role.ADAPTER, Role.EXPERT_CENTER}
     assert model.output_channels() == [width * heads for heads in (1, 2, 5, 8)]
 
 
@@ -124,7 +127,7 @@ def upstream():
 def test_base_files_of_every_publisher(layout, upstream, tmp_path):
     torch.save(layout(upstream.state_dict()), tmp_path / 'base.pth')
     model, weights = AdaptedMiT(adapter=FROZEN, base_checkpoint=str(tmp_path / 'base.pth'), **SMALL), upstream.state_dict()
-    assert model.base_source == 'file'
+    assert model.base_source is BaseSource.FILE
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, weights[name]), name
 
@@ -163,7 +166,7 @@ def test_outputs_may_be_counted_from_the_end(given, stages):
 
 
 def test_without_mmseg_the_package_is_named_when_it_is_asked_for(monkeypatch):
-    registry = Registry('model', scope='mmparax')
+    registry = Registry('model', scope='mmparax', locations=['mmparax.registry'])
     monkeypatch.setattr('mmparax.registry.MODELS', registry)
     monkeypatch.setattr('mmparax.utils.toolboxes.find_spec', lambda name: None if name == 'mmseg' else object())
     names = runpy.run_path(mmparax.backbones.__file__)

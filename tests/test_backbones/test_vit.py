@@ -1,4 +1,4 @@
-"""AdaptedViT against upstream, its extra tokens, base files and the counts of the paper."""
+"""AdaptedViT against upstream, its extra tokens, base checkpoints and the counts of the paper."""
 import logging
 
 import pytest
@@ -11,6 +11,7 @@ from helpers.cases import build as build_cell
 from mmparax.adapters.base import PROMPT_SITE
 from mmparax.backbones import AdaptedViT, AdaRouteViT
 from mmparax.backbones.parameters import count_parameters
+from mmparax.backbones.roles import Role
 from mmparax.backbones.vit import AdaptedEncoderLayer
 from mmparax.utils.meta_device import on_meta
 
@@ -158,9 +159,9 @@ def test_parameter_counts_of_table_4():
 
 def test_the_final_norm_is_of_the_base_and_frozen():
     model = AdaRouteViT(hidden_dim=4, allow_random_base=True, **TINY_VIT)
-    assert model.parameter_roles()['ln1.weight'] == 'base' and not model.ln1.weight.requires_grad
+    assert model.parameter_roles()['ln1.weight'] is Role.BASE and not model.ln1.weight.requires_grad
     pooled = AdaRouteViT(hidden_dim=4, allow_random_base=True, **{**TINY_VIT, 'out_type': 'avg_featmap', 'out_indices': -1})
-    assert pooled.parameter_roles()['ln2.weight'] == 'output_norm' and pooled.ln2.weight.requires_grad
+    assert pooled.parameter_roles()['ln2.weight'] is Role.OUTPUT_NORM and pooled.ln2.weight.requires_grad
 
 
 @pytest.fixture

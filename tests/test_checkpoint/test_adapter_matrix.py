@@ -6,15 +6,15 @@ from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 import mmparax
-from helpers.cases import BACKBONES, CELLS, FEW_BLOCKS, METHODS, build
+from helpers.cases import BACKBONES, CASES, FEW_BLOCKS, METHODS, build
 from helpers.runs import in_child
 from helpers.tasks import SIZE, TASKS, backbone_config
 
 SHIPPED = [method for method in METHODS if not method.startswith('toy')]
-WHOLE = [(method, backbone, task) for method, backbone in CELLS if method in SHIPPED for task in TASKS]
+WHOLE = [(method, backbone, task) for method, backbone in CASES if method in SHIPPED for task in TASKS]
 # Of every run of the tests: each method once, then each family in each task.
-QUICK = [cell for cell in WHOLE if cell[1:] == ('swin', 'segmentation') and not cell[0].startswith('adaroute-')]
-QUICK += [cell for cell in WHOLE if cell[0] == 'adaroute' and cell not in QUICK]
+QUICK = [case for case in WHOLE if case[1:] == ('swin', 'segmentation') and not case[0].startswith('adaroute-')]
+QUICK += [case for case in WHOLE if case[0] == 'adaroute' and case not in QUICK]
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +23,9 @@ def scope_of_its_own():
     DefaultScope._instance_dict.clear()
 
 
-def make(cell, folder):
-    """The model of a cell, in evaluation mode, on the base file of its family and task."""
-    method, backbone, task = cell
+def make(case, folder):
+    """The model of a case, in evaluation mode, on the base checkpoint of its family and task."""
+    method, backbone, task = case
     maker, scope, *_ = TASKS[task]
     init_default_scope(scope)
     base = dict(base_checkpoint=str(folder / f'{backbone}.pth'))
@@ -48,24 +48,24 @@ def says(model, task):
 
 
 @torch.no_grad()
-def save_all(cells, folder):
-    """Fill what trains with numbers, as training would, and save file and outputs."""
+def save_all(cases, folder):
+    """Fill trainable parameters with numbers, as training would, and save file and outputs."""
     for backbone in BACKBONES:
         torch.save(build('frozen', backbone, **FEW_BLOCKS[backbone]).state_dict(), folder / f'{backbone}.pth')
-    for cell in cells:
-        model = make(cell, folder)
+    for case in cases:
+        model = make(case, folder)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
         for name, buffer in model.named_buffers():
             if name.endswith('running_mean'):
                 buffer.normal_()
-        mmparax.save_adapter(model, folder / f'{"_".join(cell)}.safetensors')
-        torch.save(says(model, cell[2]), folder / f'{"_".join(cell)}.pth')
+        mmparax.save_adapter(model, folder / f'{"_".join(case)}.safetensors')
+        torch.save(says(model, case[2]), folder / f'{"_".join(case)}.pth')
 
 
-def saved_by_another_process(cells, folder):
-    assert in_child(save_all, cells, folder) == 0
+def saved_by_another_process(cases, folder):
+    assert in_child(save_all, cases, folder) == 0
     return folder
 
 
@@ -74,32 +74,32 @@ def quick(tmp_path_factory):
     return saved_by_another_process(QUICK, tmp_path_factory.mktemp('quick'))
 
 
-def check(cell, folder):
-    model = make(cell, folder)
-    name, expected = '_'.join(cell), torch.load(folder / f'{"_".join(cell)}.pth')
-    before = says(model, cell[2])
+def check(case, folder):
+    model = make(case, folder)
+    name, expected = '_'.join(case), torch.load(folder / f'{"_".join(case)}.pth')
+    before = says(model, case[2])
     about = mmparax.load_adapter(model, folder / f'{name}.safetensors')
-    found = says(model, cell[2])
+    found = says(model, case[2])
     assert len(found) == len(expected) > 0 and all(torch.equal(one, other) for one, other in zip(found, expected))
     assert not all(torch.equal(one, other) for one, other in zip(before, expected))  # it is the file that made it so
-    assert about['backbones']['backbone']['adapter']['type'] == METHODS[cell[0]][0]['type'].partition('.')[2]
+    assert about['backbones']['backbone']['adapter']['type'] == METHODS[case[0]][0]['type'].partition('.')[2]
 
 
-@pytest.mark.parametrize('cell', QUICK, ids='-'.join)
-def test_a_file_gives_the_model_that_was_saved(cell, quick):
-    check(cell, quick)
+@pytest.mark.parametrize('case', QUICK, ids='-'.join)
+def test_a_file_gives_the_model_that_was_saved(case, quick):
+    check(case, quick)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize('backbone', BACKBONES)
 def test_every_method_in_every_task(backbone, tmp_path):
-    cells = [cell for cell in WHOLE if cell[1] == backbone]
-    for cell in cells:
-        check(cell, saved_by_another_process(cells, tmp_path) if cell == cells[0] else tmp_path)
+    cases = [case for case in WHOLE if case[1] == backbone]
+    for case in cases:
+        check(case, saved_by_another_process(cases, tmp_path) if case == cases[0] else tmp_path)
 
 
 def test_the_tables_are_whole():
-    assert {cell[0] for cell in WHOLE} == set(SHIPPED) and {cell[1:] for cell in QUICK} >= {
+    assert {case[0] for case in WHOLE} == set(SHIPPED) and {case[1:] for case in QUICK} >= {
         (backbone, task) for backbone in BACKBONES for task in TASKS}
-    kinds = {METHODS[cell[0]][0]['type'] for cell in QUICK}
+    kinds = {METHODS[case[0]][0]['type'] for case in QUICK}
     assert kinds == {METHODS[method][0]['type'] for method in SHIPPED} and len(np.unique(QUICK, axis=0)) == len(QUICK)

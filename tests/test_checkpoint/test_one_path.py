@@ -12,9 +12,10 @@ from mmengine.runner import Runner
 import mmparax
 from helpers import runs
 from helpers.cases import build
+from mmparax.backbones.base_weights import BaseSource
 from mmparax.datasets.synthetic.writers import write_scenes
 
-TRUNK = runs.SHALLOW['swin']
+SMALL_SWIN = runs.SHALLOW['swin']
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
@@ -23,7 +24,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp('one_path')
     write_scenes(path / 'scenes', 4, 2, size=(64, 64), progress=False)
     torch.manual_seed(1)
-    torch.save(build('frozen', **TRUNK).state_dict(), path / 'base.pth')
+    torch.save(build('frozen', **SMALL_SWIN).state_dict(), path / 'base.pth')
     return path
 
 
@@ -31,7 +32,7 @@ def config(folder, base, work_dir):
     """UperNet's example with another base, so that its base is a file of this test; two iterations."""
     cfg = Config.fromfile(next(CONFIGS.glob('quickstart/upernet_swin-mini_adaroute*')))
     cfg.model.backbone = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4),
-                              base_checkpoint=str(base), **{**TRUNK, 'out_indices': (0, 1, 2, 3)})
+                              base_checkpoint=str(base), **{**SMALL_SWIN, 'out_indices': (0, 1, 2, 3)})
     cfg.model.decode_head.in_channels = [8, 16, 32, 64]
     cfg.model.auxiliary_head.in_channels = 32
     cfg.merge_from_dict({
@@ -109,7 +110,7 @@ def test_every_route_gives_the_trained_model(route, file, base, folder, trained,
     other = route(path, files[file])
     assert torch.equal(says(other), expected)
     assert mmparax.fingerprint(other) == mmparax.fingerprint(model)
-    assert other.backbone.base_source == ('file' if base == 'at hand' else 'checkpoint')
+    assert other.backbone.base_source is (BaseSource.FILE if base == 'at hand' else BaseSource.CHECKPOINT)
     if route in (by_init_model, by_copy, by_load_adapter):  # the names and colours of the data set come with the file
         whole = torch.load(files['whole'], weights_only=False)['meta']['dataset_meta']
         assert list(other.dataset_meta['classes']) == list(whole['classes'])
@@ -132,7 +133,7 @@ def test_a_detector_by_every_route(folder, tmp_path):
         type='RetinaNet',
         data_preprocessor=dict(type='DetDataPreprocessor', mean=[0.] * 3, std=[1.] * 3, pad_size_divisor=32),
         backbone=dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4),
-                      base_checkpoint=str(folder / 'base.pth'), **{**TRUNK, 'out_indices': (1, 2, 3)}),
+                      base_checkpoint=str(folder / 'base.pth'), **{**SMALL_SWIN, 'out_indices': (1, 2, 3)}),
         neck=dict(type='FPN', in_channels=[16, 32, 64], out_channels=8, num_outs=4, add_extra_convs='on_input'),
         bbox_head=dict(type='RetinaHead', num_classes=2, in_channels=8, feat_channels=8, stacked_convs=1,
                        anchor_generator=anchors, bbox_coder=dict(type='DeltaXYWHBBoxCoder')),
@@ -171,7 +172,7 @@ def test_a_classifier_by_its_inferencer(folder, tmp_path):
     model = dict(
         type='ImageClassifier', data_preprocessor=dict(mean=[0.] * 3, std=[1.] * 3), neck=dict(type='GlobalAveragePooling'),
         backbone=dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4),
-                      base_checkpoint=str(folder / 'base.pth'), **TRUNK),
+                      base_checkpoint=str(folder / 'base.pth'), **SMALL_SWIN),
         head=dict(type='LinearClsHead', in_channels=64, num_classes=2))
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
     cfg = Config(dict(default_scope='mmpretrain', model=model, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
@@ -189,7 +190,7 @@ def test_a_classifier_by_its_inferencer(folder, tmp_path):
 def test_a_base_that_is_downloaded_late_reaches_the_moving_average(tmp_path, monkeypatch):
     """Averages start before init_weights fetches the base: what is evaluated has it all the same."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    weights = build('frozen', **TRUNK).state_dict()
+    weights = build('frozen', **SMALL_SWIN).state_dict()
     monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, target, **_: torch.save(weights, target))
     for hook in (dict(type='mmparax.EMAHook', momentum=0.5), dict(type='EMAHook', momentum=0.5)):
         url = f'https://example.org/{hook["type"]}.pth'
@@ -199,4 +200,4 @@ def test_a_base_that_is_downloaded_late_reaches_the_moving_average(tmp_path, mon
         evaluate = runner.model.val_step
         runner.model.val_step = lambda data: (seen.append(mmparax.fingerprint(runner.model)), evaluate(data))[1]
         runner.train()
-        assert set(seen) == {mmparax.fingerprint(build('frozen', allow_random_base=False, base_checkpoint=url, **TRUNK))}
+        assert set(seen) == {mmparax.fingerprint(build('frozen', allow_random_base=False, base_checkpoint=url, **SMALL_SWIN))}

@@ -3,6 +3,7 @@ import pytest
 from torch import nn
 
 from helpers.cases import build as build_backbone
+from mmparax.backbones.base_weights import BaseSource
 from mmparax.checkpoint.fingerprint import describe
 from mmparax.checks.checkpoint import check_origin, check_resumable
 
@@ -55,6 +56,6 @@ def test_another_base_is_told_by_its_fingerprint():
     model = Segmentor('frozen')
     other = checkpoint_of(Segmentor('frozen'))
     check_origin(model, other, 'a.pth', True)  # a random base of one's own is no claim
-    model.backbone.base_source = 'file'
+    model.backbone.base_source = BaseSource.FILE
     with pytest.raises(ValueError, match="'a.pth' was trained on another base: its fingerprint is .*Set model.backbone.base"):
         check_origin(model, other, 'a.pth', True)

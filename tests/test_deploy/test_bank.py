@@ -15,6 +15,7 @@ from mmseg.structures import SegDataSample
 import mmparax
 from helpers.cases import build
 from helpers.deployed import write_base, write_task
+from mmparax.backbones.base_weights import BaseSource
 from mmparax.inference.predictions import load_model
 
 TASKS = {'segmentation': 'adaroute', 'detection': 'lora', 'panoptic': 'bitfit'}
@@ -198,7 +199,7 @@ def test_a_model_of_a_bank_leaves_the_base_alone(bank):
     with pytest.raises(ValueError, match='cannot be initialised: its base is that of other models of an AdapterBank, too'):
         model.init_weights()
     other = {name: value + 1 for name, value in model.state_dict().items()}
-    model.backbone.base_source = 'checkpoint'  # where it came from makes no difference
+    model.backbone.base_source = BaseSource.CHECKPOINT  # where it came from makes no difference
     with pytest.raises(ValueError, match='another base'):
         model.load_state_dict(other)
     model.load_state_dict({name: value.half() if value.is_floating_point() else value

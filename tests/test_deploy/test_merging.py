@@ -59,7 +59,7 @@ def test_only_the_rows_of_the_adapters_change():
     for part, old, new in (('q', q, merged[0]), ('v', v, merged[2])):
         module = linear.adapters[part]
         torch.testing.assert_close(new - old, module.scale * module.lora_b @ module.lora_a)
-    assert sum(rows.numel() for rows in linear.kept.values()) == 2 * q.numel()
+    assert sum(rows.numel() for rows in linear.original_rows.values()) == 2 * q.numel()
 
 
 @pytest.mark.parametrize('action, named', [

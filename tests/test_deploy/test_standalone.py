@@ -14,6 +14,7 @@ from safetensors import safe_open
 import mmparax
 from helpers.cases import build
 from helpers.deployed import write_base, write_task
+from mmparax.backbones.base_weights import BaseSource
 from mmparax.deploy import standalone
 from mmparax.deploy.standalone import make_upstream_checkpoint, make_upstream_config
 from mmparax.inference.predictions import load_model
@@ -60,7 +61,7 @@ def test_it_needs_no_base(suffix, merge, tmp_path):
     assert not list(tmp_path.glob('.*.part'))
     base.rename(tmp_path / 'elsewhere.pth')
     model = load(config, out, base_checkpoint=None)
-    assert model.backbone.base_source == 'checkpoint'
+    assert model.backbone.base_source is BaseSource.CHECKPOINT
     assert torch.equal(run(model), run(expected))
     assert model.dataset_meta['classes'] == ('a', 'b')
     assert mmparax.fingerprint(model) == mmparax.fingerprint(expected)

@@ -13,7 +13,7 @@ from helpers.cases import build as build_backbone
 from helpers.config_files import build as build_config
 from helpers.config_files import load
 from helpers.runs import SHALLOW, build, config, same, saved
-from mmparax.backbones.adapted import BASE
+from mmparax.backbones.base_weights import BaseSource
 from mmparax.backbones.parameters import count_parameters
 from mmparax.checkpoint.contents import drop_frozen, trim_histories
 from mmparax.errors import ParameterError
@@ -42,7 +42,7 @@ def run(folder, base, resume=False, save='trainable', lines=None, **options):
 
 
 def base_of(model):
-    return {f'backbone.{name}' for name, role in model.backbone._roles.items() if role == BASE}
+    return {f'backbone.{name}' for name in model.backbone.frozen_names()}
 
 
 @pytest.mark.parametrize('method', ['adaroute', 'bitfit', 'vpt', 'frozen'])
@@ -176,7 +176,7 @@ def test_evaluation_and_a_new_run_take_it_with_the_base_at_hand(short, bases, tm
     runner = build(cfg, load_from=path)
     runner.val()
     assert all(torch.equal(value, runner.model.state_dict()[name]) for name, value in content['state_dict'].items())
-    assert runner.model.backbone.base_source == 'file'
+    assert runner.model.backbone.base_source is BaseSource.FILE
     build(config(tmp_path / 'new', base_checkpoint=str(bases / 'one.pth'), iterations=3), load_from=path).train()
     refused = {'absent.pth': "base_checkpoint='.*absent.pth' does not exist", 'two.pth': 'trained on another base'}
     for name, message in refused.items():
@@ -210,7 +210,7 @@ def test_nothing_is_said_to_be_missing(short, bases, tmp_path, capsys):
 def test_swin_b_with_upernet_is_adapters_and_head():
     """Counted on the tensors of the ADE20K config, without their memory."""
     model = build_config(load('semantic_segmentation/upernet_swin-b_adaroute_4xb4-160k_ade20k-512x512.py'))
-    model.backbone.base_source = 'file'
+    model.backbone.base_source = BaseSource.FILE
     checkpoint = dict(state_dict=model.state_dict())
     drop_frozen(checkpoint, model)
     size = sum(value.nbytes for value in checkpoint['state_dict'].values())

@@ -7,7 +7,7 @@ from typing import Any, Dict
 
 from torch import nn
 
-from mmparax.backbones.parameters import OF_MODEL, OF_STAGE, count_by_stage, count_parameters, side_by_side
+from mmparax.backbones.parameters import MODEL_SUMS, STAGE_SUMS, count_by_stage, count_parameters, format_side_by_side
 from mmparax.cli import ToolParser, add_cfg_options_argument, tool
 from mmparax.config.files import load_config
 from mmparax.config.query import model_without_base
@@ -44,10 +44,10 @@ def main(args: argparse.Namespace) -> None:
     elif len(models) == 1:
         model, = models.values()
         print(count_parameters(model).table())
-        print(side_by_side('Backbone by stage', count_by_stage(model), OF_STAGE, 120))
+        print(format_side_by_side('Backbone by stage', count_by_stage(model), STAGE_SUMS, 120))
     else:
         counts = {Path(config).stem: count_parameters(model) for config, model in models.items()}
-        print(side_by_side('Parameters', counts, OF_MODEL))
+        print(format_side_by_side('Parameters', counts, MODEL_SUMS))
 
 
 if __name__ == '__main__':

@@ -1,0 +1,256 @@
+"""The base of an adapted backbone: which file gives it, which checkpoints fit it, and its fingerprint."""
+import logging
+import re
+from enum import Enum
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmparax.adapters.base import Method
+from mmparax.backbones.block import adapter_modules
+from mmparax.backbones.roles import Role
+from mmparax.errors import InputError, ParameterError, RandomBaseError
+from mmparax.utils.names import add_prefix, strip_prefix
+from mmparax.weights.claims import CHECKED, CLAIM, check_claimed_fingerprint
+from mmparax.weights.digest import compute_digest
+from mmparax.weights.matching import check_keys, check_same_base, copy_base
+from mmparax.weights.reader import read_weights
+from mmparax.weights.sources import fetch, locate
+
+
+class BaseSource(Enum):
+    """Where the weights of a base came from."""
+    FILE = 'file'  # base_checkpoint: checkpoints need not hold the base
+    CHECKPOINT = 'checkpoint'  # a checkpoint that held the whole base
+    RANDOM = 'random'  # nowhere, on request (allow_random_base)
+
+
+class BaseWeights(BaseModule):
+    """The part of :class:`AdaptedBackbone` that loads the base, once, and never lets a random one run unnoticed.
+
+    Class attributes:
+        family: name of the family.
+        convert_base: turns the weights of any known file of the family into the layout of upstream's class.
+        signature: pattern of a key that every file of the family has, and of no other.
+
+    Attributes:
+        base_checkpoint: path or URL of the pre-trained weights, or None.
+        base_source: where the base came from; None as long as it has no weights.
+        method: what the backbone is adapted by; None for full fine-tuning.
+        merged: whether the adapters are a part of the frozen weights for now (:mod:`mmparax.deploy.merging`).
+        shared: whether other models run on the same base (:class:`mmparax.AdapterBank`).
+    """
+    family: ClassVar[str]
+    convert_base: ClassVar[Callable[[Dict[str, Tensor]], Dict[str, Tensor]]]
+    signature: ClassVar[str]
+    base_checkpoint: Optional[str]
+    base_source: Optional[BaseSource]
+    method: Optional[Method]
+    merged: bool = False
+    shared: bool = False
+    _roles: Dict[str, Role]
+
+    def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Change weights of the right layout that depend on the size of the input; by default none."""
+        return weights
+
+    # ---- its parts ----
+
+    def parameter_roles(self) -> Dict[str, Role]:
+        """Name of each parameter -> its role."""
+        return {name: self._roles[name] for name, _ in self.named_parameters()}
+
+    def names_of(self, *roles: Role) -> List[str]:
+        """Names of the parameters and buffers of some roles in the state dict."""
+        return [name for name, role in self._roles.items() if role in roles]
+
+    def parameters_of(self, *roles: Role) -> Dict[str, nn.Parameter]:
+        """Name -> parameter of some roles."""
+        return {name: parameter for name, parameter in self.named_parameters() if self._roles[name] in roles}
+
+    def frozen_parameters(self) -> Dict[str, nn.Parameter]:
+        """Name -> parameter of the frozen base; empty under full fine-tuning."""
+        return {} if self.method is None else self.parameters_of(Role.BASE)
+
+    def frozen_names(self) -> List[str]:
+        """Names of the frozen base's parameters and buffers in the state dict; none under full fine-tuning."""
+        return [] if self.method is None else self.names_of(Role.BASE)
+
+    # ---- loading from base_checkpoint ----
+
+    def load_base(self) -> None:
+        """Load the base from ``base_checkpoint``, all of it or nothing.
+
+        Raises:
+            MissingFileError: if there is no such file and it cannot be fetched.
+            InputError: without ``base_checkpoint``, for an unreadable file, or if keys are missing, unexpected or of another
+                shape.
+        """
+        self.check_unmerged('load its base')
+        self._check_unshared('load a base')
+        if self.base_checkpoint is None:
+            raise ParameterError('base_checkpoint', None, 'it must be the path or URL of the pre-trained weights to load')
+        given = read_weights(fetch(self.base_checkpoint))
+        families = find_families(given)
+        if families and self.family not in families:
+            raise ParameterError('base_checkpoint', self.base_checkpoint, f'{type(self).__name__} needs weights of a '
+                                 f'{self.family}, and these are of a {" or ".join(families)}')
+        weights = self.fit_base(type(self).convert_base(given))
+        copy_base(self.parameters_of(Role.BASE, Role.TUNED), weights, self.base_checkpoint, type(self).__name__)
+        self.base_source = BaseSource.FILE
+
+    def _load_base_if_at_hand(self) -> None:
+        if self.base_source is not None:
+            return
+        if self.base_checkpoint is None:
+            self._warn('has no base_checkpoint')
+        elif locate(self.base_checkpoint) is None:
+            self._warn(f'did not find its base_checkpoint {self.base_checkpoint!r} yet')
+        else:
+            self.load_base()
+
+    def _load_base_if_named(self) -> None:
+        """Fetch the base that has not been loaded, if ``base_checkpoint`` names it."""
+        if self.base_source is None and self.base_checkpoint is not None:
+            self.load_base()
+
+    def _warn(self, what: str) -> None:
+        print_log(f'{type(self).__name__} {what}: the first forward stops unless a base or a complete checkpoint has been '
+                  'loaded by then.', logger='current', level=logging.WARNING)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Load the base if that has not happened; only a random base gets upstream's initialisation."""
+        self.check_unmerged('be initialised')
+        self._check_unshared('be initialised')
+        self._load_base_if_named()
+        if self.base_source in (BaseSource.FILE, BaseSource.CHECKPOINT):
+            self._is_init = True
+        if self._is_init:
+            return
+        super().init_weights()
+        # Upstream's initialisation walks over every linear layer, those of the adapters too.
+        centers = [center for stage in self.expert_centers for center in stage]
+        for module in [module for _, module in adapter_modules(self)] + centers:
+            module.reset_parameters()
+
+    def check_base(self) -> None:
+        """Raise RandomBaseError if the base would run on random weights that nobody asked for."""
+        if self.base_source is None:
+            raise RandomBaseError(
+                f'{type(self).__name__} would run on a random base: base_checkpoint={self.base_checkpoint!r} has not been '
+                'loaded and no complete checkpoint either. Set base_checkpoint to the pre-trained file, or '
+                'allow_random_base=True (with base_checkpoint=None) to run without one.')
+
+    # ---- its identity ----
+
+    def fingerprint(self) -> Optional[str]:
+        """Return the SHA-256 of the frozen base: names, shapes, dtypes and bytes, in the order of the names.
+
+        Names are those of upstream's class, so every layout of a file of one base agrees. Buffers, adapters and output
+        norms are not in it.
+
+        Returns:
+            64 hexadecimal digits, or None under full fine-tuning, which freezes nothing.
+
+        Raises:
+            RandomBaseError: if the base has not been loaded yet.
+            InputError: while adapters are merged into it.
+        """
+        if self.method is None:
+            return None
+        if self.base_source is None:
+            raise RandomBaseError(f'{type(self).__name__} has no base to identify yet: '
+                                  f'base_checkpoint={self.base_checkpoint!r} has not been loaded.')
+        self.check_unmerged('be identified by its base')
+        return compute_digest(self.frozen_parameters().items())
+
+    def _check_claim(self, metadata: Mapping[str, Any]) -> None:
+        """Compare the base with what a state dict without a base says of it, unless that was done before."""
+        claim = metadata.get(CLAIM)
+        if claim is CHECKED:
+            return
+        known = claim if isinstance(claim, dict) else {}
+        if known.get('fingerprint') and len(known.get('backbones') or ()) == 1:  # several have one fingerprint together
+            check_claimed_fingerprint(known, self.fingerprint(), self.frozen_parameters().values(), 'the state dict',
+                                      type(self).__name__)
+        else:
+            print_log(f'{type(self).__name__} loads a state dict without a frozen base that does not say on which base it '
+                      'was trained: that was not checked. Load the checkpoint by mmengine.runner.load_checkpoint, which does.',
+                      logger='current', level=logging.WARNING)
+
+    # ---- state dicts ----
+
+    def check_state(self, given: Mapping[str, Any]) -> None:
+        """Check that a state dict has every trainable weight, the base whole or not at all, and no more.
+
+        mmengine never asks for a strict match, so its loading calls this (:mod:`mmparax.checkpoint.mmengine_loading`).
+
+        Args:
+            given: the state dict of this backbone, without a prefix.
+
+        Raises:
+            InputError: naming the keys that are missing, of another shape or unexpected, or if the base is another.
+        """
+        base = self.parameters_of(Role.BASE)
+        buffers = {name for name, _ in self.named_buffers()}.intersection(self.names_of(Role.BASE))
+        check_keys(type(self).__name__, given, self.state_dict(), base, buffers)
+        if not base.keys() <= given.keys():
+            self._load_base_if_named()  # the checkpoint leaves the base to it
+        self._check_same_base(given, base)
+
+    def _check_same_base(self, given: Mapping[str, Any], base: Mapping[str, nn.Parameter]) -> None:
+        if (self.base_source is BaseSource.FILE or self.shared) and self.method is not None:
+            check_same_base(type(self).__name__, self.base_checkpoint, given, base)
+
+    def check_unmerged(self, action: str) -> None:
+        """Raise InputError, saying that this backbone cannot ``action``, while its adapters are merged."""
+        if self.merged:
+            raise InputError(f'{type(self).__name__} cannot {action} while its adapters are merged into the frozen '
+                             'weights: call mmparax.unmerge_adapter(model) first.')
+
+    def _check_unshared(self, action: str) -> None:
+        if self.shared:
+            raise InputError(f'{type(self).__name__} cannot {action}: its base is that of other models of an '
+                             'AdapterBank, too, and is there.')
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self.check_unmerged('give its state dict (to save it, for example)')
+        super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, local_metadata: Dict[str, Any],
+                              *args: Any) -> None:
+        self.check_unmerged('load a checkpoint')
+        given = strip_prefix(state_dict, prefix)
+        base = self.parameters_of(Role.BASE)
+        complete = all(getattr(given.get(name), 'shape', None) == parameter.shape for name, parameter in base.items())
+        if not complete:
+            self._load_base_if_named()
+        self._check_same_base(given, base)
+        if complete:
+            if self.base_source is not BaseSource.FILE and not self.shared:
+                self.base_source = BaseSource.CHECKPOINT
+            elif self.method is not None:
+                # A checkpoint in half precision holds the base rounded: its own file is exact.
+                state_dict.update(add_prefix({name: parameter.detach() for name, parameter in base.items()}, prefix))
+        elif self.base_source is not None and not base.keys() & given.keys():
+            # A small checkpoint: the base that is there is not missing.
+            if given and self.method is not None:
+                self._check_claim(local_metadata)
+            state = self.state_dict()
+            state_dict.update(add_prefix({name: state[name] for name in self.frozen_names() if name not in given}, prefix))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def find_families(weights: Mapping[str, Any]) -> List[str]:
+    """Names of the families whose signature is among the keys of a base checkpoint."""
+    pending, found = BaseWeights.__subclasses__(), set()
+    while pending:
+        cls = pending.pop()
+        pending += cls.__subclasses__()
+        if 'signature' in vars(cls) and any(re.search(cls.signature, name) for name in weights):
+            found.add(cls.family)
+    return sorted(found)
