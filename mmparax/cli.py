@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 
 from mmparax.config.files import check_checkpoint, load_config
-from mmparax.config.query import datasets_of, registered
+from mmparax.config.query import datasets_of, find_class
 from mmparax.errors import TRACEBACK, InputError, MissingFileError, ParameterError, RandomBaseError, UserError, check_int
 from mmparax.hooks.stock import holds_adapted_backbone, replace_stock_hooks
 from mmparax.utils.launch import PRECISIONS, is_first_process
@@ -250,7 +250,7 @@ def draw_predictions(cfg: Config, show: bool, show_dir: Optional[str], wait_time
             dataset['metainfo']['palette'] = [tuple(color) for color in palette]  # mmdetection draws in no others
     if show:
         hook.update(show=True, wait_time=wait_time)
-    cls = registered(HOOKS, hook, cfg)
+    cls = find_class(HOOKS, hook, cfg)
     if cls is not None and 'out_dir' in keyword_names(cls):  # mmpretrain's
         hook.update(enable=True, interval=1, **(dict(out_dir=show_dir) if show_dir else {}))
         return

@@ -31,12 +31,12 @@ from mmparax.checks.model import check_class_counts, check_features
 from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers
 from mmparax.checks.random_batch import make_random_batch
 from mmparax.checks.schedule import read_schedule
-from mmparax.config.query import datasets_of, metainfo_of, model_config, registered, sub_configs, to_be_downloaded
+from mmparax.config.query import datasets_of, find_class, find_missing_downloads, metainfo_of, model_config, sub_configs
 from mmparax.errors import TRACEBACK, TrainingError, UserError
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.utils.launch import use_amp
 from mmparax.utils.names import join_name
-from mmparax.utils.text import listed
+from mmparax.utils.text import summarize_names
 
 OK, WARNING, PROBLEM, SKIPPED = 'ok', 'warning', 'problem', 'skipped'
 FIRST_STEPS = 12  # a dynamic loss scale starts high and is halved at every step that it rejects
@@ -115,7 +115,7 @@ class Doctor:
         hook = (self.cfg.get('default_hooks') or {}).get('checkpoint', dict(type='CheckpointHook'))
         if hook is None:
             return WARNING, 'default_hooks.checkpoint=None: the run writes no checkpoint'
-        cls = registered(HOOKS, hook, self.cfg)
+        cls = find_class(HOOKS, hook, self.cfg)
         if cls is not None and issubclass(cls, MMEngineCheckpointHook) and not issubclass(cls, CheckpointHook):
             return WARNING, ("default_hooks.checkpoint is mmengine's, which saves the frozen base, loses the last one to a kill "
                              'while it writes, and does not resume exactly; tools/train.py would replace it. Use '
@@ -124,7 +124,7 @@ class Doctor:
 
     def check_data(self) -> tuple[str, str]:
         check_datasets(self.cfg, ['train_dataloader', 'val_dataloader'])
-        fetched = to_be_downloaded(self.cfg, ['train_dataloader', 'val_dataloader', 'test_dataloader'])
+        fetched = find_missing_downloads(self.cfg, ['train_dataloader', 'val_dataloader', 'test_dataloader'])
         if fetched:
             return OK, f'will be downloaded into {", ".join(map(repr, fetched))} at the start of the run'
         self.has_data = True
@@ -257,7 +257,7 @@ class Doctor:
                 'trainable parameters (nothing would break several processes), the frozen base unchanged')
         zero = [name for part in found for name in part.zero]
         if zero:
-            text += f'; exactly zero, which some methods are at first: {listed(zero)}'
+            text += f'; exactly zero, which some methods are at first: {summarize_names(zero)}'
         return OK, text
 
     # ---- parts ----

@@ -8,9 +8,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from mmparax.config.query import dataset_paths, datasets_of, downloads_itself, metainfo_of, metrics_of, registered
+from mmparax.config.query import dataset_paths, datasets_of, downloads_itself, find_class, metainfo_of, metrics_of
 from mmparax.errors import InputError, MissingFileError, ParameterError
-from mmparax.utils.text import listed
+from mmparax.utils.text import summarize_names
 
 FILES_OF_EVALUATORS = ('ann_file', 'seg_prefix')
 CATEGORIES = b'"categories"'
@@ -64,7 +64,7 @@ def check_class_names(cfg: Mapping[str, Any], place: str, dataset: Mapping[str, 
     Raises:
         InputError: naming the classes that do not match.
     """
-    cls, classes = registered(DATASETS, dataset, cfg), metainfo_of(cfg, dataset).get('classes')
+    cls, classes = find_class(DATASETS, dataset, cfg), metainfo_of(cfg, dataset).get('classes')
     if isinstance(classes, str):
         raise ParameterError(f'{place}.metainfo.classes', classes, 'it must be a sequence of names',
                              f"For one class write ('{classes}', ), with the comma.")
@@ -150,4 +150,4 @@ def _check_folders(place: str, classes: Sequence[str], folder: str) -> None:
 
 
 def _list_names(names: Sequence[str]) -> str:
-    return listed([repr(name) for name in names])
+    return summarize_names([repr(name) for name in names])

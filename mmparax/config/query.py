@@ -74,7 +74,7 @@ def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[Tuple[str, str]]:
         yield 'ann_file', os.path.join(root, annotations)
 
 
-def registered(registry: Registry, config: Mapping[str, Any], cfg: Mapping[str, Any]) -> Optional[type]:
+def find_class(registry: Registry, config: Mapping[str, Any], cfg: Mapping[str, Any]) -> Optional[type]:
     """The class that a part of a config asks for, or None if no toolbox has it.
 
     Args:
@@ -91,11 +91,11 @@ def registered(registry: Registry, config: Mapping[str, Any], cfg: Mapping[str, 
 
 def downloads_itself(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
     """Whether a data set fetches what is not there."""
-    cls = registered(DATASETS, dataset, cfg)
+    cls = find_class(DATASETS, dataset, cfg)
     return cls is not None and bool(dataset.get('download', keyword_defaults(cls).get('download', False)))
 
 
-def to_be_downloaded(cfg: Mapping[str, Any], loaders: Sequence[str]) -> List[str]:
+def find_missing_downloads(cfg: Mapping[str, Any], loaders: Sequence[str]) -> List[str]:
     """The folders of data sets that will download themselves, which they have not done yet."""
     roots = [dataset.get('data_root') or '' for loader in loaders for dataset in datasets_of(cfg.get(loader))
              if downloads_itself(cfg, dataset)]
@@ -104,7 +104,7 @@ def to_be_downloaded(cfg: Mapping[str, Any], loaders: Sequence[str]) -> List[str
 
 def metainfo_of(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> Dict[str, Any]:
     """The names of classes, palette and so on that a data set has, as far as its config and class say."""
-    given, cls = dict(dataset.get('metainfo') or {}), registered(DATASETS, dataset, cfg)
+    given, cls = dict(dataset.get('metainfo') or {}), find_class(DATASETS, dataset, cfg)
     if dataset.get('classes') is not None:  # mmpretrain's older argument
         given.setdefault('classes', dataset['classes'])
     load = getattr(cls, '_load_metainfo', None)  # of mmengine's data sets

@@ -14,7 +14,7 @@ from mmparax.config.query import datasets_of
 from mmparax.errors import InputError, ParameterError
 from mmparax.inference.predictions import load_model
 from mmparax.utils.modules import unwrap_model
-from mmparax.utils.text import listed
+from mmparax.utils.text import summarize_names
 
 
 class AdapterBank:
@@ -186,7 +186,7 @@ class AdapterBank:
             and torch.equal(value.to(self.device), self._base[key]))]
         if others:
             raise InputError(f'the model of {name!r} has another base than the other tasks of this AdapterBank: '
-                             f'{listed(others)} of {len(frozen)} frozen weights differ. All tasks need the same base, '
+                             f'{summarize_names(others)} of {len(frozen)} frozen weights differ. All tasks need the same base, '
                              'arch and precision; use another bank for it.')
 
 

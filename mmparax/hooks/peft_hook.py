@@ -23,7 +23,7 @@ from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.ops.dispatch import describe_backend
 from mmparax.registry import HOOKS
 from mmparax.utils.modules import unwrap_model
-from mmparax.utils.text import listed
+from mmparax.utils.text import summarize_names
 from mmparax.weights.adapter_file import VerifiedDescription, get_description
 from mmparax.weights.claims import CLAIM
 
@@ -87,7 +87,7 @@ class PEFTHook(Hook):
         taken, fresh = keep_fitting_head(model, weights)
         if fresh:
             runner.logger.warning(f'{source!r} gives the adapter and {len(taken)} tensors of the head; the others start fresh: '
-                                  f'{listed(fresh)}.')
+                                  f'{summarize_names(fresh)}.')
 
     def before_train(self, runner: Runner) -> None:
         model = unwrap_model(runner.model)
@@ -127,7 +127,7 @@ class PEFTHook(Hook):
             check_gradients(found, unused_allowed)
             text = f'First step: all {found.count} trainable parameters have a finite gradient'
             if found.zero:
-                text += f'; {listed(found.zero)} exactly zero, which is normal for some methods'
+                text += f'; {summarize_names(found.zero)} exactly zero, which is normal for some methods'
             runner.logger.info(text + '.')
 
         for wrapper in list_optim_wrappers(runner.optim_wrapper):

@@ -8,7 +8,7 @@ from mmengine.hooks import EMAHook as MMEngineEMAHook
 from mmengine.registry import HOOKS, MODELS
 
 from mmparax.backbones.adapted import AdaptedBackbone
-from mmparax.config.query import registered, sub_configs
+from mmparax.config.query import find_class, sub_configs
 from mmparax.hooks.ema_hook import EMAHook
 from mmparax.utils.signatures import keyword_names
 
@@ -24,7 +24,7 @@ def holds_adapted_backbone(cfg: Config) -> bool:
     for _, part in sub_configs(cfg.get('model')):
         kind = part.get('type')
         if not isinstance(kind, str) or kind.startswith('mmparax.'):
-            cls = registered(MODELS, part, cfg)
+            cls = find_class(MODELS, part, cfg)
             if isinstance(cls, type) and issubclass(cls, AdaptedBackbone):
                 return True
     return False
@@ -46,7 +46,7 @@ def replace_stock_hooks(cfg: Config) -> list[str]:
     if 'checkpoint' not in (cfg.get('default_hooks') or {}):  # None is for none
         cfg.default_hooks = dict(cfg.get('default_hooks') or {}, checkpoint=dict(type='CheckpointHook', interval=1))
     for place, hook in _hook_configs(cfg):
-        cls = registered(HOOKS, hook, cfg)
+        cls = find_class(HOOKS, hook, cfg)
         if cls is MMEngineCheckpointHook:
             _change_type(hook, 'mmparax.CheckpointHook')
             sentences.append(f"{place} is mmparax.CheckpointHook in place of mmengine's: checkpoints leave the frozen base out, "

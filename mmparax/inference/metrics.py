@@ -7,7 +7,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
 from rich.table import Table
 
-from mmparax.config.query import metrics_of, registered
+from mmparax.config.query import find_class, metrics_of
 from mmparax.utils.signatures import keyword_names
 from mmparax.utils.tables import as_text
 
@@ -65,7 +65,7 @@ def write_predictions(cfg: Config, folder: str) -> None:
     num_writers = 0
     metrics = [metric for _, metric in metrics_of(cfg, 'test_evaluator')]
     for metric in metrics:
-        cls = registered(METRICS, metric, cfg)
+        cls = find_class(METRICS, metric, cfg)
         options = [] if cls is None else keyword_names(cls.__init__)
         if 'output_dir' in options:
             metric['output_dir'] = folder if not num_writers else os.path.join(folder, str(num_writers))

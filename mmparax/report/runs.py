@@ -22,7 +22,7 @@ from mmparax.report.logs import (
     read_printed_evaluation,
     select_columns,
 )
-from mmparax.utils.text import listed
+from mmparax.utils.text import summarize_names
 
 TIMESTAMP = re.compile(r'\d{8}_\d{6}')
 ADAPTED = re.compile(r'mmparax\.(Adapted|AdaRoute)(\w+)')
@@ -172,7 +172,7 @@ def find_training_folder(given: str) -> Path:
     inside = sorted(child.name for child in folder.iterdir()
                     if any(map(_find_configs, (child, child / 'train'))))
     if inside:
-        raise InputError(f'the folder {given!r} is no run, but runs are in it, {listed(inside)}: give '
+        raise InputError(f'the folder {given!r} is no run, but runs are in it, {summarize_names(inside)}: give '
                          f'{os.path.join(given, "*")}.')
     state = 'holds no run: no config of one is in it' if any(folder.iterdir()) else 'is empty'
     raise InputError(f'the folder {given!r} {state}. {HINT}')

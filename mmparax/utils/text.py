@@ -2,7 +2,7 @@
 from typing import Iterable, Sequence
 
 
-def listed(names: Sequence[str], most: int = 3) -> str:
+def summarize_names(names: Sequence[str], most: int = 3) -> str:
     """The number of names and the first of them."""
     return f'{len(names)} ({", ".join(names[:most])}{", ..." if len(names) > most else ""})'
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmparax.errors import InputError
-from mmparax.utils.text import listed
+from mmparax.utils.text import summarize_names
 
 # Parts of published files that a backbone does not take: classifiers, the final norm (output norms start fresh), buffers
 # that are computed again, and what only pre-training needs.
@@ -48,7 +48,7 @@ def find_wrong_shapes(given: Mapping[str, Any], expected: Mapping[str, Tensor]) 
 
 def describe_misfit(missing: Sequence[str], wrong: Sequence[str], unexpected: Sequence[str]) -> str:
     """Return what does not fit as a clause with counts and the first names; empty if all does."""
-    return '; '.join(f'{listed(names)} {label}' for label, names in
+    return '; '.join(f'{summarize_names(names)} {label}' for label, names in
                      (('missing', missing), ('of another shape', wrong), ('unexpected', unexpected)) if names)
 
 
@@ -90,5 +90,5 @@ def check_same_base(owner: str, base_checkpoint: Optional[str], given: Mapping[s
     others = find_differences(given, present)
     if others:
         raise InputError(f'the checkpoint was trained on another base than {base_checkpoint!r}, which {owner} has loaded: '
-                         f'{listed(others)} of {len(present)} frozen weights differ. Set model.backbone.base_checkpoint '
+                         f'{summarize_names(others)} of {len(present)} frozen weights differ. Set model.backbone.base_checkpoint '
                          'to the base of the checkpoint; nothing was loaded.')

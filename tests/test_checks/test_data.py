@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from helpers.tasks import DATASETS, TASKS, move_scenes
 from mmparax.checks.data import check_datasets, read_categories
-from mmparax.config.query import to_be_downloaded
+from mmparax.config.query import find_missing_downloads
 from mmparax.datasets.synthetic.writers import write_scenes
 
 LOADERS = ['train_dataloader', 'val_dataloader', 'test_dataloader']
@@ -74,12 +74,12 @@ def test_data_that_download_themselves_need_not_be_there(kind, tmp_path):
 
     for options in ({}, dict(download=True)):
         check_datasets(cfg(**options), LOADERS)
-        assert to_be_downloaded(cfg(**options), LOADERS) == [str(root)]
+        assert find_missing_downloads(cfg(**options), LOADERS) == [str(root)]
     with pytest.raises(FileNotFoundError, match='train_dataloader.dataset.data_root='):
         check_datasets(cfg(download=False), LOADERS)
     root.mkdir()
     (root / 'file').touch()
-    assert to_be_downloaded(cfg(), LOADERS) == []
+    assert find_missing_downloads(cfg(), LOADERS) == []
 
 
 DIGITS = [f'digit {number}' for number in range(10)]

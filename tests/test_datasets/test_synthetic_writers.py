@@ -182,8 +182,8 @@ def test_mmpretrain_reads_the_crops(written, scenes):
 
 def test_preview_draws_what_was_written(tmp_path, monkeypatch, capsys):
     root = tmp_path / 'scenes'
-    monkeypatch.setattr(sys, 'argv', [str(TOOL), '--out-dir', str(root), '--num-train', '2', '--num-val', '0', '--size', '64', '--preview',
-                                      '5'])
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), '--out-dir', str(root), '--num-train', '2', '--num-val', '0', '--size', '64',
+                                      '--preview', '5'])
     runpy.run_path(str(TOOL), run_name='__main__')
     assert 'preview.png' in capsys.readouterr().out
     picture = np.asarray(Image.open(root / 'preview.png').convert('RGB'))

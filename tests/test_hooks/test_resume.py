@@ -258,7 +258,7 @@ def test_a_full_disk_is_one_sentence_and_the_previous_checkpoint_stays(in_one_go
             original(runner)
 
         hook._save_checkpoint = save
-        with pytest.raises(OSError, match=r"iter_3.pth' \(.* MiB\) could not be written: File too large.*--resume"):
+        with pytest.raises(OSError, match=r"iter_3.pth' \(.* MiB\) could not be written: File too large.*resume the run"):
             runner.train()
 
     assert in_child(full) == 0
@@ -286,7 +286,7 @@ def test_two_runs_do_not_share_a_work_dir(tmp_path):
 
 def test_a_work_dir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(OSError, match="work_dir='.*file/run' cannot be written to.*--work-dir"):
+    with pytest.raises(OSError, match="work_dir='.*file/run' cannot be written to.*choose another work_dir"):
         locks.lock_folder(tmp_path / 'file' / 'run')
 
 

@@ -47,11 +47,13 @@ def test_a_healthy_config_is_ready(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     code, text = call([str(CONFIG)], monkeypatch, capsys)
     assert code == 0 and text.strip().endswith('READY to train.')
-    assert re.search(r'ok +model +EncoderDecoder with AdaRoute: 0\.133 M of 1\.643 M parameters of the backbone are trainable', text)
+    assert re.search(r'ok +model +EncoderDecoder with AdaRoute: 0\.133 M of 1\.643 M parameters of the backbone are trainable',
+                     text)
     assert re.search(r"ok +base +'mmparax://.*' fits in every key and shape; fingerprint [0-9a-f]{64}", text)
     assert re.search(r'ok +frozen +1\.509 M parameters of the backbone are frozen; every trainable parameter is in the', text)
     assert re.search(r'ok +batch and rate +Effective batch size 8 = 1 process', text)
-    assert re.search(r'ok +one step +on 2 training images: loss \d+\.\d+, a finite gradient for each of 468 trainable parameters', text)
+    assert re.search(r'ok +one step +on 2 training images: loss \d+\.\d+, a finite gradient for each of 468 trainable parameters',
+                     text)
 
 
 def test_without_data_and_base_the_rest_is_still_examined(tmp_path, monkeypatch, capsys):
