@@ -46,27 +46,34 @@ if TYPE_CHECKING:
     from mmparax.hooks.routing_hook import RoutingHook
     from mmparax.optim import OptimWrapperConstructor
 
-__all__ = ['AdaRoute', 'AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptFormer', 'AdaptedConvNeXt',
-           'AdaptedMiT', 'AdaptedSwin', 'AdaptedViT', 'AdapterBank', 'BitFit', 'BlockInfo', 'CheckpointHook', 'EMAHook', 'Frozen',
-           'InputError', 'LoRA', 'LoRand', 'Method', 'MissingFileError', 'Mona', 'NormTuning', 'OptimWrapperConstructor',
-           'PEFTHook', 'ParameterCount', 'ParameterError', 'RandomBaseError', 'RoutingHook', 'SVHN', 'StorageError',
-           'TrainingError', 'UpstreamChangedError', 'UserError', 'VPT', '__version__', 'count_parameters', 'fingerprint',
-           'load_adapter', 'merge_adapter', 'save_adapter', 'unmerge_adapter']
+__all__ = [
+    'AdaRoute', 'AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptFormer', 'AdaptedConvNeXt', 'AdaptedMiT',
+    'AdaptedSwin', 'AdaptedViT', 'AdapterBank', 'BitFit', 'BlockInfo', 'CheckpointHook', 'EMAHook', 'Frozen', 'InputError',
+    'LoRA', 'LoRand', 'Method', 'MissingFileError', 'Mona', 'NormTuning', 'OptimWrapperConstructor', 'PEFTHook', 'ParameterCount',
+    'ParameterError', 'RandomBaseError', 'RoutingHook', 'SVHN', 'StorageError', 'TrainingError', 'UpstreamChangedError',
+    'UserError', 'VPT', '__version__', 'count_parameters', 'fingerprint', 'load_adapter', 'merge_adapter', 'save_adapter',
+    'unmerge_adapter'
+]
 
 _ERRORS = 'mmparax.errors'  # the only names that need no other package
 _NAMES = {
-    'mmparax.adapters': ['AdaRoute', 'AdaptFormer', 'BitFit', 'BlockInfo', 'Frozen', 'LoRA', 'LoRand', 'Method', 'Mona',
-                         'NormTuning', 'VPT'],
-    'mmparax.backbones': ['AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptedConvNeXt', 'AdaptedMiT',
-                          'AdaptedSwin', 'AdaptedViT'],
+    'mmparax.adapters': [
+        'AdaRoute', 'AdaptFormer', 'BitFit', 'BlockInfo', 'Frozen', 'LoRA', 'LoRand', 'Method', 'Mona', 'NormTuning', 'VPT'
+    ],
+    'mmparax.backbones': [
+        'AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptedConvNeXt', 'AdaptedMiT', 'AdaptedSwin',
+        'AdaptedViT'
+    ],
     'mmparax.backbones.parameters': ['ParameterCount', 'count_parameters'],
     'mmparax.checkpoint.adapter_io': ['load_adapter', 'save_adapter'],
     'mmparax.checkpoint.fingerprint': ['fingerprint'],
     'mmparax.datasets.svhn': ['SVHN'],
     'mmparax.deploy.bank': ['AdapterBank'],
     'mmparax.deploy.merging': ['merge_adapter', 'unmerge_adapter'],
-    _ERRORS: ['InputError', 'MissingFileError', 'ParameterError', 'RandomBaseError', 'StorageError', 'TrainingError',
-              'UpstreamChangedError', 'UserError'],
+    _ERRORS: [
+        'InputError', 'MissingFileError', 'ParameterError', 'RandomBaseError', 'StorageError', 'TrainingError',
+        'UpstreamChangedError', 'UserError'
+    ],
     'mmparax.hooks': ['CheckpointHook', 'EMAHook', 'PEFTHook', 'RoutingHook'],
     'mmparax.optim': ['OptimWrapperConstructor'],
 }
@@ -87,5 +94,5 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_MODULES[name]), name)
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

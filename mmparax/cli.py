@@ -4,9 +4,10 @@ import functools
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import HOOKS, init_default_scope
@@ -104,11 +105,13 @@ def add_amp_argument(parser: Container) -> None:
                         help='mixed precision on a GPU: fp16 with a dynamic loss scale (default), or bf16 without one')
 
 
-def complete_amp(arguments: Sequence[str]) -> List[str]:
+def complete_amp(arguments: Sequence[str]) -> list[str]:
     """Give an ``--amp`` without a precision behind it the default one, so that argparse takes no config for its value."""
     following = [*arguments[1:], '']
-    return [f'{argument}={PRECISIONS[0]}' if argument == '--amp' and after not in PRECISIONS else argument
-            for argument, after in zip(arguments, following)]
+    return [
+        f'{argument}={PRECISIONS[0]}' if argument == '--amp' and after not in PRECISIONS else argument
+        for argument, after in zip(arguments, following)
+    ]
 
 
 def add_device_argument(parser: Container) -> None:
@@ -116,7 +119,7 @@ def add_device_argument(parser: Container) -> None:
     parser.add_argument('--device', default='auto', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
 
 
-def add_gpus_argument(parser: Container, default: Optional[int], meaning: str) -> None:
+def add_gpus_argument(parser: Container, default: int | None, meaning: str) -> None:
     """Add ``--gpus``."""
     parser.add_argument('--gpus', type=int, default=default, metavar='N', help=meaning)
 
@@ -126,7 +129,7 @@ def add_batch_size_argument(parser: Container, default: int, meaning: str = 'ima
     parser.add_argument('--batch-size', type=int, default=default, metavar='N', help=f'{meaning} (default: %(default)s)')
 
 
-def add_num_images_argument(parser: Container, default: Optional[int], meaning: str) -> None:
+def add_num_images_argument(parser: Container, default: int | None, meaning: str) -> None:
     """Add ``--num-images``."""
     parser.add_argument('--num-images', type=int, default=default, metavar='N', help=meaning)
 
@@ -141,24 +144,23 @@ def add_out_argument(parser: Container, default: str, meaning: str) -> None:
     parser.add_argument('--out', default=default, metavar='FILE', help=f'{meaning} (default: %(default)s)')
 
 
-def add_out_dir_argument(parser: Container, default: Optional[str] = None, meaning: str = 'folder of the results') -> None:
+def add_out_dir_argument(parser: Container, default: str | None = None, meaning: str = 'folder of the results') -> None:
     """Add ``--out-dir``, which must be given if there is no default."""
-    parser.add_argument('--out-dir', default=default, required=default is None, metavar='DIR',
-                        help=meaning + (' (default: %(default)s)' if default else ''))
+    parser.add_argument('--out-dir', default=default, required=default is None, metavar='DIR', help=meaning +
+                        (' (default: %(default)s)' if default else ''))
 
 
-def add_size_argument(parser: Container, meaning: str, default: Optional[Tuple[int, int]] = None,
-                      required: bool = False) -> None:
+def add_size_argument(parser: Container, meaning: str, default: tuple[int, int] | None = None, required: bool = False) -> None:
     """Add ``--size H [W]``: (H, W) in pixels."""
-    parser.add_argument('--size', nargs='+', type=int, action=_SizeAction, default=default, required=required,
-                        metavar=('H', 'W'), help=meaning)
+    parser.add_argument('--size', nargs='+', type=int, action=_SizeAction, default=default, required=required, metavar=('H', 'W'),
+                        help=meaning)
 
 
 class _SizeAction(argparse.Action):
     """One number is the side of a square."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: Optional[str] = None) -> None:
+                 option_string: str | None = None) -> None:
         if len(values) > 2:
             raise argparse.ArgumentError(self, f'it takes a height and at most a width, not {len(values)} numbers')
         setattr(namespace, self.dest, (values[0], values[-1]))
@@ -234,7 +236,7 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-def draw_predictions(cfg: Config, show: bool, show_dir: Optional[str], wait_time: float) -> None:
+def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
     """Make the visualization hook of a config draw.
 
     Raises:
@@ -243,7 +245,7 @@ def draw_predictions(cfg: Config, show: bool, show_dir: Optional[str], wait_time
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise InputError("--show and --show-dir need the visualization hook: add visualization=dict(type="
-                             "'SegVisualizationHook') or that of the config's toolbox to default_hooks.")
+                         "'SegVisualizationHook') or that of the config's toolbox to default_hooks.")
     for dataset in datasets_of(cfg.get('test_dataloader')):
         palette = (dataset.get('metainfo') or {}).get('palette')
         if palette:
@@ -266,22 +268,24 @@ def draw_predictions(cfg: Config, show: bool, show_dir: Optional[str], wait_time
 
 def add_measuring_arguments(parser: argparse.ArgumentParser, num_images: int, batch_size: int) -> None:
     """Add the arguments that :func:`measure` reads."""
-    parser.add_argument('models', nargs='+', metavar='CONFIG [CHECKPOINT ...]',
-                        help='configs (files that end in .py), each followed by its checkpoints; a config without one is '
-                        'taken as training starts from it')
+    parser.add_argument(
+        'models', nargs='+', metavar='CONFIG [CHECKPOINT ...]',
+        help='configs (files that end in .py), each followed by its checkpoints; a config without one is '
+        'taken as training starts from it')
     add_out_dir_argument(parser)
     parser.add_argument('--names', nargs='+', metavar='NAME', help='what to call the models, in their order')
     add_image_dir_argument(parser, 'a folder of images (default: the test or validation data of the first config)')
     add_num_images_argument(parser, num_images, 'how many images (default: %(default)s)')
     add_batch_size_argument(parser, batch_size)
-    add_size_argument(parser, 'side of the square that is cut from the middle of each image (default: what fits the images, at '
-                      'most 512)')
+    add_size_argument(
+        parser, 'side of the square that is cut from the middle of each image (default: what fits the images, at '
+        'most 512)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='which images are drawn (default: %(default)s)')
     add_device_argument(parser)
     add_cfg_options_argument(parser)
 
 
-def measure(args: argparse.Namespace, function: Callable[[Any], Dict[str, Any]], table: Callable[[Dict[str, Any]], str]) -> None:
+def measure(args: argparse.Namespace, function: Callable[[Any], dict[str, Any]], table: Callable[[dict[str, Any]], str]) -> None:
     """Measure what the arguments of :func:`add_measuring_arguments` ask for; print the table, whose weights they are, and the
     picture.
 
@@ -301,8 +305,9 @@ def measure(args: argparse.Namespace, function: Callable[[Any], Dict[str, Any]],
         size = check_int('size', size[0])
     quiet_log()
     with explain_interrupt():
-        result = function(Setup(parse_sources(args.models, args.names), Path(args.out_dir), args.image_dir, args.num_images,
-                                args.batch_size, size, args.seed, args.device, args.cfg_options))
+        result = function(
+            Setup(parse_sources(args.models, args.names), Path(args.out_dir), args.image_dir, args.num_images, args.batch_size,
+                  size, args.seed, args.device, args.cfg_options))
     print(table(result))
     for model in result['models']:
         print(f'{model["name"]}: weights of {model["weights"]}')

@@ -3,8 +3,9 @@
 Every such error is also a :class:`UserError`; the scripts in ``tools/`` print it as one sentence without a traceback.
 """
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any
 
 # An environment variable that makes the scripts show where an error comes from.
 TRACEBACK = 'MMPARAX_TRACEBACK'

@@ -10,7 +10,6 @@ torch.set_num_threads(1)
 # Autograd starts at its first use, and threads with it if torch.compile was used before: then no fork could use it.
 torch.ones((), requires_grad=True).backward()
 
-
 SLOW = ('test_tools', 'test_launch', 'test_resume', 'test_compile')
 
 

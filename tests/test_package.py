@@ -35,7 +35,8 @@ def test_import_loads_no_toolbox():
 
 
 def test_without_mmengine_the_package_is_there_and_names_say_what_they_need():
-    printed = run("""
+    printed = run(
+        """
 import mmparax
 print(mmparax.__version__, mmparax.ParameterError('size', 0, 'it must be more'))
 for name in ('LoRA', 'count_parameters'):
@@ -50,7 +51,8 @@ for name in ('LoRA', 'count_parameters'):
 
 def test_without_locks_a_folder_is_claimed_with_one_warning(tmp_path):
     """Windows has no fcntl."""
-    printed = run(f"""
+    printed = run(
+        f"""
 import mmparax
 from mmparax.utils import locks
 locks.print_log = lambda text, **_: print(text)
@@ -59,8 +61,9 @@ for name in ('first', 'second'):
     locks.unlock_folder({str(tmp_path)!r} + '/' + name)
 print(locks.in_use({str(tmp_path)!r} + '/first'), mmparax.CheckpointHook.__name__)
 """, 'fcntl').splitlines()
-    assert printed == ['This system has no locks: nothing keeps a second run out of the folder of this one.',
-                       'False CheckpointHook']
+    assert printed == [
+        'This system has no locks: nothing keeps a second run out of the folder of this one.', 'False CheckpointHook'
+    ]
 
 
 def test_every_registered_name_is_a_public_one_and_the_other_way_round():

@@ -13,8 +13,10 @@ from mmparax.utils.locks import unlock_folder
 
 # Each task on another family, so that each family trains with a real head.
 CELLS = [('segmentation', 'swin'), ('detection', 'convnext'), ('panoptic', 'mit'), ('classification', 'vit')]
-COLUMNS = {'segmentation': ['mIoU'], 'detection': ['AP^b', 'AP^b_50', 'AP^b_75', 'AP^m', 'AP^m_50', 'AP^m_75'],
-           'panoptic': ['PQ', 'SQ', 'RQ'], 'classification': ['top-1']}
+COLUMNS = {
+    'segmentation': ['mIoU'], 'detection': ['AP^b', 'AP^b_50', 'AP^b_75', 'AP^m', 'AP^m_50', 'AP^m_75'],
+    'panoptic': ['PQ', 'SQ', 'RQ'], 'classification': ['top-1']
+}
 ITERATIONS = 6
 
 
@@ -45,8 +47,10 @@ def run(task, backbone, scenes, work_dir, iterations, resume=False, **options):
     runner.train()
     unlock_folder(work_dir)
     losses = runner.message_hub.get_scalar('train/loss').data[0]
-    metrics = {name[len('val/'):]: scalar.current() for name, scalar in runner.message_hub.log_scalars.items()
-               if name.startswith('val/') and not name.endswith('time')}
+    metrics = {
+        name[len('val/'):]: scalar.current() for name, scalar in runner.message_hub.log_scalars.items()
+        if name.startswith('val/') and not name.endswith('time')
+    }
     return losses, metrics
 
 

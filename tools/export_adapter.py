@@ -2,8 +2,9 @@
 """Publish what a run trained as one small file: ``python tools/export_adapter.py CONFIG CHECKPOINT OUT.safetensors``."""
 import argparse
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any
 
 from mmparax.checkpoint.adapter_io import DTYPES, save_adapter
 from mmparax.cli import ToolParser, add_cfg_options_argument, load_config_quietly, tool
@@ -22,15 +23,16 @@ def build_parser() -> ToolParser:
     parser.add_argument('--no-head', action='store_true', help='leave out everything outside the backbone')
     parser.add_argument('--dtype', choices=DTYPES, help='precision in the file (default: that of the model, '
                         'float32, whatever the checkpoint has)')
-    parser.add_argument('--metric', nargs='+', metavar='NAME=VALUE', default=[],
-                        help='what was measured with this checkpoint, e.g. mIoU=50.3 (default: what a best_* or an '
-                        'adapter file says itself)')
+    parser.add_argument(
+        '--metric', nargs='+', metavar='NAME=VALUE', default=[],
+        help='what was measured with this checkpoint, e.g. mIoU=50.3 (default: what a best_* or an '
+        'adapter file says itself)')
     parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
     add_cfg_options_argument(parser)
     return parser
 
 
-def parse_metric(pairs: list) -> Dict[str, float]:
+def parse_metric(pairs: list) -> dict[str, float]:
     """``NAME=VALUE`` pairs as numbers."""
     metric = {}
     for pair in pairs:
@@ -42,7 +44,7 @@ def parse_metric(pairs: list) -> Dict[str, float]:
     return metric
 
 
-def find_metric(checkpoint: Mapping[str, Any], path: str) -> Optional[Dict[str, float]]:
+def find_metric(checkpoint: Mapping[str, Any], path: str) -> dict[str, float] | None:
     """What was measured with the weights of an adapter file or a ``best_*`` file, if it says so.
 
     A ``best_*`` file is written right after its evaluation; other checkpoints of a run are not. Measures without a value are
@@ -55,8 +57,10 @@ def find_metric(checkpoint: Mapping[str, Any], path: str) -> Optional[Dict[str, 
     best = [value for name, value in (hub.get('runtime_info') or {}).items() if name.startswith('best_ckpt')]
     if Path(path).name not in [Path(str(value)).name for value in best]:
         return None
-    return {name[len('val/'):]: float(history.current()) for name, history in hub['log_scalars'].items()
-            if name.startswith('val/') and not name.endswith('time') and math.isfinite(history.current())}
+    return {
+        name[len('val/'):]: float(history.current()) for name, history in hub['log_scalars'].items()
+        if name.startswith('val/') and not name.endswith('time') and math.isfinite(history.current())
+    }
 
 
 @tool(build_parser)
@@ -65,9 +69,8 @@ def main(args: argparse.Namespace) -> None:
     check_output_file(args.out, (SUFFIX, ), args.force)
     metric = parse_metric(args.metric)
     model, content = build_and_load(cfg, args.checkpoint)
-    about = save_adapter(model, args.out, include_head=not args.no_head, dtype=args.dtype, cfg=cfg,
-                         metric=metric or find_metric(content, args.checkpoint),
-                         dataset_meta=(content.get('meta') or {}).get('dataset_meta'))
+    about = save_adapter(model, args.out, include_head=not args.no_head, dtype=args.dtype, cfg=cfg, metric=metric
+                         or find_metric(content, args.checkpoint), dataset_meta=(content.get('meta') or {}).get('dataset_meta'))
     print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB, {about["tensors"]["number"]} tensors, '
           f'{"with" if about["head_included"] else "without"} head, base {about["fingerprint"][:12]}…')
 

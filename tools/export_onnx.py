@@ -21,9 +21,11 @@ from mmparax.errors import InputError
 from mmparax.inference.predictions import load_model
 from mmparax.utils.toolboxes import is_installed
 
-MEANING = {LOGITS: "the head's logits of each class, at the resolution of the head",
-           SCORES: "the head's scores of each class, before the softmax",
-           LEVELS: 'the maps of backbone and neck (the heads of a detector make proposals, which are no fixed graph)'}
+MEANING = {
+    LOGITS: "the head's logits of each class, at the resolution of the head",
+    SCORES: "the head's scores of each class, before the softmax",
+    LEVELS: 'the maps of backbone and neck (the heads of a detector make proposals, which are no fixed graph)'
+}
 TOLERANCE = 1e-3  # relative to the largest output
 
 

@@ -22,9 +22,10 @@ def build_parser() -> ToolParser:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint or adapter file, with its head')
     parser.add_argument('out', help='file to write; ends in .pth or, without --upstream, .safetensors')
-    parser.add_argument('--upstream', action='store_true',
-                        help="merge the adapters into the base and write the keys of the toolbox's own backbone, which then "
-                        'needs no mmparax: LoRA, and methods that add no modules')
+    parser.add_argument(
+        '--upstream', action='store_true',
+        help="merge the adapters into the base and write the keys of the toolbox's own backbone, which then "
+        'needs no mmparax: LoRA, and methods that add no modules')
     parser.add_argument('--force', action='store_true', help='replace a file that is there')
     add_cfg_options_argument(parser)
     return parser

@@ -9,7 +9,6 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import List
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +25,15 @@ from mmparax.version import __version__
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 BACKBONES = {
-    'swin_mini': (AdaptedSwin, dict(arch=dict(embed_dims=24, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]), window_size=4,
-                                    pad_small_map=True, drop_path_rate=0., out_indices=(3, ))),
-    'convnext_mini': (AdaptedConvNeXt, dict(arch=dict(depths=[2, 2, 4, 2], channels=[24, 48, 96, 192]), drop_path_rate=0.,
-                                            out_indices=(3, ), gap_before_final_norm=False, layer_scale_init_value=0.1)),
-    'vit_mini': (AdaptedViT, dict(arch=dict(embed_dims=96, num_layers=4, num_heads=4, feedforward_channels=384), img_size=32,
-                                  patch_size=4, drop_path_rate=0., out_type='raw')),
+    'swin_mini': (AdaptedSwin,
+                  dict(arch=dict(embed_dims=24, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]), window_size=4, pad_small_map=True,
+                       drop_path_rate=0., out_indices=(3, ))),
+    'convnext_mini': (AdaptedConvNeXt,
+                      dict(arch=dict(depths=[2, 2, 4, 2], channels=[24, 48, 96, 192]), drop_path_rate=0., out_indices=(3, ),
+                           gap_before_final_norm=False, layer_scale_init_value=0.1)),
+    'vit_mini': (AdaptedViT,
+                 dict(arch=dict(embed_dims=96, num_layers=4, num_heads=4, feedforward_channels=384), img_size=32, patch_size=4,
+                      drop_path_rate=0., out_type='raw')),
 }
 VALIDATION_SEED, VALIDATION_IMAGES, SIZE = 1, 1000, 64
 
@@ -69,13 +71,13 @@ class Classifier(nn.Module):
         self.register_buffer('mean', torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(STD).view(3, 1, 1), persistent=False)
 
-    def views(self, images: torch.Tensor) -> List[torch.Tensor]:
+    def views(self, images: torch.Tensor) -> list[torch.Tensor]:
         features = self.backbone(images)[-1]
         if features.ndim == 4:
             return [features.amax((2, 3))]
         return [features[:, 0], features[:, 1:].amax(1)]
 
-    def forward(self, images: torch.Tensor) -> List[torch.Tensor]:
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Scores (B, classes) by each view of images (B, 3, H, W) uint8."""
         views = self.views((images.float() - self.mean) / self.std)
         return [fc(view) for fc, view in zip(self.fc, views)]
@@ -90,8 +92,7 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup: int = 100) -> f
 @torch.no_grad()
 def measure_accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
     model.eval()
-    hits = sum((model(part)[0].argmax(1) == target).sum().item()
-               for part, target in zip(images.split(200), labels.split(200)))
+    hits = sum((model(part)[0].argmax(1) == target).sum().item() for part, target in zip(images.split(200), labels.split(200)))
     model.train()
     return hits / len(labels)
 
@@ -144,8 +145,10 @@ def main(args: argparse.Namespace) -> None:
         if (step + 1) % 200 == 0 or step + 1 == args.steps:
             log(f'step {step + 1:5d}  loss {running:.3f}  top-1 on {VALIDATION_IMAGES} held-out images '
                 f'{measure_accuracy(model, images, labels):.1%}  {time.time() - start:.0f} s')
-    weights = {name: parameter.detach().contiguous() for name, parameter in model.backbone.named_parameters()
-               if not name.startswith('norm')}
+    weights = {
+        name: parameter.detach().contiguous() for name, parameter in model.backbone.named_parameters()
+        if not name.startswith('norm')
+    }
     path = out / f'{args.name}_glyphs.safetensors'
     save_file(weights, str(path), metadata=dict(format='pt', made_by='tools/pretrain_mini_backbone.py', recipe=lines[0]))
     path.with_suffix('.log').write_text('\n'.join(lines) + '\n', encoding='utf-8')

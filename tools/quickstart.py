@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 from mmengine.config import Config
 
@@ -31,11 +31,10 @@ from mmparax.weights.sources import locate
 
 TOOLS = Path(__file__).resolve().parent
 FOLDER = TOOLS.parent / 'configs' / 'quickstart'
-CONFIGS = dict(
-    segmentation='upernet_swin-mini_{}_1xb8-500_scenes-128x128.py',
-    detection='mask-rcnn_convnext-mini_{}_1xb8-400_scenes-128x128.py',
-    panoptic='panoptic-fpn_swin-mini_{}_1xb8-300_scenes-128x128.py',
-    classification='vit-mini_{}_1xb32-800_scenes-32x32.py')
+CONFIGS = dict(segmentation='upernet_swin-mini_{}_1xb8-500_scenes-128x128.py',
+               detection='mask-rcnn_convnext-mini_{}_1xb8-400_scenes-128x128.py',
+               panoptic='panoptic-fpn_swin-mini_{}_1xb8-300_scenes-128x128.py',
+               classification='vit-mini_{}_1xb32-800_scenes-32x32.py')
 METHODS = dict(frozen='Frozen (head only)', adaroute='AdaRoute', full='full fine-tuning')
 
 
@@ -61,7 +60,7 @@ def call(script: str, log: Path, total: int, label: str, *arguments: str) -> str
     return run_script([sys.executable, str(TOOLS / script), *arguments], log, label, Path(script).stem, total)
 
 
-def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
+def run(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one method with one seed; a finished run is not repeated."""
     config = str(FOLDER / CONFIGS[args.task].format(method))
     cfg = Config.fromfile(config)
@@ -69,9 +68,10 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     work_dir = Path(args.work_dir) / args.task / f'{method}_seed{seed}'
     summary, picture = work_dir / 'summary.json', work_dir / 'prediction.png'
     scenes = json.loads((Path(args.data_dir) / 'classes.json').read_text(encoding='utf-8'))
-    settings = dict(config=Path(config).name, seed=seed, iterations=iterations, scenes=scenes['counts'],
-                    digest=compute_parts_digest(encode_content(cfg.to_dict()), encode_content(scenes),
-                                                locate(cfg.model.backbone.base_checkpoint).read_bytes(), read_package_source()))
+    settings = dict(
+        config=Path(config).name, seed=seed, iterations=iterations, scenes=scenes['counts'],
+        digest=compute_parts_digest(encode_content(cfg.to_dict()), encode_content(scenes),
+                                    locate(cfg.model.backbone.base_checkpoint).read_bytes(), read_package_source()))
     if summary.is_file() and picture.is_file():
         found = json.loads(summary.read_text(encoding='utf-8'))
         if found['settings'] == settings:
@@ -96,7 +96,7 @@ def run(method: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
     return result
 
 
-def collect_scores(result: Dict[str, Any]) -> Dict[str, float]:
+def collect_scores(result: dict[str, Any]) -> dict[str, float]:
     """The metrics of a run, and of a segmentation the mean IoU of surfaces and digits (those that occur in the scenes)."""
     columns = dict(result['metrics'])
     for label, names in (('surfaces', STUFF_CLASSES), ('digits', THING_CLASSES)):
@@ -108,11 +108,12 @@ def collect_scores(result: Dict[str, Any]) -> Dict[str, float]:
 
 def compare(args: argparse.Namespace) -> None:
     """Run every method with every seed and write the table as Markdown and JSON."""
-    results: Dict[str, List[Dict[str, Any]]] = {method: [run(method, seed, args) for seed in args.seeds]
-                                               for method in METHODS}
+    results: dict[str, list[dict[str, Any]]] = {method: [run(method, seed, args) for seed in args.seeds] for method in METHODS}
     names = list(collect_scores(results['adaroute'][0]))
-    lines = ['| method | ' + ' | '.join(names) + f' | {names[0]} of seeds {", ".join(map(str, args.seeds))} | training |',
-             '|---|' + '---|' * (len(names) + 2)]
+    lines = [
+        '| method | ' + ' | '.join(names) + f' | {names[0]} of seeds {", ".join(map(str, args.seeds))} | training |',
+        '|---|' + '---|' * (len(names) + 2)
+    ]
     for method, runs in results.items():
         columns = [[collect_scores(result)[name] for result in runs] for name in names]
         seconds = statistics.mean(result['seconds_training'] for result in runs)

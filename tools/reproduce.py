@@ -4,8 +4,9 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -55,13 +56,12 @@ def build_parser() -> ToolParser:
     how.add_argument('--partition', default='', help="partition of the Slurm cluster (default: the cluster's)")
     how.add_argument('--iterations', type=int, metavar='N',
                      help='tiny scale: iterations of each training; give --list and --report the same')
-    how.add_argument('--data-dir', default='data/scenes', metavar='DIR',
-                     help='tiny scale: folder of the scenes, made if absent; give --list and --report the same '
-                     '(default: %(default)s)')
-    how.add_argument('--rerun-outdated', action='store_true',
-                     help='run again what is done by other code than the present one')
-    how.add_argument('--work-dir', default='work_dirs/reproduce', metavar='DIR',
-                     help='folder of all runs (default: %(default)s)')
+    how.add_argument(
+        '--data-dir', default='data/scenes', metavar='DIR',
+        help='tiny scale: folder of the scenes, made if absent; give --list and --report the same '
+        '(default: %(default)s)')
+    how.add_argument('--rerun-outdated', action='store_true', help='run again what is done by other code than the present one')
+    how.add_argument('--work-dir', default='work_dirs/reproduce', metavar='DIR', help='folder of all runs (default: %(default)s)')
     return parser
 
 
@@ -91,20 +91,21 @@ def check_gpus(args: argparse.Namespace, launcher: ScriptLauncher) -> None:
     print(f'Warning: {problem}.', file=sys.stderr)
 
 
-def describe(runner: TableRunner, entries: List[TableEntry], seeds: Sequence[int]) -> List[Dict[str, Any]]:
+def describe(runner: TableRunner, entries: list[TableEntry], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """The table entries for ``--list``, every one of them with its parameters counted and its state."""
     descriptions = []
     for entry in tqdm(entries, desc='entries', unit='entry', file=sys.stderr):
         known = {*seeds, *list_seeds(runner.get_folder(entry, 0).path.parent)}
         states = {seed: runner.read_state(entry, seed) for seed in sorted(known)}
-        descriptions.append(dict(
-            table=entry.table, row=entry.row, backbone=entry.backbone, method=entry.method, dataset=entry.dataset,
-            config=os.path.relpath(runner.scale.locate_config(entry, 0, runner.get_folder(entry, 0).path)),
-            params_published=read_published(runner, entry, lambda paper: paper.params_published),
-            params_built=runner.scale.count_parameters(entry),
-            published=read_published(runner, entry, lambda paper: dict(paper.published)),
-            measured={seed: state.result['metrics'] for seed, state in states.items() if state.kind == DONE},
-            state=summarize_states(states)))
+        descriptions.append(
+            dict(table=entry.table, row=entry.row, backbone=entry.backbone, method=entry.method, dataset=entry.dataset,
+                 config=os.path.relpath(runner.scale.locate_config(entry, 0,
+                                                                   runner.get_folder(entry, 0).path)),
+                 params_published=read_published(runner, entry, lambda paper: paper.params_published),
+                 params_built=runner.scale.count_parameters(entry),
+                 published=read_published(runner, entry, lambda paper: dict(paper.published)),
+                 measured={seed: state.result['metrics'] for seed, state in states.items()
+                           if state.kind == DONE}, state=summarize_states(states)))
     runner.scale.counter.save()
     return descriptions
 
@@ -116,7 +117,7 @@ def read_published(runner: TableRunner, entry: TableEntry, value: Callable[[Tabl
     return value(entry)
 
 
-def make_table(rows: List[Dict[str, Any]], tiny: bool) -> Table:
+def make_table(rows: list[dict[str, Any]], tiny: bool) -> Table:
     """The table entries as a table of text."""
     table = Table(title='Table entries; parameters: trainable in the backbone, in millions', box=SIMPLE_HEAD, show_edge=False,
                   padding=0)  # all of it in 100 columns
@@ -127,8 +128,8 @@ def make_table(rows: List[Dict[str, Any]], tiny: bool) -> Table:
     for row in rows:
         numbers = [] if tiny else [format_millions(row['params_published'])]
         metrics = [] if tiny else [' '.join(f'{value:.1f}' for value in row['published'].values()) or NONE]
-        table.add_row(str(row['table']), row['row'], row['backbone'], row['dataset'], Path(row['config']).stem, *numbers,
-                      format_millions(row['params_built'] / 1e6, 3), *metrics, row['state'])
+        table.add_row(str(row['table']), row['row'], row['backbone'], row['dataset'],
+                      Path(row['config']).stem, *numbers, format_millions(row['params_built'] / 1e6, 3), *metrics, row['state'])
     return table
 
 
@@ -144,7 +145,7 @@ def make_scenes(data: str) -> None:
         write_scenes(data, *SCENES)
 
 
-def show_outcomes(outcomes: List[RunOutcome]) -> None:
+def show_outcomes(outcomes: list[RunOutcome]) -> None:
     """A table of what became of the runs."""
     table = Table(title='Runs')
     for column in ('run', 'result'):
@@ -154,7 +155,7 @@ def show_outcomes(outcomes: List[RunOutcome]) -> None:
     make_console().print(table)
 
 
-def save_report(runner: TableRunner, entries: List[TableEntry], path: Path, seeds: Sequence[int]) -> None:
+def save_report(runner: TableRunner, entries: list[TableEntry], path: Path, seeds: Sequence[int]) -> None:
     """Write a report and say where."""
     write_report(TablesReport(runner, entries, path.parent, seeds), path)
     runner.scale.counter.save()

@@ -17,9 +17,10 @@ def build_parser() -> ToolParser:
                         'go on as if nothing had happened.')
     parser.add_argument('config', help='config file')
     add_run_arguments(parser)
-    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='resume from CHECKPOINT, or without one from the latest of the work dir (starts afresh if '
-                        'there is none)')
+    parser.add_argument(
+        '--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+        help='resume from CHECKPOINT, or without one from the latest of the work dir (starts afresh if '
+        'there is none)')
     add_amp_argument(parser)
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help="scale the learning rate by this run's batch over the recipe's")

@@ -6,7 +6,4 @@ _base_ = [
     '../_base_/schedules/classification_100e.py',
     '../_base_/default_runtime_cls.py',
 ]
-model = dict(
-    data_preprocessor=dict(to_rgb=False),
-    backbone=dict(adapter=dict(type='mmparax.Frozen')),
-    head=dict(num_classes=100))
+model = dict(data_preprocessor=dict(to_rgb=False), backbone=dict(adapter=dict(type='mmparax.Frozen')), head=dict(num_classes=100))

@@ -6,7 +6,4 @@ _base_ = [
     '../_base_/schedules/classification_100e.py',
     '../_base_/default_runtime_cls.py',
 ]
-model = dict(
-    data_preprocessor=dict(to_rgb=True),
-    backbone=dict(adapter=None, drop_path_rate=0.05),
-    head=dict(num_classes=101))
+model = dict(data_preprocessor=dict(to_rgb=True), backbone=dict(adapter=None, drop_path_rate=0.05), head=dict(num_classes=101))

@@ -6,7 +6,4 @@ _base_ = [
     '../_base_/schedules/classification_100e.py',
     '../_base_/default_runtime_cls.py',
 ]
-model = dict(
-    data_preprocessor=dict(to_rgb=False),
-    backbone=dict(adapter=None),
-    head=dict(num_classes=10))
+model = dict(data_preprocessor=dict(to_rgb=False), backbone=dict(adapter=None), head=dict(num_classes=10))

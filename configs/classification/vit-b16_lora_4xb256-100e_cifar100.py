@@ -7,6 +7,4 @@ _base_ = [
     '../_base_/default_runtime_cls.py',
 ]
 model = dict(
-    data_preprocessor=dict(to_rgb=False),
-    backbone=dict(adapter=dict(type='mmparax.LoRA', rank=106)),
-    head=dict(num_classes=100))
+    data_preprocessor=dict(to_rgb=False), backbone=dict(adapter=dict(type='mmparax.LoRA', rank=106)), head=dict(num_classes=100))

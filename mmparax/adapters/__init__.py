@@ -10,5 +10,7 @@ from mmparax.adapters.mona import Mona
 from mmparax.adapters.norm_tuning import NormTuning
 from mmparax.adapters.vpt import VPT
 
-__all__ = ['AdaRoute', 'AdaptFormer', 'BitFit', 'BlockInfo', 'Frozen', 'LoRA', 'LoRand', 'Method', 'Mona', 'NormTuning', 'VPT',
-           'build_method']
+__all__ = [
+    'AdaRoute', 'AdaptFormer', 'BitFit', 'BlockInfo', 'Frozen', 'LoRA', 'LoRand', 'Method', 'Mona', 'NormTuning', 'VPT',
+    'build_method'
+]

@@ -2,7 +2,7 @@
 
 Paper: Chen et al., "AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition", NeurIPS 2022, section 3.2.
 """
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ class ParallelBottleneck(nn.Module):
         for parameter in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         """Return what is added to the residual sum for tokens (B, N, C), class token included; the shape stays."""
         return self.scale * self.up(self.dropout(F.relu(self.down(x))))
 
@@ -64,11 +64,10 @@ class AdaptFormer(Method):
     one_branch_sites = ('block_parallel', )
     possible_sites = two_branch_sites + one_branch_sites
 
-    def __init__(self, hidden_dim: int = 64, dropout: float = 0.1, scale: float = 0.1,
-                 sites: Optional[Sequence[str]] = None):
+    def __init__(self, hidden_dim: int = 64, dropout: float = 0.1, scale: float = 0.1, sites: Sequence[str] | None = None):
         super().__init__(sites)
         self.hidden_dim = check_int('hidden_dim', hidden_dim)
         self.dropout, self.scale = check_dropout(dropout), check_number('scale', scale)
 
-    def build(self, site: str, block: BlockInfo, center: Optional[nn.Module]) -> nn.Module:
+    def build(self, site: str, block: BlockInfo, center: nn.Module | None) -> nn.Module:
         return ParallelBottleneck(block.dim, self.hidden_dim, self.dropout, self.scale)

@@ -5,7 +5,8 @@ One file, three parts: the experts (:class:`ExpertCenter`), one adapter (:class:
 (:class:`AdaRoute`), which puts one adapter after the token mixer and one after the channel mixer of every block.
 """
 import math
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,8 +66,8 @@ class ExpertCenter(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'ExpertCenter':
         """As any module; kernels go flat, for ``to(memory_format=torch.channels_last)`` refuses five axes."""
-        return super()._apply(
-            lambda tensor: fn(tensor.flatten(1)).view(tensor.shape) if tensor.dim() == 5 else fn(tensor), recurse)
+        return super()._apply(lambda tensor: fn(tensor.flatten(1)).view(tensor.shape)
+                              if tensor.dim() == 5 else fn(tensor), recurse)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -92,7 +93,7 @@ class Router(nn.Module):
         self.reduce = nn.Linear(dim, router_dim)
         self.gates = nn.Linear(router_dim, num_groups * num_experts)
 
-    def forward(self, mean: Tensor) -> List[Tensor]:
+    def forward(self, mean: Tensor) -> list[Tensor]:
         """Gates, G of (B, M), from the mean of a map's tokens (B, C)."""
         return route(mean, self.reduce, self.gates, self.num_experts, self.activation)
 
@@ -144,12 +145,12 @@ class AdaRouteAdapter(nn.Module):
             if getattr(self, name) is not None:
                 nn.init.constant_(getattr(self, name), value)
 
-    def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         """Adapt tokens (B, H*W, C) of a map of size ``hw`` = (H, W); the shape stays."""
         x = x.contiguous()  # once: the operations at both ends keep it for the backward
         dtype, center = find_product_dtype(x), self.center
         u, mean = self.start(x, hw)
-        experts = [center.down, center.up] + [kernel for kernel in center.kernels]  # torch.compile cannot unpack them
+        experts = [center.down, center.up] + list(center.kernels)  # torch.compile cannot unpack them
         down, up, *kernels = mix_expert_sets(self.router(mean), experts, dtype, x)
         with recompute_marked(x) as mark:
             u = mark(u.to(dtype), lambda: self.start(x, hw)[0].to(dtype))
@@ -161,15 +162,15 @@ class AdaRouteAdapter(nn.Module):
             projected = mark(project(), project)
             active = mark(F.gelu(projected), lambda: F.gelu(project()))
             y = mark(sample_linear(active, up), lambda: sample_linear(F.gelu(project()), up))
-            return conv_scale_shortcut(y, hw, self.dwconv_out.weight, self.dwconv_out.bias, self.layer_scale, self.layer_bias,
-                                       x, self.shortcut_scale, self.shortcut_bias)
+            return conv_scale_shortcut(y, hw, self.dwconv_out.weight, self.dwconv_out.bias, self.layer_scale, self.layer_bias, x,
+                                       self.shortcut_scale, self.shortcut_bias)
 
-    def start(self, x: Tensor, hw: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
+    def start(self, x: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Tokens (B, H*W, C) after the scaled norm and the first convolution, and their mean (B, C)."""
-        return scaled_norm_conv(x, hw, self.norm_scale, self.norm.weight, self.norm.bias, self.norm.eps,
-                                self.dwconv_in.weight, self.dwconv_in.bias)
+        return scaled_norm_conv(x, hw, self.norm_scale, self.norm.weight, self.norm.bias, self.norm.eps, self.dwconv_in.weight,
+                                self.dwconv_in.bias)
 
-    def mix_spatially(self, z: Tensor, hw: Tuple[int, int], kernels: Sequence[Tensor]) -> Tensor:
+    def mix_spatially(self, z: Tensor, hw: tuple[int, int], kernels: Sequence[Tensor]) -> Tensor:
         """Mix latent tokens (B, H*W, r) with kernels of (B, r, 1, k_i, k_i), with a residual; the shape stays."""
         if not kernels:
             return 2 * z
@@ -205,19 +206,10 @@ class AdaRoute(Method):
     two_branch_sites = ('after_token_mixer', 'after_channel_mixer')
     one_branch_sites = ('after_block', )
 
-    def __init__(self,
-                 hidden_dim: int = 128,
-                 experts_per_layer: float = 1.0,
-                 kernel_sizes: Sequence[int] = (3, 5, 7),
-                 router_dim: int = 16,
-                 layers_per_center: Optional[int] = None,
-                 spatial_aggregation: bool = True,
-                 conv_layout: str = 'sequential',
-                 router_activation: str = 'softmax',
-                 expert_init: str = 'trunc_normal',
-                 layer_scale_init: float = 1.0,
-                 shortcut_scale: bool = True,
-                 sites: Optional[Sequence[str]] = None):
+    def __init__(self, hidden_dim: int = 128, experts_per_layer: float = 1.0, kernel_sizes: Sequence[int] = (3, 5, 7),
+                 router_dim: int = 16, layers_per_center: int | None = None, spatial_aggregation: bool = True,
+                 conv_layout: str = 'sequential', router_activation: str = 'softmax', expert_init: str = 'trunc_normal',
+                 layer_scale_init: float = 1.0, shortcut_scale: bool = True, sites: Sequence[str] | None = None):
         super().__init__(sites)
         self.hidden_dim = check_int('hidden_dim', hidden_dim)
         self.router_dim = check_int('router_dim', router_dim)
@@ -225,19 +217,19 @@ class AdaRoute(Method):
         self.experts_per_layer = check_number('experts_per_layer', experts_per_layer)
         if self.experts_per_layer <= 0:
             raise ParameterError('experts_per_layer', experts_per_layer, 'it must be a number above 0')
-        self.layers_per_center = None if layers_per_center is None else check_int(
-            'layers_per_center', layers_per_center)
+        self.layers_per_center = None if layers_per_center is None else check_int('layers_per_center', layers_per_center)
         self.expert_init = check_choice('expert_init', expert_init, tuple(EXPERT_INITS))
         self.adapter_options = dict(
-            router_dim=router_dim,
-            spatial_aggregation=check_choice('spatial_aggregation', spatial_aggregation, (True, False)),
-            conv_layout=check_choice('conv_layout', conv_layout, LAYOUTS),
-            router_activation=check_choice('router_activation', router_activation, ('softmax', 'sigmoid')),
-            layer_scale_init=check_number('layer_scale_init', layer_scale_init),
-            shortcut_scale=check_choice('shortcut_scale', shortcut_scale, (True, False)))
+            router_dim=router_dim, spatial_aggregation=check_choice('spatial_aggregation', spatial_aggregation, (True, False)),
+            conv_layout=check_choice('conv_layout', conv_layout,
+                                     LAYOUTS), router_activation=check_choice('router_activation', router_activation,
+                                                                              ('softmax', 'sigmoid')),
+            layer_scale_init=check_number('layer_scale_init',
+                                          layer_scale_init), shortcut_scale=check_choice('shortcut_scale', shortcut_scale,
+                                                                                         (True, False)))
 
     @staticmethod
-    def _check_kernel_sizes(sizes: Any) -> Tuple[int, ...]:
+    def _check_kernel_sizes(sizes: Any) -> tuple[int, ...]:
         allowed = 'it must be a sequence of odd integers of at least 1, such as (3, 5, 7), or () for no convolution'
         if isinstance(sizes, str) or not isinstance(sizes, Sequence):
             raise ParameterError('kernel_sizes', sizes, allowed)
@@ -246,7 +238,7 @@ class AdaRoute(Method):
                 raise ParameterError('kernel_sizes', tuple(sizes), allowed, f'{size!r} is not.')
         return tuple(sizes)
 
-    def build_centers(self, blocks: Sequence[BlockInfo]) -> List[Tuple[nn.Module, int]]:
+    def build_centers(self, blocks: Sequence[BlockInfo]) -> list[tuple[nn.Module, int]]:
         stage, depth, dim = blocks[0].stage, len(blocks), blocks[0].dim
         group = min(self.layers_per_center or depth, depth)
         if depth % group:

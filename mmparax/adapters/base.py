@@ -24,8 +24,9 @@ matrix that it adds to the frozen weight. It can then be merged into it.
 Backbones know this table and no method; methods know it and no backbone.
 """
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -64,10 +65,9 @@ class BlockInfo:
     patch_size: int
     linear_init: str = 'kaiming_uniform'
 
-    def features(self, site: str) -> Tuple[int, int]:
+    def features(self, site: str) -> tuple[int, int]:
         """(input, output) features of a ``linear:`` site."""
-        return {'linear:fc1': (self.dim, self.ffn_dim),
-                'linear:fc2': (self.ffn_dim, self.dim)}.get(site, (self.dim, self.dim))
+        return {'linear:fc1': (self.dim, self.ffn_dim), 'linear:fc2': (self.ffn_dim, self.dim)}.get(site, (self.dim, self.dim))
 
 
 def init_linear(weight: Tensor) -> None:
@@ -101,21 +101,22 @@ class Method:
         ParameterError: for ``sites`` that the method cannot take.
     """
     not_mergeable: str = 'its modules are no linear maps beside frozen ones'
-    possible_sites: Tuple[str, ...] = STREAM_SITES
-    two_branch_sites: Tuple[str, ...] = ()
-    one_branch_sites: Tuple[str, ...] = ()
+    possible_sites: tuple[str, ...] = STREAM_SITES
+    two_branch_sites: tuple[str, ...] = ()
+    one_branch_sites: tuple[str, ...] = ()
 
-    def __init__(self, sites: Optional[Sequence[str]] = None):
-        self.config: Dict[str, Any] = dict(type=type(self).__name__)
+    def __init__(self, sites: Sequence[str] | None = None):
+        self.config: dict[str, Any] = dict(type=type(self).__name__)
         if sites is not None:
             sites = (sites, ) if isinstance(sites, str) else tuple(sites)
             unknown = [site for site in sites if site not in self.possible_sites]
             if unknown or not sites or len(set(sites)) < len(sites):
-                raise ParameterError('sites', list(sites), f'{type(self).__name__} takes one or more of '
-                                     f'{", ".join(self.possible_sites)}, each once')
+                raise ParameterError(
+                    'sites', list(sites), f'{type(self).__name__} takes one or more of '
+                    f'{", ".join(self.possible_sites)}, each once')
         self.sites = sites
 
-    def select_sites(self, offered: Sequence[str], branches: int, family: str) -> Tuple[str, ...]:
+    def select_sites(self, offered: Sequence[str], branches: int, family: str) -> tuple[str, ...]:
         """Return the sites to fill in a block of ``family`` that offers ``offered``.
 
         Raises:
@@ -128,18 +129,18 @@ class Method:
         if missing or not wanted:
             raise InputError(f'{name} cannot adapt {family}: ' + (
                 f'the site {missing[0]!r} does not exist in its blocks' if missing else 'it has no site in its blocks')
-                + f', which offer {", ".join(offered)}. Choose another method or give sites=(...).')
+                             + f', which offer {", ".join(offered)}. Choose another method or give sites=(...).')
         return wanted
 
     def tunes(self, module: nn.Module, name: str) -> bool:
         """Whether the parameter ``name`` of ``module``, a part of the base, is trainable, too, from its pre-trained value."""
         return False
 
-    def build_centers(self, blocks: Sequence[BlockInfo]) -> List[Tuple[nn.Module, int]]:
+    def build_centers(self, blocks: Sequence[BlockInfo]) -> list[tuple[nn.Module, int]]:
         """Build what the blocks of one stage share: (module, number of consecutive blocks that use it), in order."""
         return []
 
-    def build(self, site: str, block: BlockInfo, center: Optional[nn.Module]) -> nn.Module:
+    def build(self, site: str, block: BlockInfo, center: nn.Module | None) -> nn.Module:
         """Build the module for one site of one block; it must have ``reset_parameters()``."""
         raise NotImplementedError
 
@@ -154,8 +155,7 @@ def build_method(cfg: Mapping[str, Any]) -> Method:
     if isinstance(cfg, Method):
         return cfg
     MODELS.import_from_location()
-    methods = {name: cls for name, cls in MODELS.module_dict.items()
-               if isinstance(cls, type) and issubclass(cls, Method)}
+    methods = {name: cls for name, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, Method)}
     if not isinstance(cfg, Mapping) or 'type' not in cfg:
         raise ParameterError('adapter', cfg, "it must be None (full fine-tuning) or a dict such as "
                              "dict(type='mmparax.AdaRoute')", f'Methods: {", ".join(sorted(methods))}.')
@@ -167,9 +167,10 @@ def build_method(cfg: Mapping[str, Any]) -> Method:
         cls = kind if isinstance(kind, type) and issubclass(kind, Method) else None
     if cls is None:
         raise ParameterError('adapter.type', kind, f'the methods are {", ".join("mmparax." + name for name in sorted(methods))}')
-    check_options(f'the adapter {cls.__name__}', options, keyword_names(cls.__init__),
-                  'If it comes from a base config whose adapter has another type, add _delete_=True to the dict that '
-                  'replaces it.')
+    check_options(
+        f'the adapter {cls.__name__}', options, keyword_names(cls.__init__),
+        'If it comes from a base config whose adapter has another type, add _delete_=True to the dict that '
+        'replaces it.')
     method = cls(**options)
     method.config = {'type': cls.__name__, **keyword_defaults(cls.__init__), **options}
     return method

@@ -1,5 +1,5 @@
 """The frozen base without adapters, the lower reference of every table: output norms and head are trainable."""
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 from mmparax.adapters.base import Method
 from mmparax.registry import MODELS
@@ -12,5 +12,5 @@ class Frozen(Method):
     def __init__(self):
         super().__init__()
 
-    def select_sites(self, offered: Sequence[str], branches: int, family: str) -> Tuple[str, ...]:
+    def select_sites(self, offered: Sequence[str], branches: int, family: str) -> tuple[str, ...]:
         return ()

@@ -3,7 +3,7 @@
 Paper: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, section 4.1. Here on the query and value
 parts of every attention, as the AdaRoute paper compares with it (Tables 1-4).
 """
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ class LoRAUpdate(nn.Module):
     Parameters: ``lora_a`` (rank, input), ``lora_b`` (output, rank), which starts at zero.
     """
 
-    def __init__(self, features: Tuple[int, int], rank: int, alpha: float, dropout: float):
+    def __init__(self, features: tuple[int, int], rank: int, alpha: float, dropout: float):
         super().__init__()
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
@@ -67,8 +67,7 @@ class LoRA(Method):
     two_branch_sites = ('linear:q', 'linear:v')
     one_branch_sites = ('linear:q', 'linear:v')
 
-    def __init__(self, rank: int = 16, alpha: Optional[float] = None, dropout: float = 0.,
-                 sites: Optional[Sequence[str]] = None):
+    def __init__(self, rank: int = 16, alpha: float | None = None, dropout: float = 0., sites: Sequence[str] | None = None):
         super().__init__(sites)
         self.rank = check_int('rank', rank)
         self.alpha = float(self.rank) if alpha is None else check_number('alpha', alpha)
@@ -76,5 +75,5 @@ class LoRA(Method):
             raise ParameterError('alpha', alpha, 'it must be above 0, or None for the rank')
         self.dropout = check_dropout(dropout)
 
-    def build(self, site: str, block: BlockInfo, center: Optional[nn.Module]) -> nn.Module:
+    def build(self, site: str, block: BlockInfo, center: nn.Module | None) -> nn.Module:
         return LoRAUpdate(block.features(site), self.rank, self.alpha, self.dropout)

@@ -2,7 +2,7 @@
 
 Paper: Yin et al., "1% VS 100%: Parameter-Efficient Low Rank Adapter for Dense Predictions", CVPR 2023, section 3.
 """
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ class LoRandAdapter(nn.Module):
         for bias, fan_in in ((self.down_bias, len(self.up_bias)), (self.up_bias, len(self.down_bias))):
             nn.init.uniform_(bias, -fan_in**-0.5, fan_in**-0.5)
 
-    def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         """Adapt tokens (B, N, C), class token included; the shape stays."""
         z = F.gelu(F.linear(x, self.multiply(self.down_out, self.down_in), self.down_bias))
         return x + F.linear(z, self.multiply(self.up_out, self.up_in), self.up_bias)
@@ -79,11 +79,10 @@ class LoRand(Method):
     two_branch_sites = ('token_mixer_branch', 'after_channel_mixer')
     one_branch_sites = ('after_block', )
 
-    def __init__(self, branches: int = 2, rank: int = 8, hidden_dim: Optional[int] = None,
-                 sites: Optional[Sequence[str]] = None):
+    def __init__(self, branches: int = 2, rank: int = 8, hidden_dim: int | None = None, sites: Sequence[str] | None = None):
         super().__init__(sites)
         self.branches, self.rank = check_int('branches', branches), check_int('rank', rank)
         self.hidden_dim = None if hidden_dim is None else check_int('hidden_dim', hidden_dim)
 
-    def build(self, site: str, block: BlockInfo, center: Optional[nn.Module]) -> nn.Module:
+    def build(self, site: str, block: BlockInfo, center: nn.Module | None) -> nn.Module:
         return LoRandAdapter(block.dim, self.hidden_dim or block.dim // 2, self.branches, self.rank)

@@ -3,7 +3,7 @@
 Paper: Yin et al., "5%>100%: Breaking Performance Shackles of Full Fine-Tuning on Visual Recognition Tasks", CVPR 2025,
 section 3.3.
 """
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,8 @@ class MonaAdapter(nn.Module):
         self.norm_scale = nn.Parameter(torch.empty(dim))
         self.input_scale = nn.Parameter(torch.empty(dim))
         self.down = nn.Linear(dim, hidden_dim)
-        self.convs = nn.ModuleList(nn.Conv2d(hidden_dim, hidden_dim, size, padding=size // 2, groups=hidden_dim)
-                                   for size in KERNEL_SIZES)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(hidden_dim, hidden_dim, size, padding=size // 2, groups=hidden_dim) for size in KERNEL_SIZES)
         self.projector = nn.Conv2d(hidden_dim, hidden_dim, 1)
         self.dropout = nn.Dropout(dropout)
         self.up = nn.Linear(hidden_dim, dim)
@@ -46,7 +46,7 @@ class MonaAdapter(nn.Module):
         nn.init.constant_(self.norm_scale, 1e-6)
         nn.init.ones_(self.input_scale)
 
-    def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         """Adapt tokens (B, H*W, C) of a map of size ``hw`` = (H, W); the shape stays."""
         z = tokens_to_map(self.down(self.norm_scale * self.norm(x) + self.input_scale * x), hw)
         z = z + sum(conv(z) for conv in self.convs) / len(self.convs)
@@ -72,9 +72,9 @@ class Mona(Method):
     two_branch_sites = ('after_token_mixer', 'after_channel_mixer')
     one_branch_sites = ('after_block', )
 
-    def __init__(self, hidden_dim: int = 64, dropout: float = 0.1, sites: Optional[Sequence[str]] = None):
+    def __init__(self, hidden_dim: int = 64, dropout: float = 0.1, sites: Sequence[str] | None = None):
         super().__init__(sites)
         self.hidden_dim, self.dropout = check_int('hidden_dim', hidden_dim), check_dropout(dropout)
 
-    def build(self, site: str, block: BlockInfo, center: Optional[nn.Module]) -> nn.Module:
+    def build(self, site: str, block: BlockInfo, center: nn.Module | None) -> nn.Module:
         return MonaAdapter(block.dim, self.hidden_dim, self.dropout)

@@ -3,7 +3,7 @@
 Paper: Jia et al., "Visual Prompt Tuning", ECCV 2022, section 3.2; for Swin its appendix.
 """
 import math
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +53,13 @@ class VPT(Method):
     two_branch_sites = (PROMPT_SITE, )
     one_branch_sites = (PROMPT_SITE, )
 
-    def __init__(self, num_prompts: int = 10, sites: Optional[Sequence[str]] = None):
+    def __init__(self, num_prompts: int = 10, sites: Sequence[str] | None = None):
         super().__init__(sites)
         self.num_prompts = check_int('num_prompts', num_prompts, minimum=0)
 
-    def select_sites(self, offered: Sequence[str], branches: int, family: str) -> Tuple[str, ...]:
+    def select_sites(self, offered: Sequence[str], branches: int, family: str) -> tuple[str, ...]:
         sites = super().select_sites(offered, branches, family)
         return sites if self.num_prompts else ()  # an empty parameter would get no gradient
 
-    def build(self, site: str, block: BlockInfo, center: Optional[nn.Module]) -> nn.Module:
+    def build(self, site: str, block: BlockInfo, center: nn.Module | None) -> nn.Module:
         return Prompts(self.num_prompts, block.dim, math.sqrt(6 / (3 * block.patch_size**2 + block.embed_dim)))

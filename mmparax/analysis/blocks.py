@@ -2,9 +2,10 @@
 import difflib
 import fnmatch
 import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ class NamedBlock:
     module: nn.Module
 
 
-def find_blocks(backbone: nn.Module) -> List[NamedBlock]:
+def find_blocks(backbone: nn.Module) -> list[NamedBlock]:
     """Find the blocks of a backbone, in order, stage by stage.
 
     The backbones of mmparax know their blocks. In others a block is a module whose class is called so (``...Block``,
@@ -40,14 +41,16 @@ def find_blocks(backbone: nn.Module) -> List[NamedBlock]:
     """
     names = {module: name for name, module in backbone.named_modules()}
     if isinstance(backbone, AdaptedBackbone):
-        stages: List[List[nn.Module]] = backbone.stage_blocks()
+        stages: list[list[nn.Module]] = backbone.stage_blocks()
     else:
-        by_list: Dict[str, List[nn.Module]] = {}
+        by_list: dict[str, list[nn.Module]] = {}
         for module in _find_outermost(backbone):
             by_list.setdefault(names[module].rpartition('.')[0], []).append(module)
         stages = list(by_list.values())
-    return [NamedBlock(f'{stage}.{number}', names[module], stage, module)
-            for stage, modules in enumerate(stages, 1) for number, module in enumerate(modules, 1)]
+    return [
+        NamedBlock(f'{stage}.{number}', names[module], stage, module) for stage, modules in enumerate(stages, 1)
+        for number, module in enumerate(modules, 1)
+    ]
 
 
 def _find_outermost(module: nn.Module) -> Iterator[nn.Module]:
@@ -58,7 +61,7 @@ def _find_outermost(module: nn.Module) -> Iterator[nn.Module]:
             yield from _find_outermost(child)
 
 
-def select_blocks(backbone: nn.Module, patterns: Optional[Sequence[str]] = None) -> List[NamedBlock]:
+def select_blocks(backbone: nn.Module, patterns: Sequence[str] | None = None) -> list[NamedBlock]:
     """Select blocks by patterns; they come in the order of the backbone.
 
     Args:
@@ -77,9 +80,11 @@ def select_blocks(backbone: nn.Module, patterns: Optional[Sequence[str]] = None)
                              f'{", ".join(name for name, _ in backbone.named_children())}.')
         return blocks
     block_names = {block.name for block in blocks}
-    others = [NamedBlock(name, name, next((block.stage for block in blocks if name.startswith(block.name + '.')), 0), module)
-              for name, module in backbone.named_modules() if name and name not in block_names]
-    selected: Dict[str, NamedBlock] = {}
+    others = [
+        NamedBlock(name, name, next((block.stage for block in blocks if name.startswith(block.name + '.')), 0), module)
+        for name, module in backbone.named_modules() if name and name not in block_names
+    ]
+    selected: dict[str, NamedBlock] = {}
     for pattern in patterns:
         fitting = [block for block in blocks if any(fnmatch.fnmatchcase(name, pattern) for name in (block.label, block.name))]
         fitting = fitting or [block for block in others if fnmatch.fnmatchcase(block.name, pattern)]
@@ -94,7 +99,7 @@ def select_blocks(backbone: nn.Module, patterns: Optional[Sequence[str]] = None)
 
 
 @contextmanager
-def record_outputs(blocks: Sequence[NamedBlock], reduce: Callable[[Tensor], Tensor]) -> Iterator[Dict[str, Tensor]]:
+def record_outputs(blocks: Sequence[NamedBlock], reduce: Callable[[Tensor], Tensor]) -> Iterator[dict[str, Tensor]]:
     """Record the outputs of some blocks while the context is open.
 
     Each output is reduced as soon as it is there, so that no more than one is in memory.
@@ -109,7 +114,7 @@ def record_outputs(blocks: Sequence[NamedBlock], reduce: Callable[[Tensor], Tens
     Raises:
         InputError: in the forward, if a module does not give a tensor.
     """
-    records: Dict[str, Tensor] = {}
+    records: dict[str, Tensor] = {}
 
     def make_hook(name: str) -> Callable[..., None]:
 

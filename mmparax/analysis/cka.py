@@ -1,5 +1,6 @@
 """Minibatch linear CKA (Kornblith et al., ICML 2019; Nguyen et al., ICLR 2021): how similar the features of two blocks are."""
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ POOLS = ('none', 'mean')
 STEP = 32  # sizes are multiples of it, which every usual stride divides
 CHUNK = 1 << 18  # values of a feature that are in float64 at a time
 LABELS = 32  # along an axis of the picture, at most
-Part = Tuple[FeatureExtractor, List[NamedBlock]]  # a model and its blocks that are compared
+Part = tuple[FeatureExtractor, list[NamedBlock]]  # a model and its blocks that are compared
 
 
 def compute_gram(features: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class MinibatchCKA:
     """
 
     def __init__(self):
-        self.sums: Optional[np.ndarray] = None
+        self.sums: np.ndarray | None = None
 
     def update(self, features: Sequence[Tensor]) -> None:
         """Add a batch.
@@ -130,7 +131,7 @@ def pool_output(output: Tensor, pool: str) -> Tensor:
     return output.mean(1) if output.ndim == 3 else output.flatten(2).mean(2)
 
 
-def measure_cka(setup: Setup, blocks: Optional[Sequence[str]] = None, pool: str = 'none') -> Dict[str, Any]:
+def measure_cka(setup: Setup, blocks: Sequence[str] | None = None, pool: str = 'none') -> dict[str, Any]:
     """Measure the CKA between the blocks of each model, and between those of two models, on the same images.
 
     Files in ``setup.out``: ``cka.json`` (what is returned), ``cka.png``, and ``sums/``, from which the same call continues
@@ -159,7 +160,7 @@ def measure_cka(setup: Setup, blocks: Optional[Sequence[str]] = None, pool: str 
     batches = split_batches(len(images), setup.batch_size)
     batches = [batch for batch in batches if len(batch) == setup.batch_size]  # every batch weighs the same
     extractors = [load_extractor(source, setup.cfg_options, setup.seed) for source in setup.models]
-    parts: List[Part] = [(extractor, _select_two_or_more(extractor, blocks)) for extractor in extractors]
+    parts: list[Part] = [(extractor, _select_two_or_more(extractor, blocks)) for extractor in extractors]
     size = _choose_size(setup, images)
 
     def measure(together: Sequence[Part]) -> np.ndarray:
@@ -179,10 +180,9 @@ def measure_cka(setup: Setup, blocks: Optional[Sequence[str]] = None, pool: str 
         matrices, cross = [whole[:split, :split], whole[split:, split:]], whole[:split, split:]
     else:
         matrices, cross = [measure([part]) for part in parts], None
-    result: Dict[str, Any] = dict(
-        kind='cka', size=size, pool=pool, images=sum(map(len, batches)), batch_size=setup.batch_size,
-        images_from=images.origin, seed=setup.seed, picture='cka.png',
-        models=[_summarize_model(*part, matrix) for part, matrix in zip(parts, matrices)])
+    result: dict[str, Any] = dict(kind='cka', size=size, pool=pool, images=sum(map(len, batches)), batch_size=setup.batch_size,
+                                  images_from=images.origin, seed=setup.seed, picture='cka.png',
+                                  models=[_summarize_model(*part, matrix) for part, matrix in zip(parts, matrices)])
     if cross is not None:
         result['cross'] = dict(rows=extractors[0].source.name, columns=extractors[1].source.name, matrix=_to_lists(cross),
                                mean=_average(cross))
@@ -191,11 +191,12 @@ def measure_cka(setup: Setup, blocks: Optional[Sequence[str]] = None, pool: str 
     return result
 
 
-def _select_two_or_more(extractor: FeatureExtractor, patterns: Optional[Sequence[str]]) -> List[NamedBlock]:
+def _select_two_or_more(extractor: FeatureExtractor, patterns: Sequence[str] | None) -> list[NamedBlock]:
     blocks = select_blocks(extractor.backbone, patterns)
     if len(blocks) < 2:
-        raise ParameterError('blocks', list(patterns or ()), f'{extractor.source.name} has {len(blocks)} such block, and two '
-                             'are the least that can be compared')
+        raise ParameterError(
+            'blocks', list(patterns or ()), f'{extractor.source.name} has {len(blocks)} such block, and two '
+            'are the least that can be compared')
     return blocks
 
 
@@ -209,7 +210,7 @@ def _choose_size(setup: Setup, images: ImageCrops) -> int:
 @torch.no_grad()
 def _estimate_batch(parts: Sequence[Part], crops: Sequence[Tensor], bgr: bool, pool: str) -> np.ndarray:
     """Estimate the HSIC of all pairs of blocks of one or two models on a batch."""
-    grams: List[Tensor] = []
+    grams: list[Tensor] = []
     for extractor, blocks in parts:
         with record_outputs(blocks, lambda output: compute_gram(pool_output(output, pool)).cpu()) as records:
             extractor.backbone(extractor.prepare(crops, bgr))
@@ -224,7 +225,7 @@ def _estimate_batch(parts: Sequence[Part], crops: Sequence[Tensor], bgr: bool, p
     return estimate_hsic(torch.stack(grams)).numpy()
 
 
-def _summarize_model(extractor: FeatureExtractor, blocks: Sequence[NamedBlock], matrix: np.ndarray) -> Dict[str, Any]:
+def _summarize_model(extractor: FeatureExtractor, blocks: Sequence[NamedBlock], matrix: np.ndarray) -> dict[str, Any]:
     stages, source = np.array([block.stage for block in blocks]), extractor.source
     by_stage = {}
     for stage in sorted(set(stages.tolist())):
@@ -235,22 +236,22 @@ def _summarize_model(extractor: FeatureExtractor, blocks: Sequence[NamedBlock], 
                 matrix=_to_lists(matrix), mean_off_diagonal=average_off_diagonal(matrix), mean_off_diagonal_by_stage=by_stage)
 
 
-def average_off_diagonal(matrix: np.ndarray) -> Optional[float]:
+def average_off_diagonal(matrix: np.ndarray) -> float | None:
     """Average a square matrix without its diagonal and without nan; None if nothing is left."""
     return _average(matrix[~np.eye(len(matrix), dtype=bool)])
 
 
-def _average(values: np.ndarray) -> Optional[float]:
+def _average(values: np.ndarray) -> float | None:
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else None
 
 
-def _to_lists(matrix: np.ndarray) -> List[List[Optional[float]]]:
+def _to_lists(matrix: np.ndarray) -> list[list[float | None]]:
     """For JSON, which has no nan."""
     return [[float(value) if np.isfinite(value) else None for value in row] for row in matrix]
 
 
-def format_cka_table(result: Dict[str, Any]) -> str:
+def format_cka_table(result: dict[str, Any]) -> str:
     """Format the means of :func:`measure_cka` as a text table."""
     stages = sorted({stage for model in result['models'] for stage in model['mean_off_diagonal_by_stage']}, key=int)
     table = Table()
@@ -259,8 +260,9 @@ def format_cka_table(result: Dict[str, Any]) -> str:
         table.add_column(column, justify='right', no_wrap=True)
     for model in result['models']:
         by_stage = model['mean_off_diagonal_by_stage']
-        table.add_row(model['name'], *(_format_value(value) for value in
-                                       (model['mean_off_diagonal'], *(by_stage.get(stage) for stage in stages))))
+        table.add_row(
+            model['name'],
+            *(_format_value(value) for value in (model['mean_off_diagonal'], *(by_stage.get(stage) for stage in stages))))
     text = (f'Mean CKA of two different blocks ({result["images"]} images of {result["size"]}x{result["size"]} pixels, '
             f'batches of {result["batch_size"]}):\n{as_text(table, 110)}')
     cross = result.get('cross')
@@ -269,11 +271,11 @@ def format_cka_table(result: Dict[str, Any]) -> str:
     return text
 
 
-def _format_value(value: Optional[float]) -> str:
+def _format_value(value: float | None) -> str:
     return '–' if value is None else f'{value:.3f}'
 
 
-def draw_cka_figure(result: Dict[str, Any]) -> Figure:
+def draw_cka_figure(result: dict[str, Any]) -> Figure:
     """Draw the matrices of :func:`measure_cka` side by side on one colour scale, with lines between the stages."""
     models = result['models']
     panels = [(model['matrix'], model, model,
@@ -309,13 +311,13 @@ def draw_cka_figure(result: Dict[str, Any]) -> Figure:
     return figure
 
 
-def _choose_ticks(model: Dict[str, Any]) -> List[int]:
+def _choose_ticks(model: dict[str, Any]) -> list[int]:
     """Choose the blocks that get a label: all, or every second, third, ... of many."""
     count = len(model['labels'])
     return list(range(0, count, -(-count // LABELS)))
 
 
-def _find_borders(model: Dict[str, Any]) -> List[float]:
+def _find_borders(model: dict[str, Any]) -> list[float]:
     """Find the places between two stages."""
     stages = model['stages']
     return [number - 0.5 for number in range(1, len(stages)) if stages[number] != stages[number - 1]]

@@ -1,6 +1,7 @@
 """Effective receptive field (Luo et al., NeurIPS 2016): which pixels the middle of a feature map depends on, and how much."""
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ DECADES = 4  # of the colour scale at most
 PROBE = 448  # a multiple of every usual stride
 
 
-def compute_erf(model: nn.Module, images: Iterable[Tensor], stage: Optional[int] = None, rectify: bool = True) -> np.ndarray:
+def compute_erf(model: nn.Module, images: Iterable[Tensor], stage: int | None = None, rectify: bool = True) -> np.ndarray:
     """Compute the effective receptive field of the middle of a feature map, averaged over images.
 
     For an image x and the map y of the stage it is ``sum over colours of |d s / d x|`` with
@@ -57,7 +58,7 @@ def compute_erf(model: nn.Module, images: Iterable[Tensor], stage: Optional[int]
     return total / count
 
 
-def sum_erf(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None, rectify: bool = True) -> np.ndarray:
+def sum_erf(backbone: nn.Module, batch: Tensor, stage: int | None = None, rectify: bool = True) -> np.ndarray:
     """Sum the maps of :func:`compute_erf` over the images of one batch."""
     batch = batch.detach().clone().requires_grad_()
     with torch.enable_grad():
@@ -72,7 +73,7 @@ def sum_erf(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None, rec
     return gradient.abs().double().sum((0, 1)).cpu().numpy()
 
 
-def get_stage_output(backbone: nn.Module, batch: Tensor, stage: Optional[int] = None) -> Tensor:
+def get_stage_output(backbone: nn.Module, batch: Tensor, stage: int | None = None) -> Tensor:
     """Run a backbone and return the map (B, C, H, W) of one of its stages.
 
     Raises:
@@ -94,7 +95,7 @@ def get_stage_output(backbone: nn.Module, batch: Tensor, stage: Optional[int] = 
     return output
 
 
-def compute_square_shares(field: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def compute_square_shares(field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute the share of a map (S, S) that each centred square holds.
 
     The sides of the squares are odd for an odd S and even for an even one, so that each has the middle of the map as its own.
@@ -119,7 +120,7 @@ def compute_square_shares(field: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     return sides, np.array(shares)
 
 
-def find_square_sides(field: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> Dict[float, int]:
+def find_square_sides(field: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> dict[float, int]:
     """Find the side in pixels of the smallest centred square that holds each share (threshold) of a map (S, S)."""
     for threshold in thresholds:
         if not 0 < threshold <= 1:
@@ -128,7 +129,7 @@ def find_square_sides(field: np.ndarray, thresholds: Sequence[float] = THRESHOLD
     return {threshold: int(sides[np.argmax(shares >= threshold)]) for threshold in thresholds}
 
 
-def compute_area_ratios(field: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> Dict[float, float]:
+def compute_area_ratios(field: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> dict[float, float]:
     """Compute how much of the image it takes to hold a share of the contributions (Ding et al., CVPR 2022, Table 10).
 
     Args:
@@ -141,7 +142,7 @@ def compute_area_ratios(field: np.ndarray, thresholds: Sequence[float] = THRESHO
     return {threshold: side**2 / field.size for threshold, side in find_square_sides(field, thresholds).items()}
 
 
-def measure_erf(setup: Setup, stage: Optional[int] = None) -> Dict[str, Any]:
+def measure_erf(setup: Setup, stage: int | None = None) -> dict[str, Any]:
     """Measure the effective receptive field of several models on the same images and write the results.
 
     Files in ``setup.out``: ``erf.json`` (what is returned), ``erf.npz`` (the averaged maps), ``erf.png``, and ``sums/``, from
@@ -176,22 +177,23 @@ def measure_erf(setup: Setup, stage: Optional[int] = None) -> Dict[str, Any]:
         fields.append(total / len(images))
     result = dict(
         kind='erf', size=size, stage=stage, images=len(images), images_from=images.origin, seed=setup.seed,
-        thresholds=list(THRESHOLDS), maps='erf.npz', picture='erf.png',
-        models=[dict(name=extractor.source.name, config=extractor.source.config, checkpoint=extractor.source.checkpoint,
-                     weights=extractor.weights, map=f'map_{number}', sides=_to_json_keys(find_square_sides(field)),
-                     area_ratios=_to_json_keys(compute_area_ratios(field)))
-                for number, (extractor, field) in enumerate(zip(extractors, fields))])
+        thresholds=list(THRESHOLDS), maps='erf.npz', picture='erf.png', models=[
+            dict(name=extractor.source.name, config=extractor.source.config, checkpoint=extractor.source.checkpoint,
+                 weights=extractor.weights, map=f'map_{number}', sides=_to_json_keys(find_square_sides(field)),
+                 area_ratios=_to_json_keys(compute_area_ratios(field)))
+            for number, (extractor, field) in enumerate(zip(extractors, fields))
+        ])
     write_arrays(setup.out / 'erf.npz', {f'map_{number}': field for number, field in enumerate(fields)})
     write_figure(setup.out / 'erf.png', draw_erf_figure(result, fields))
     write_json(setup.out / 'erf.json', result)
     return result
 
 
-def _to_json_keys(values: Dict[float, Any]) -> Dict[str, Any]:
+def _to_json_keys(values: dict[float, Any]) -> dict[str, Any]:
     return {f'{threshold:g}': value for threshold, value in values.items()}
 
 
-def _choose_size(setup: Setup, extractors: Sequence[FeatureExtractor], stage: Optional[int], images: ImageCrops) -> int:
+def _choose_size(setup: Setup, extractors: Sequence[FeatureExtractor], stage: int | None, images: ImageCrops) -> int:
     """Choose the side of the crops: as asked, or the largest with whole cells, one of them in the middle if possible."""
     if setup.size is not None:
         return check_int('size', setup.size)
@@ -208,7 +210,7 @@ def _choose_size(setup: Setup, extractors: Sequence[FeatureExtractor], stage: Op
     return next((size for size in whole if all(size // stride % 2 for stride in strides)), whole[0])
 
 
-def format_erf_table(result: Dict[str, Any]) -> str:
+def format_erf_table(result: dict[str, Any]) -> str:
     """Format the area ratios of :func:`measure_erf` as a text table."""
     table = Table()
     table.add_column('model', overflow='fold')
@@ -221,7 +223,7 @@ def format_erf_table(result: Dict[str, Any]) -> str:
             f'pixels ({result["images"]} images):\n{as_text(table, 110)}')
 
 
-def draw_erf_figure(result: Dict[str, Any], fields: Sequence[np.ndarray]) -> Figure:
+def draw_erf_figure(result: dict[str, Any], fields: Sequence[np.ndarray]) -> Figure:
     """Draw the maps of several models side by side on one colour scale, and below them how fast centred squares fill.
 
     Args:
@@ -247,16 +249,16 @@ def draw_erf_figure(result: Dict[str, Any], fields: Sequence[np.ndarray]) -> Fig
         picture = axis.imshow(np.maximum(shares[number], norm.vmin), norm=norm, cmap='inferno', interpolation='nearest',
                               extent=(-half, half, half, -half))
         for color, (threshold, side) in zip(COLORS, model['sides'].items()):
-            axis.add_patch(Rectangle((-side / 2, -side / 2), side, side, fill=False, edgecolor=color, linewidth=1.3,
-                                     path_effects=OUTLINE, label=f'{float(threshold):.0%}'))
+            axis.add_patch(
+                Rectangle((-side / 2, -side / 2), side, side, fill=False, edgecolor=color, linewidth=1.3, path_effects=OUTLINE,
+                          label=f'{float(threshold):.0%}'))
         axis.set_title(_wrap(model['name']), fontsize=10)
         axis.tick_params(labelsize=8)
     for axis in axes[-1]:
         axis.set_xlabel('pixels from the middle', fontsize=9)
     for axis in axes[:, 0]:
         axis.set_ylabel('pixels from the middle', fontsize=9)
-    bar = upper.colorbar(picture, ax=axes, shrink=0.8 / lines**0.5, aspect=25,
-                         extend='min' if lowest < norm.vmin else 'neither')
+    bar = upper.colorbar(picture, ax=axes, shrink=0.8 / lines**0.5, aspect=25, extend='min' if lowest < norm.vmin else 'neither')
     bar.set_label('share of the whole, per pixel', fontsize=9)
     stage = f'stage {result["stage"]}' if result['stage'] else 'the last stage'
     upper.suptitle(f'Effective receptive field of {stage}, {result["images"]} images', fontsize=12)
@@ -267,7 +269,7 @@ def draw_erf_figure(result: Dict[str, Any], fields: Sequence[np.ndarray]) -> Fig
     return figure
 
 
-def _draw_curves(part: Any, result: Dict[str, Any], fields: Sequence[np.ndarray]) -> None:
+def _draw_curves(part: Any, result: dict[str, Any], fields: Sequence[np.ndarray]) -> None:
     axis = part.subplots()
     for model, field, style in zip(result['models'], fields, _choose_styles(len(fields))):
         sides, shares = compute_square_shares(field)
@@ -283,7 +285,7 @@ def _draw_curves(part: Any, result: Dict[str, Any], fields: Sequence[np.ndarray]
     axis.legend(fontsize=8)
 
 
-def _choose_styles(count: int) -> List[str]:
+def _choose_styles(count: int) -> list[str]:
     """Choose line styles: more than one when ten colours do not suffice."""
     return [('-', '--', ':', '-.')[number // 10 % 4] for number in range(count)]
 
@@ -293,7 +295,7 @@ def _wrap(name: str, width: int = 30) -> str:
     return '\n'.join(name[start:start + width] for start in range(0, len(name), width))
 
 
-def read_erf_maps(folder: Path, result: Dict[str, Any]) -> List[np.ndarray]:
+def read_erf_maps(folder: Path, result: dict[str, Any]) -> list[np.ndarray]:
     """Read the averaged maps that :func:`measure_erf` wrote beside its JSON file."""
     with np.load(Path(folder) / result['maps']) as content:
         return [content[model['map']] for model in result['models']]

@@ -1,8 +1,9 @@
 """Square crops of a config's images, the same for every model."""
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -35,7 +36,7 @@ class ImageCrops:
         UserError: if there are none.
     """
 
-    def __init__(self, cfg: Config, num_images: int, seed: int = 0, image_dir: Optional[str] = None):
+    def __init__(self, cfg: Config, num_images: int, seed: int = 0, image_dir: str | None = None):
         check_int('num_images', num_images)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         pipeline = get_test_pipeline(cfg)
@@ -61,7 +62,7 @@ class ImageCrops:
         numbers = tqdm(range(len(self)), desc='sizes', unit='image', disable=not progress, leave=False)
         return min(min(self._load(number).shape[-2:]) for number in numbers)
 
-    def cut(self, numbers: Sequence[int], size: int) -> List[Tensor]:
+    def cut(self, numbers: Sequence[int], size: int) -> list[Tensor]:
         """Cut the middle out of some images.
 
         Returns:
@@ -75,9 +76,9 @@ class ImageCrops:
             image = self._load(number)
             height, width = image.shape[-2:]
             if min(height, width) < size:
-                raise ParameterError('size', size, f'the image {self._name(number)} has {width}x{height} pixels after the test '
-                                     f'pipeline of {self.config!r}, less than the crop',
-                                     f'Use a size of {min(height, width)} or less.')
+                raise ParameterError(
+                    'size', size, f'the image {self._name(number)} has {width}x{height} pixels after the test '
+                    f'pipeline of {self.config!r}, less than the crop', f'Use a size of {min(height, width)} or less.')
             top, left = (height - size) // 2, (width - size) // 2
             crops.append(image[..., top:top + size, left:left + size])
         return crops
@@ -99,7 +100,7 @@ class ImageCrops:
             raise
 
 
-def _find_in_config(cfg: Config) -> Tuple[str, List[Any]]:
+def _find_in_config(cfg: Config) -> tuple[str, list[Any]]:
     """Find the images of the config's test_dataloader, or else val_dataloader; return their origin and files or arrays."""
     name = next((name for name in ('test_dataloader', 'val_dataloader') if cfg.get(name)), None)
     if name is None:
@@ -114,7 +115,7 @@ def _find_in_config(cfg: Config) -> Tuple[str, List[Any]]:
     return f'{name} of {cfg.filename}', [info.get('img_path', info.get('img')) for info in infos]
 
 
-def _find_in_folder(image_dir: str) -> Tuple[str, List[Any]]:
+def _find_in_folder(image_dir: str) -> tuple[str, list[Any]]:
     """Find the image files in a folder and below it; return their origin and paths."""
     if not os.path.isdir(image_dir):
         raise MissingFileError(f'the folder of images {image_dir!r} does not exist.')

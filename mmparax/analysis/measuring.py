@@ -6,9 +6,10 @@ import sys
 import time
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -41,24 +42,24 @@ class Setup:
     """
     models: Sequence[ModelSource]
     out: Path
-    image_dir: Optional[str] = None
+    image_dir: str | None = None
     num_images: int = 64
     batch_size: int = 8
-    size: Optional[int] = None
+    size: int | None = None
     seed: int = 0
     device: str = 'auto'
-    cfg_options: Optional[Mapping[str, Any]] = None
+    cfg_options: Mapping[str, Any] | None = None
     progress: bool = True
 
 
-def split_batches(count: int, size: int) -> List[List[int]]:
+def split_batches(count: int, size: int) -> list[list[int]]:
     """Split the numbers 0 to ``count`` - 1 into lists of ``size``; the last may be shorter."""
     return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
 
-def sum_batches(folder: Path, key: Sequence[Any], batches: Sequence[Sequence[int]],
-                compute: Callable[[Sequence[int]], np.ndarray], title: str, progress: bool = True,
-                every: float = SAVE_SECONDS) -> np.ndarray:
+def sum_batches(folder: Path, key: Sequence[Any], batches: Sequence[Sequence[int]], compute: Callable[[Sequence[int]],
+                                                                                                      np.ndarray], title: str,
+                progress: bool = True, every: float = SAVE_SECONDS) -> np.ndarray:
     """Add up an array of each batch; a sum that was interrupted is read from a file and continued.
 
     Args:
@@ -114,7 +115,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write(path, buffer.getvalue(), AGAIN)
 
 
-def write_json(path: Path, content: Dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write plain data, whole or not at all."""
     write(path, (json.dumps(content, indent=1, allow_nan=False) + '\n').encode(), AGAIN)
 

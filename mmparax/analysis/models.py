@@ -1,8 +1,9 @@
 """The models that are analysed: their configs and checkpoints, and their backbones in evaluation mode."""
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -26,7 +27,7 @@ class ModelSource:
     """Where a model comes from: its name, its config file, and its checkpoint (None: the state in which training starts)."""
     name: str
     config: str
-    checkpoint: Optional[str] = None
+    checkpoint: str | None = None
 
 
 @dataclass
@@ -69,7 +70,7 @@ class FeatureExtractor:
         return prepared[..., :crops[0].shape[-2], :crops[0].shape[-1]]  # without padding, which is on the right and below
 
 
-def parse_sources(arguments: Sequence[str], names: Optional[Sequence[str]] = None) -> List[ModelSource]:
+def parse_sources(arguments: Sequence[str], names: Sequence[str] | None = None) -> list[ModelSource]:
     """Read a list of configs, each followed by its checkpoints; a config alone stands for the state in which training starts.
 
     Args:
@@ -79,7 +80,7 @@ def parse_sources(arguments: Sequence[str], names: Optional[Sequence[str]] = Non
     Raises:
         ParameterError: if a checkpoint comes before any config, a model is there twice, or ``names`` do not fit.
     """
-    models: List[Tuple[str, Optional[str]]] = []
+    models: list[tuple[str, str | None]] = []
     config = None
     for argument in arguments:
         if argument.endswith('.py'):
@@ -101,7 +102,7 @@ def parse_sources(arguments: Sequence[str], names: Optional[Sequence[str]] = Non
     return [ModelSource(name, *model) for name, model in zip(names, models)]
 
 
-def _make_names(models: Sequence[Tuple[str, Optional[str]]]) -> List[str]:
+def _make_names(models: Sequence[tuple[str, str | None]]) -> list[str]:
     """Name each (config, checkpoint) by the part of its path that tells it from the others."""
     paths = [os.path.splitext(checkpoint or config)[0].split(os.sep) for config, checkpoint in models]
     if len(models) == 1:
@@ -117,7 +118,7 @@ def _make_names(models: Sequence[Tuple[str, Optional[str]]]) -> List[str]:
     return names
 
 
-def load_extractor(source: ModelSource, cfg_options: Optional[Mapping[str, Any]] = None, seed: int = 0) -> FeatureExtractor:
+def load_extractor(source: ModelSource, cfg_options: Mapping[str, Any] | None = None, seed: int = 0) -> FeatureExtractor:
     """Build the model of a config, load its checkpoint or what training starts from, and take its backbone.
 
     The default scope becomes the config's.
@@ -181,8 +182,10 @@ def _init_weights(model: nn.Module, cfg: Config) -> str:
             return 'random (allow_random_base=True)'
         adapters = '' if backbone.method is None else ', its adapters as they start'
         return f'the base {backbone.base_checkpoint}{adapters}; no checkpoint was given'
-    pretrained = [part for path, part in sub_configs(model_config(cfg)) if path.startswith('backbone') or not path
-                  if part.get('pretrained') or str(part.get('type')) == 'Pretrained']
+    pretrained = [
+        part for path, part in sub_configs(model_config(cfg)) if path.startswith('backbone') or not path
+        if part.get('pretrained') or str(part.get('type')) == 'Pretrained'
+    ]
     if pretrained:
         return f'{pretrained[0].get("pretrained") or pretrained[0].get("checkpoint")}; no checkpoint was given'
     return 'random: no checkpoint was given, and the config names no pre-trained weights'
@@ -194,8 +197,10 @@ def _check_upstream_backbone(model: nn.Module, content: Mapping[str, Any]) -> No
     if backbone is None or isinstance(backbone, AdaptedBackbone):
         return
     weights = content.get('state_dict', content)
-    given = {name.removeprefix('module.').removeprefix('backbone.'): value for name, value in weights.items()
-             if name.removeprefix('module.').startswith('backbone.')}
+    given = {
+        name.removeprefix('module.').removeprefix('backbone.'): value for name, value in weights.items()
+        if name.removeprefix('module.').startswith('backbone.')
+    }
     check_keys(type(backbone).__name__, given, backbone.state_dict(), (), [name for name, _ in backbone.named_buffers()])
 
 

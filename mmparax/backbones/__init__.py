@@ -14,5 +14,6 @@ else:
     AdaptedMiT = AdaRouteMiT = stand_in('mmseg')
     MODELS.register_module(name=['AdaptedMiT', 'AdaRouteMiT'], module=AdaptedMiT)
 
-__all__ = ['AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptedConvNeXt', 'AdaptedMiT', 'AdaptedSwin',
-           'AdaptedViT']
+__all__ = [
+    'AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptedConvNeXt', 'AdaptedMiT', 'AdaptedSwin', 'AdaptedViT'
+]

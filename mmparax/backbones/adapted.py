@@ -1,5 +1,6 @@
 """What every adapted backbone shares: building upstream's class, inserting adapters, freezing, and running."""
-from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple, Type
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -40,23 +41,20 @@ class AdaptedBackbone(BaseWeights):
         UpstreamChangedError: if the toolbox has other code than mmparax extends.
     """
     upstream: ClassVar[type]
-    block_class: ClassVar[Type[AdaptedBlock]]
+    block_class: ClassVar[type[AdaptedBlock]]
     no_frozen_stages: ClassVar[int] = -1
 
-    def __init__(self,
-                 *args: Any,
-                 adapter: Optional[Mapping[str, Any]] = None,
-                 base_checkpoint: Optional[str] = None,
-                 allow_random_base: bool = False,
-                 **options: Any):
+    def __init__(self, *args: Any, adapter: Mapping[str, Any] | None = None, base_checkpoint: str | None = None,
+                 allow_random_base: bool = False, **options: Any):
         check_options(type(self).__name__, options, self.known_options())
         options = check_backbone_options(options, self.upstream, self.family, frozen=adapter is not None,
                                          no_frozen_stages=self.no_frozen_stages)
         method = None if adapter is None else build_method(adapter)
         options = {**self.upstream_defaults(options), **options}
         super().__init__(*args, **options)
-        self.upstream_options = {**keyword_defaults(self.upstream.__init__), **options,
-                                 **dict(zip(keyword_names(self.upstream.__init__), args))}
+        self.upstream_options = {
+            **keyword_defaults(self.upstream.__init__), **options, **dict(zip(keyword_names(self.upstream.__init__), args))
+        }
         self.base_checkpoint = None if base_checkpoint is None else str(base_checkpoint)
         self.allow_random_base = allow_random_base
         self.base_source = BaseSource.RANDOM if allow_random_base and base_checkpoint is None else None
@@ -73,7 +71,7 @@ class AdaptedBackbone(BaseWeights):
 
     # ---- what a family gives ----
 
-    def stage_blocks(self) -> List[List[nn.Module]]:
+    def stage_blocks(self) -> list[list[nn.Module]]:
         """The blocks of each stage."""
         raise NotImplementedError
 
@@ -81,11 +79,11 @@ class AdaptedBackbone(BaseWeights):
         """What a method may know of a block."""
         raise NotImplementedError
 
-    def output_norms(self) -> List[str]:
+    def output_norms(self) -> list[str]:
         """Names of the norms on the outputs; they start fresh and are trainable with every method."""
         raise NotImplementedError
 
-    def output_channels(self) -> Optional[List[int]]:
+    def output_channels(self) -> list[int] | None:
         """Channels of each output map, or None if the outputs are vectors or tokens, which dense heads cannot take."""
         raise NotImplementedError
 
@@ -94,12 +92,12 @@ class AdaptedBackbone(BaseWeights):
         return 1
 
     @classmethod
-    def upstream_defaults(cls, options: Mapping[str, Any]) -> Dict[str, Any]:
+    def upstream_defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Defaults that differ from upstream's, given the options that the user set."""
         return {}
 
     @classmethod
-    def known_options(cls) -> List[str]:
+    def known_options(cls) -> list[str]:
         """Names of all options of the class, upstream's among them."""
         return keyword_names(AdaptedBackbone.__init__, cls.upstream.__init__)
 
@@ -172,11 +170,11 @@ class AdaRouteOptions:
         super().__init__(*args, adapter=dict(type=AdaRoute, **own), **options)
 
     @classmethod
-    def known_options(cls) -> List[str]:
+    def known_options(cls) -> list[str]:
         """Names of all options of the class: AdaRoute's, then the backbone's without ``adapter``."""
         return keyword_names(AdaRoute.__init__) + [name for name in super().known_options() if name != 'adapter']
 
 
-def adapted_backbones(model: nn.Module) -> List[Tuple[str, AdaptedBackbone]]:
+def adapted_backbones(model: nn.Module) -> list[tuple[str, AdaptedBackbone]]:
     """(name, backbone) of every backbone of mmparax in ``model``."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, AdaptedBackbone)]

@@ -1,8 +1,9 @@
 """The base of an adapted backbone: which file gives it, which checkpoints fit it, and its fingerprint."""
 import logging
 import re
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional
+from typing import Any, ClassVar
 
 import torch
 from mmengine.logging import print_log
@@ -44,38 +45,38 @@ class BaseWeights(BaseModule):
         shared: whether other models run on the same base (:class:`mmparax.AdapterBank`).
     """
     family: ClassVar[str]
-    convert_base: ClassVar[Callable[[Dict[str, Tensor]], Dict[str, Tensor]]]
+    convert_base: ClassVar[Callable[[dict[str, Tensor]], dict[str, Tensor]]]
     signature: ClassVar[str]
-    base_checkpoint: Optional[str]
-    base_source: Optional[BaseSource]
-    method: Optional[Method]
+    base_checkpoint: str | None
+    base_source: BaseSource | None
+    method: Method | None
     merged: bool = False
     shared: bool = False
-    _roles: Dict[str, Role]
+    _roles: dict[str, Role]
 
-    def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def fit_base(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Change weights of the right layout that depend on the size of the input; by default none."""
         return weights
 
     # ---- its parts ----
 
-    def parameter_roles(self) -> Dict[str, Role]:
+    def parameter_roles(self) -> dict[str, Role]:
         """Name of each parameter -> its role."""
         return {name: self._roles[name] for name, _ in self.named_parameters()}
 
-    def names_of(self, *roles: Role) -> List[str]:
+    def names_of(self, *roles: Role) -> list[str]:
         """Names of the parameters and buffers of some roles in the state dict."""
         return [name for name, role in self._roles.items() if role in roles]
 
-    def parameters_of(self, *roles: Role) -> Dict[str, nn.Parameter]:
+    def parameters_of(self, *roles: Role) -> dict[str, nn.Parameter]:
         """Name -> parameter of some roles."""
         return {name: parameter for name, parameter in self.named_parameters() if self._roles[name] in roles}
 
-    def frozen_parameters(self) -> Dict[str, nn.Parameter]:
+    def frozen_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of the frozen base; empty under full fine-tuning."""
         return {} if self.method is None else self.parameters_of(Role.BASE)
 
-    def frozen_names(self) -> List[str]:
+    def frozen_names(self) -> list[str]:
         """Names of the frozen base's parameters and buffers in the state dict; none under full fine-tuning."""
         return [] if self.method is None else self.names_of(Role.BASE)
 
@@ -96,8 +97,9 @@ class BaseWeights(BaseModule):
         given = read_weights(fetch(self.base_checkpoint))
         families = find_families(given)
         if families and self.family not in families:
-            raise ParameterError('base_checkpoint', self.base_checkpoint, f'{type(self).__name__} needs weights of a '
-                                 f'{self.family}, and these are of a {" or ".join(families)}')
+            raise ParameterError(
+                'base_checkpoint', self.base_checkpoint, f'{type(self).__name__} needs weights of a '
+                f'{self.family}, and these are of a {" or ".join(families)}')
         weights = self.fit_base(type(self).convert_base(given))
         copy_base(self.parameters_of(Role.BASE, Role.TUNED), weights, self.base_checkpoint, type(self).__name__)
         self.base_source = BaseSource.FILE
@@ -118,8 +120,9 @@ class BaseWeights(BaseModule):
             self.load_base()
 
     def _warn(self, what: str) -> None:
-        print_log(f'{type(self).__name__} {what}: the first forward stops unless a base or a complete checkpoint has been '
-                  'loaded by then.', logger='current', level=logging.WARNING)
+        print_log(
+            f'{type(self).__name__} {what}: the first forward stops unless a base or a complete checkpoint has been '
+            'loaded by then.', logger='current', level=logging.WARNING)
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -147,7 +150,7 @@ class BaseWeights(BaseModule):
 
     # ---- its identity ----
 
-    def fingerprint(self) -> Optional[str]:
+    def fingerprint(self) -> str | None:
         """Return the SHA-256 of the frozen base: names, shapes, dtypes and bytes, in the order of the names.
 
         Names are those of upstream's class, so every layout of a file of one base agrees. Buffers, adapters and output
@@ -175,12 +178,14 @@ class BaseWeights(BaseModule):
             return
         known = claim if isinstance(claim, dict) else {}
         if known.get('fingerprint') and len(known.get('backbones') or ()) == 1:  # several have one fingerprint together
-            check_claimed_fingerprint(known, self.fingerprint(), self.frozen_parameters().values(), 'the state dict',
+            check_claimed_fingerprint(known, self.fingerprint(),
+                                      self.frozen_parameters().values(), 'the state dict',
                                       type(self).__name__)
         else:
-            print_log(f'{type(self).__name__} loads a state dict without a frozen base that does not say on which base it '
-                      'was trained: that was not checked. Load the checkpoint by mmengine.runner.load_checkpoint, which does.',
-                      logger='current', level=logging.WARNING)
+            print_log(
+                f'{type(self).__name__} loads a state dict without a frozen base that does not say on which base it '
+                'was trained: that was not checked. Load the checkpoint by mmengine.runner.load_checkpoint, which does.',
+                logger='current', level=logging.WARNING)
 
     # ---- state dicts ----
 
@@ -221,8 +226,7 @@ class BaseWeights(BaseModule):
         self.check_unmerged('give its state dict (to save it, for example)')
         super()._save_to_state_dict(*args)
 
-    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, local_metadata: Dict[str, Any],
-                              *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any) -> None:
         self.check_unmerged('load a checkpoint')
         given = strip_prefix(state_dict, prefix)
         base = self.parameters_of(Role.BASE)
@@ -245,7 +249,7 @@ class BaseWeights(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
-def find_families(weights: Mapping[str, Any]) -> List[str]:
+def find_families(weights: Mapping[str, Any]) -> list[str]:
     """Names of the families whose signature is among the keys of a base checkpoint."""
     pending, found = BaseWeights.__subclasses__(), set()
     while pending:

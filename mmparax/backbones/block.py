@@ -4,7 +4,8 @@ The upstream block is built as it is; then its ``__class__`` becomes a static su
 at its sites. Keys of the base weights do not change, and pickle, deepcopy and compile work.
 """
 import inspect
-from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +52,8 @@ class AdaptedLinear(AdapterHost, nn.Linear):
         slices: name of a module -> (start, stop) of its part of the output, in order.
         original_rows: name of a module that is merged -> its rows of the weight as they were.
     """
-    slices: Dict[str, Tuple[int, int]]
-    original_rows: Dict[str, Tensor]
+    slices: dict[str, tuple[int, int]]
+    original_rows: dict[str, Tensor]
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -110,13 +111,13 @@ class AdaptedBlock(AdapterHost):
         takes_prompts: whether the block's attention takes extra tokens.
     """
     upstream: ClassVar[type]
-    forward_names: ClassVar[Tuple[str, ...]]
+    forward_names: ClassVar[tuple[str, ...]]
     branches: ClassVar[int]
-    stream_sites: ClassVar[Tuple[str, ...]]
-    linear_paths: ClassVar[Dict[str, Tuple[str, Optional[int]]]] = {}
+    stream_sites: ClassVar[tuple[str, ...]]
+    linear_paths: ClassVar[dict[str, tuple[str, int | None]]] = {}
     takes_prompts: ClassVar[bool] = False
 
-    def offered_sites(self) -> Tuple[str, ...]:
+    def offered_sites(self) -> tuple[str, ...]:
         """Return the sites of this block. A variant of it may lack some linear layers of ``linear_paths``."""
         layers = dict(self.named_modules())
         linear = tuple(site for site, (path, _) in self.linear_paths.items() if isinstance(layers.get(path), nn.Linear))
@@ -132,7 +133,7 @@ class AdaptedBlock(AdapterHost):
         swap_class(block, [cls.upstream], cls, cls.forward_names)
         block.adapters = nn.ModuleDict()
 
-    def fill(self, method: Method, sites: Sequence[str], info: BlockInfo, center: Optional[nn.Module]) -> None:
+    def fill(self, method: Method, sites: Sequence[str], info: BlockInfo, center: nn.Module | None) -> None:
         """Build the method's modules for ``sites`` and put them where the block's forward finds them."""
         order = self.offered_sites()
         for site in sorted(sites, key=order.index):
@@ -161,7 +162,7 @@ class AdaptedBlock(AdapterHost):
         """Put the module of the prompts where the block's forward finds it."""
         self.adapters[PROMPT_SITE] = module
 
-    def adapt(self, site: str, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def adapt(self, site: str, x: Tensor, hw: tuple[int, int]) -> Tensor:
         """Pass ``x`` (B, N, C) of a map of size ``hw`` through the module at a stream site, or return it as it is."""
         return self.adapters[site](x, hw) if site in self.adapters else x
 
@@ -176,7 +177,7 @@ class AdaptedBlock(AdapterHost):
         return function(*inputs)
 
 
-def adapter_modules(root: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
+def adapter_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (name, module) for every module that a method put at a site below ``root``."""
     for name, host in root.named_modules():
         if isinstance(host, AdapterHost):

@@ -1,5 +1,6 @@
 """ConvNeXt (Liu et al., CVPR 2022) and ConvNeXt V2 (Woo et al., CVPR 2023) with sites, over mmpretrain's implementation."""
-from typing import Any, Dict, List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 from mmpretrain.models.backbones.convnext import ConvNeXt, ConvNeXtBlock
 from torch import Tensor, nn
@@ -74,10 +75,10 @@ class AdaptedConvNeXt(AdaptedBackbone, ConvNeXt):
     no_frozen_stages = 0
 
     @classmethod
-    def upstream_defaults(cls, options: Mapping[str, Any]) -> Dict[str, Any]:
+    def upstream_defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(gap_before_final_norm=len(options.get('out_indices', (-1, ))) == 1)
 
-    def stage_blocks(self) -> List[List[nn.Module]]:
+    def stage_blocks(self) -> list[list[nn.Module]]:
         return [list(stage) for stage in self.stages]
 
     def block_info(self, block: nn.Module, stage: int, index: int) -> BlockInfo:
@@ -85,17 +86,20 @@ class AdaptedConvNeXt(AdaptedBackbone, ConvNeXt):
                          ffn_dim=block.pointwise_conv1.weight.shape[0], embed_dim=self.channels[0],
                          patch_size=self.downsample_layers[0][0].kernel_size[0], linear_init='trunc_normal')
 
-    def output_norms(self) -> List[str]:
+    def output_norms(self) -> list[str]:
         return [f'norm{i}' for i in self.out_indices]
 
-    def output_channels(self) -> Optional[List[int]]:
+    def output_channels(self) -> list[int] | None:
         return None if self.gap_before_final_norm else [self.channels[i] for i in self.out_indices]
 
-    def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def fit_base(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Give pointwise convolutions the shape that they have here: linear maps or convolutions of one pixel."""
         own = dict(self.named_parameters())
-        return {name: value.reshape(own[name].shape) if '.pointwise_conv' in name and name in own
-                and value.numel() == own[name].numel() else value for name, value in weights.items()}
+        return {
+            name: value.reshape(own[name].shape)
+            if '.pointwise_conv' in name and name in own and value.numel() == own[name].numel() else value
+            for name, value in weights.items()
+        }
 
     def smallest_side(self) -> int:
         # Neither the stem nor the downsampling layers pad.

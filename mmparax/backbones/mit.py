@@ -1,5 +1,4 @@
 """MiT, the encoder of SegFormer (Xie et al., NeurIPS 2021), with sites, over mmsegmentation's implementation."""
-from typing import List, Tuple
 
 from mmseg.models.backbones.mit import MixVisionTransformer, TransformerEncoderLayer
 from torch import Tensor, nn
@@ -23,10 +22,10 @@ class AdaptedMiTBlock(AdaptedBlock, TransformerEncoderLayer):
     stream_sites = ('token_mixer_branch', 'after_token_mixer', 'channel_mixer_parallel', 'channel_mixer_branch',
                     'after_channel_mixer')
 
-    def forward(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         return self.run(self.adapted_forward, x, hw_shape)
 
-    def adapted_forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def adapted_forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         x = self.mix('token_mixer_branch', self.attn, self.norm1, x, hw)
         x = self.adapt('after_token_mixer', x, hw)
         y = self.mix('channel_mixer_branch', self.ffn, self.norm2, x, hw)
@@ -34,7 +33,7 @@ class AdaptedMiTBlock(AdaptedBlock, TransformerEncoderLayer):
             y = y + self.adapt('channel_mixer_parallel', x, hw)
         return self.adapt('after_channel_mixer', y, hw)
 
-    def mix(self, site: str, mixer: nn.Module, norm: nn.Module, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def mix(self, site: str, mixer: nn.Module, norm: nn.Module, x: Tensor, hw: tuple[int, int]) -> Tensor:
         """Return the stream (B, N, C) after a mixer, which adds ``identity`` itself, behind its dropout and drop path."""
         if site in self.adapters:
             return x + self.adapt(site, mixer(norm(x), hw, identity=0), hw)
@@ -59,7 +58,7 @@ class AdaptedMiT(AdaptedBackbone, MixVisionTransformer):
     convert_base = staticmethod(convert_mit)
     signature = r'^(patch_embed1\.proj|layers\.0\.0\.projection)\.'
 
-    def stage_blocks(self) -> List[List[nn.Module]]:
+    def stage_blocks(self) -> list[list[nn.Module]]:
         return [list(blocks) for _, blocks, _ in self.layers]
 
     def block_info(self, block: nn.Module, stage: int, index: int) -> BlockInfo:
@@ -67,10 +66,10 @@ class AdaptedMiT(AdaptedBackbone, MixVisionTransformer):
                          ffn_dim=block.ffn.feedforward_channels, embed_dim=self.embed_dims * self.num_heads[0],
                          patch_size=self.patch_sizes[0])
 
-    def output_norms(self) -> List[str]:
+    def output_norms(self) -> list[str]:
         return []
 
-    def output_channels(self) -> List[int]:
+    def output_channels(self) -> list[int]:
         return [self.embed_dims * self.num_heads[i] for i in self.out_indices]
 
     def smallest_side(self) -> int:

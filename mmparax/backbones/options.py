@@ -1,17 +1,18 @@
 """Checks of the options of upstream's backbone classes, before anything is built."""
-from typing import Any, Dict, Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmparax.errors import ParameterError
 from mmparax.utils.signatures import keyword_defaults
 
 
-def find_archs(upstream: type) -> Dict[str, Any]:
+def find_archs(upstream: type) -> dict[str, Any]:
     """Return the named architectures of an upstream class: name -> its options; empty if it has none."""
     return {**getattr(upstream, 'arch_zoo', {}), **getattr(upstream, 'arch_settings', {})}
 
 
 def check_backbone_options(options: Mapping[str, Any], upstream: type, family: str, frozen: bool,
-                           no_frozen_stages: int) -> Dict[str, Any]:
+                           no_frozen_stages: int) -> dict[str, Any]:
     """Check the options that upstream would misread or that would spoil a frozen base.
 
     Args:
@@ -45,8 +46,9 @@ def check_backbone_options(options: Mapping[str, Any], upstream: type, family: s
     check_no_other_weights(options)
     stages = options.get('frozen_stages', no_frozen_stages)
     if frozen and stages != no_frozen_stages:
-        raise ParameterError('frozen_stages', stages, 'a backbone with an adapter is frozen as a whole, and upstream would '
-                             'freeze the adapters of these stages too', 'Remove frozen_stages.')
+        raise ParameterError(
+            'frozen_stages', stages, 'a backbone with an adapter is frozen as a whole, and upstream would '
+            'freeze the adapters of these stages too', 'Remove frozen_stages.')
     return options
 
 
@@ -57,7 +59,7 @@ def check_arch(arch: str, archs: Mapping[str, Any], family: str) -> str:
     return arch.lower()
 
 
-def check_out_indices(given: Any, count: Optional[int], family: str) -> Any:
+def check_out_indices(given: Any, count: int | None, family: str) -> Any:
     """Return ascending indices from 0 for indices that may be negative, or for a single one.
 
     Args:

@@ -1,6 +1,7 @@
 """Counts parameters by their roles: frozen base, adapters, expert centers, output norms, head."""
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
+from typing import Any
 
 from rich.table import Table
 from torch import nn
@@ -51,8 +52,7 @@ class ParameterCount:
     @property
     def trainable_in_backbone(self) -> int:
         """Number of trainable parameters in the backbone, "# P" in the paper's tables."""
-        return sum(group.parameters for group in
-                   (self.backbone_trainable, self.adapters, self.centers, self.output_norms))
+        return sum(group.parameters for group in (self.backbone_trainable, self.adapters, self.centers, self.output_norms))
 
     @property
     def backbone(self) -> int:
@@ -76,13 +76,13 @@ class ParameterCount:
         """Trainable share of the whole model, head included."""
         return self.trainable / max(self.total, 1)
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON."""
         groups = {field.name: vars(getattr(self, field.name)).copy() for field in fields(self)}
         return dict(groups, trainable_in_backbone=self.trainable_in_backbone, backbone=self.backbone, trainable=self.trainable,
                     total=self.total, share_of_backbone=self.share_of_backbone, share_of_model=self.share_of_model)
 
-    def rows(self) -> List[Tuple[str, int, int, bool]]:
+    def rows(self) -> list[tuple[str, int, int, bool]]:
         """(label, tensors, parameters, in the backbone) of each group that is not empty."""
         return [(label, getattr(self, name).tensors, getattr(self, name).parameters, not name.startswith('head'))
                 for name, label in LABELS.items() if getattr(self, name).tensors]
@@ -143,7 +143,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     return _count(model.named_parameters(), _find_roles(_find_backbones(model)))
 
 
-def _find_backbones(model: nn.Module) -> List[Tuple[str, AdaptedBackbone]]:
+def _find_backbones(model: nn.Module) -> list[tuple[str, AdaptedBackbone]]:
     backbones = adapted_backbones(model)
     if not backbones:
         raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so there is nothing to tell apart. Use '
@@ -151,7 +151,7 @@ def _find_backbones(model: nn.Module) -> List[Tuple[str, AdaptedBackbone]]:
     return backbones
 
 
-def count_by_stage(model: nn.Module) -> Dict[str, ParameterCount]:
+def count_by_stage(model: nn.Module) -> dict[str, ParameterCount]:
     """Count the parameters of the backbone by its stages.
 
     Returns:
@@ -161,7 +161,7 @@ def count_by_stage(model: nn.Module) -> Dict[str, ParameterCount]:
         InputError: if ``model`` holds no backbone of mmparax.
     """
     backbones = _find_backbones(model)
-    parts: Dict[str, List[Tuple[str, nn.Parameter]]] = {}
+    parts: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for backbone_name, backbone in backbones:
         front = f'{backbone_name}: ' if len(backbones) > 1 else ''
         stage_of = {}
@@ -177,17 +177,19 @@ def count_by_stage(model: nn.Module) -> Dict[str, ParameterCount]:
     return {label: _count(parameters, roles) for label, parameters in parts.items()}
 
 
-def _find_roles(backbones: List[Tuple[str, AdaptedBackbone]]) -> Dict[str, Role]:
-    roles: Dict[str, Role] = {}
+def _find_roles(backbones: list[tuple[str, AdaptedBackbone]]) -> dict[str, Role]:
+    roles: dict[str, Role] = {}
     for name, backbone in backbones:
         roles.update(add_prefix(backbone.parameter_roles(), make_prefix(name)))
     return roles
 
 
-def _count(named_parameters: Iterable[Tuple[str, nn.Parameter]], roles: Mapping[str, Role]) -> ParameterCount:
+def _count(named_parameters: Iterable[tuple[str, nn.Parameter]], roles: Mapping[str, Role]) -> ParameterCount:
     count = ParameterCount(*(ParameterGroup() for _ in fields(ParameterCount)))
-    groups = {Role.ADAPTER: count.adapters, Role.EXPERT_CENTER: count.centers, Role.OUTPUT_NORM: count.output_norms,
-              Role.TUNED: count.backbone_trainable}
+    groups = {
+        Role.ADAPTER: count.adapters, Role.EXPERT_CENTER: count.centers, Role.OUTPUT_NORM: count.output_norms,
+        Role.TUNED: count.backbone_trainable
+    }
     for name, parameter in named_parameters:
         role, trainable = roles.get(name), parameter.requires_grad
         if role is None:

@@ -1,6 +1,6 @@
 """What each parameter and buffer of an adapted backbone is a part of."""
+from collections.abc import Sequence
 from enum import Enum
-from typing import Dict, Optional, Sequence
 
 from torch import nn
 
@@ -20,7 +20,7 @@ class Role(str, Enum):
     OUTPUT_NORM = 'output_norm'  # new, trainable with every method
 
 
-def find_roles(backbone: nn.Module, output_norms: Sequence[str], method: Optional[Method]) -> Dict[str, Role]:
+def find_roles(backbone: nn.Module, output_norms: Sequence[str], method: Method | None) -> dict[str, Role]:
     """Return the role of each parameter and buffer by its name in the state dict, in the state dict's order.
 
     Args:
@@ -31,8 +31,10 @@ def find_roles(backbone: nn.Module, output_norms: Sequence[str], method: Optiona
     owners = {make_prefix(name): Role.ADAPTER for name, _ in adapter_modules(backbone)}
     owners[make_prefix(EXPERT_CENTERS)] = Role.EXPERT_CENTER
     owners.update({make_prefix(name): Role.OUTPUT_NORM for name in output_norms})
-    roles = {name: next((role for prefix, role in owners.items() if name.startswith(prefix)), Role.BASE)
-             for name in backbone.state_dict()}
+    roles = {
+        name: next((role for prefix, role in owners.items() if name.startswith(prefix)), Role.BASE)
+        for name in backbone.state_dict()
+    }
     if method is not None:
         for path, module in backbone.named_modules():
             for name, _ in module.named_parameters(path, recurse=False):

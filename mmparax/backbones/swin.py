@@ -1,5 +1,6 @@
 """Swin Transformer (Liu et al., ICCV 2021) with sites, over mmpretrain's implementation."""
-from typing import Any, Dict, List, Mapping, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -67,10 +68,10 @@ class AdaptedSwinBlock(AdaptedBlock, SwinBlock):
         attention.adapters = nn.ModuleDict({PROMPT_SITE: module})
         attention._norm = (self.norm1, )  # a tuple: the norm stays registered once, in the block
 
-    def forward(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         return self.run(self.adapted_forward, x, hw_shape)
 
-    def adapted_forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def adapted_forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         x = self.adapt('token_mixer_branch', self.attn(self.norm1(x), hw), hw) + x
         x = self.adapt('after_token_mixer', x, hw)
         if 'channel_mixer_branch' in self.adapters:
@@ -113,14 +114,14 @@ class AdaptedSwin(AdaptedBackbone, SwinTransformer):
                     use_efficient_attention(block)
 
     @classmethod
-    def known_options(cls) -> List[str]:
+    def known_options(cls) -> list[str]:
         return super().known_options() + ['efficient_attention']
 
     @classmethod
-    def upstream_defaults(cls, options: Mapping[str, Any]) -> Dict[str, Any]:
+    def upstream_defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(pad_small_map=len(options.get('out_indices', (3, ))) > 1)
 
-    def stage_blocks(self) -> List[List[nn.Module]]:
+    def stage_blocks(self) -> list[list[nn.Module]]:
         return [list(stage.blocks) for stage in self.stages]
 
     def block_info(self, block: nn.Module, stage: int, index: int) -> BlockInfo:
@@ -128,10 +129,10 @@ class AdaptedSwin(AdaptedBackbone, SwinTransformer):
                          family=self.family, ffn_dim=block.ffn.feedforward_channels, embed_dim=self.embed_dims,
                          patch_size=self.patch_embed.projection.kernel_size[0])
 
-    def output_norms(self) -> List[str]:
+    def output_norms(self) -> list[str]:
         return [f'norm{i}' for i in self.out_indices]
 
-    def output_channels(self) -> List[int]:
+    def output_channels(self) -> list[int]:
         return [self.num_features[i] for i in self.out_indices]
 
     def smallest_side(self) -> int:

@@ -5,7 +5,8 @@ of the padding are maps of a zero: the bias. Here the linear maps see the tokens
 size, says where each token's heads go, so that padding, shift and windows are one copy.
 """
 import functools
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ def is_fused_attention_faster(q: Tensor) -> bool:
     return q.is_cuda and q.shape[1] * max(q.shape[0], q.shape[2]) <= LONGEST_AXIS
 
 
-def make_shift_mask(hw: Tuple[int, int], window_size: int, shift_size: int, device: Optional[torch.device],
+def make_shift_mask(hw: tuple[int, int], window_size: int, shift_size: int, device: torch.device | None,
                     dtype: torch.dtype) -> Tensor:
     """Make mmpretrain's mask (windows, N, N) of a padded map of size ``hw``: -100 between tokens that only the shift made
     neighbours, else 0.
@@ -78,7 +79,7 @@ class WindowRows(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def find_window_rows(hw: Tuple[int, int], window_size: int, shift_size: int, vectors: int, heads: int,
+def find_window_rows(hw: tuple[int, int], window_size: int, shift_size: int, vectors: int, heads: int,
                      device: torch.device) -> WindowRows:
     """Find the rows between tokens (H*W, vectors, heads) and windows (vectors, windows, heads, N).
 
@@ -92,8 +93,8 @@ def find_window_rows(hw: Tuple[int, int], window_size: int, shift_size: int, vec
     """
     with torch.inference_mode(False):
         count, height, width = hw[0] * hw[1], *hw
-        tokens = F.pad(torch.arange(count, device=device).view(hw), (0, -width % window_size, 0, -height % window_size),
-                       value=count)
+        tokens = F.pad(
+            torch.arange(count, device=device).view(hw), (0, -width % window_size, 0, -height % window_size), value=count)
         if shift_size:
             tokens = tokens.roll((-shift_size, -shift_size), (0, 1))
         tokens = ShiftWindowMSA.window_partition(tokens[None, ..., None], window_size).view(-1, 1, window_size**2)
@@ -103,8 +104,8 @@ def find_window_rows(hw: Tuple[int, int], window_size: int, shift_size: int, vec
         empty = source[0].argsort(stable=True)[count * heads:]
         target = source.new_empty((count + 1) * vectors * heads)
         target[source.flatten()] = torch.arange(source.numel(), device=device)
-        return WindowRows(source.index_fill(1, empty, 0).int(), target[:count * vectors * heads].int(), empty,
-                          empty // window_size**2 % heads)
+        return WindowRows(
+            source.index_fill(1, empty, 0).int(), target[:count * vectors * heads].int(), empty, empty // window_size**2 % heads)
 
 
 class TokensToWindows(torch.autograd.Function):
@@ -114,7 +115,7 @@ class TokensToWindows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, fill: Optional[Tensor], rows: WindowRows) -> Tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, fill: Tensor | None, rows: WindowRows) -> tuple[Tensor, ...]:
         ctx.rows, ctx.fill = rows, fill
         parts = [x.index_select(1, source) for source in rows.source]
         if rows.empty.numel():
@@ -123,11 +124,11 @@ class TokensToWindows(torch.autograd.Function):
         return tuple(parts)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         fill, rows, fill_grad = ctx.fill, ctx.rows, None
         if ctx.needs_input_grad[1]:
-            fill_grad = torch.stack([torch.zeros_like(fill[0]).index_add(
-                0, rows.heads, grad[:, rows.empty].sum(0).to(fill.dtype)) for grad in grads])
+            fill_grad = torch.stack(
+                [torch.zeros_like(fill[0]).index_add(0, rows.heads, grad[:, rows.empty].sum(0).to(fill.dtype)) for grad in grads])
         return WindowsToTokens.apply(rows, *grads) if ctx.needs_input_grad[0] else None, fill_grad, None
 
 
@@ -140,7 +141,7 @@ class WindowsToTokens(torch.autograd.Function):
         return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).index_select(1, rows.target)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return None, *TokensToWindows.apply(grad, None, ctx.rows)
 
 
@@ -148,14 +149,14 @@ class EfficientWindowMSA(ShiftWindowMSA):
     """mmpretrain's ShiftWindowMSA, equal up to rounding, and faster as long as its position bias is frozen."""
 
     @staticmethod
-    def get_attn_mask(hw_shape: Tuple[int, int], window_size: int, shift_size: int,
-                      device: Optional[torch.device] = None) -> Optional[Tensor]:
+    def get_attn_mask(hw_shape: tuple[int, int], window_size: int, shift_size: int,
+                      device: torch.device | None = None) -> Tensor | None:
         if shift_size == 0:
             return None
         make = make_shift_mask if _is_graph_captured() else resolve_cache(get_shift_mask)
         return make(tuple(hw_shape), window_size, shift_size, device, torch.get_default_dtype())
 
-    def forward(self, query: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
+    def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Attend within windows of tokens (B, H*W, C); the shape stays."""
         if not self._is_efficient(query, hw_shape):
             return super().forward(query, hw_shape)
@@ -178,7 +179,7 @@ class EfficientWindowMSA(ShiftWindowMSA):
         out = WindowsToTokens.apply(rows(vectors=1), out.reshape(batch, -1, channels // heads))
         return self.drop(attention.proj_drop(attention.proj(out.view(batch, -1, channels))))
 
-    def _is_efficient(self, query: Tensor, hw: Tuple[int, int]) -> bool:
+    def _is_efficient(self, query: Tensor, hw: tuple[int, int]) -> bool:
         """Whether this attention may be computed in another way.
 
         Not with a trainable position bias, attention that a method changed or that has hooks, a compiler that captures the
@@ -190,7 +191,7 @@ class EfficientWindowMSA(ShiftWindowMSA):
                     or query.shape[1] != hw[0] * hw[1] or (min(hw) < self.window_size and not self.pad_small_map))
 
 
-def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Optional[Tensor], scale: float,
+def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, scale: float,
                       dropout: nn.Dropout) -> Tensor:
     """Return ``dropout(softmax(scale * q @ k' + bias + mask)) @ v``.
 

@@ -1,7 +1,8 @@
 """Vision Transformer (Dosovitskiy et al., ICLR 2021) with sites, over mmpretrain's implementation."""
 import logging
 import math
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
         # The size goes in as an argument: another input may come before this one is recomputed.
         return self.run(self.adapted_forward, x, self.hw)
 
-    def adapted_forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def adapted_forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         x = x + self.adapt('token_mixer_branch', self.compute_attention_branch(x), hw)
         x = self.adapt('after_token_mixer', x, hw)
         if 'channel_mixer_branch' in self.adapters:
@@ -72,7 +73,7 @@ class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
         y = self.attn(self.ln1(torch.cat([x[:, :count], prompts, x[:, count:]], dim=1)))
         return torch.cat([y[:, :count], y[:, end:]], dim=1)
 
-    def adapt(self, site: str, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def adapt(self, site: str, x: Tensor, hw: tuple[int, int]) -> Tensor:
         if site not in self.adapters:
             return x
         count = self.count_passing_tokens(site)
@@ -86,7 +87,7 @@ class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
 class GridPatchEmbed(PatchEmbed):
     """mmcv's PatchEmbed that tells the blocks how many rows and columns of patches an input has."""
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         x, hw = super().forward(x)
         for block in self._blocks[0]:
             block.hw = hw
@@ -124,10 +125,10 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
                     module.drop_prob = float(module.drop_prob)
 
     @classmethod
-    def known_options(cls) -> List[str]:
+    def known_options(cls) -> list[str]:
         return super().known_options() + ['with_cp']
 
-    def stage_blocks(self) -> List[List[nn.Module]]:
+    def stage_blocks(self) -> list[list[nn.Module]]:
         return [list(self.layers)]
 
     def block_info(self, block: nn.Module, stage: int, index: int) -> BlockInfo:
@@ -135,17 +136,17 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
                          ffn_dim=self.arch_settings['feedforward_channels'], embed_dim=self.embed_dims,
                          patch_size=self.patch_embed.projection.kernel_size[0])
 
-    def output_norms(self) -> List[str]:
+    def output_norms(self) -> list[str]:
         return ['ln2'] if self.out_type == 'avg_featmap' else []
 
-    def output_channels(self) -> Optional[List[int]]:
+    def output_channels(self) -> list[int] | None:
         return [self.embed_dims] * len(self.out_indices) if self.out_type == 'featmap' else None
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages > 0:
             super()._freeze_stages()
 
-    def fit_base(self, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    def fit_base(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Leave out parts that this model lacks, and interpolate the position table (1, tokens, C) to its patches.
 
         Raises:
@@ -154,8 +155,10 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
         if 'register_tokens' in weights:
             raise ParameterError('base_checkpoint', self.base_checkpoint, "its model has register tokens, and mmpretrain's "
                                  'VisionTransformer has none', 'Give the file of the model without registers.')
-        weights = {name: value for name, value in weights.items() if (name != 'cls_token' or self.cls_token is not None)
-                   and (self.final_norm or not name.startswith('ln1.'))}
+        weights = {
+            name: value for name, value in weights.items()
+            if (name != 'cls_token' or self.cls_token is not None) and (self.final_norm or not name.startswith('ln1.'))
+        }
         table = weights.get('pos_embed')
         if table is None or table.ndim != 3 or table.shape[-1] != self.embed_dims:
             return weights
@@ -165,13 +168,14 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
         if table.shape == self.pos_embed.shape and not square:
             return weights  # of a model with this grid
         if not square:
-            raise ParameterError('base_checkpoint', self.base_checkpoint, f'its position table has {table.shape[1]} entries, '
-                                 f'which are not {self.num_extra_tokens} extra token(s) and a square of patches',
-                                 'Give a file with one.')
+            raise ParameterError(
+                'base_checkpoint', self.base_checkpoint, f'its position table has {table.shape[1]} entries, '
+                f'which are not {self.num_extra_tokens} extra token(s) and a square of patches', 'Give a file with one.')
         table = table[:, extra - self.num_extra_tokens:]
         if (side, side) != grid:
-            print_log(f'{type(self).__name__}: the position table of {self.base_checkpoint!r} was interpolated from '
-                      f'{side}x{side} to {grid[0]}x{grid[1]} patches.', logger='current', level=logging.INFO)
+            print_log(
+                f'{type(self).__name__}: the position table of {self.base_checkpoint!r} was interpolated from '
+                f'{side}x{side} to {grid[0]}x{grid[1]} patches.', logger='current', level=logging.INFO)
         table = resize_pos_embed(table, (side, side), grid, self.interpolate_mode, self.num_extra_tokens)
         return {**weights, 'pos_embed': table}
 
@@ -179,15 +183,16 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
         self._check_table(given.get('pos_embed'))
         super().check_state(given)
 
-    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         self._check_table(state_dict.get(prefix + 'pos_embed'))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _check_table(self, table: Optional[Tensor]) -> None:
+    def _check_table(self, table: Tensor | None) -> None:
         if table is not None and table.shape != self.pos_embed.shape:
-            raise ParameterError('img_size', tuple(self.img_size), f'the checkpoint has a position table of {table.shape[1]} '
-                                 f'entries and this model one of {self.pos_embed.shape[1]}', 'Set model.backbone.img_size to '
-                                 'that of the checkpoint: inputs may have other sizes, the table is interpolated for each.')
+            raise ParameterError(
+                'img_size', tuple(self.img_size), f'the checkpoint has a position table of {table.shape[1]} '
+                f'entries and this model one of {self.pos_embed.shape[1]}', 'Set model.backbone.img_size to '
+                'that of the checkpoint: inputs may have other sizes, the table is interpolated for each.')
 
 
 @MODELS.register_module()

@@ -1,7 +1,8 @@
 """What the benchmark compares: backbones with each method, in the sizes of the shipped configs, and without a method."""
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 from mmengine.registry import MODELS
 from torch import nn
@@ -20,8 +21,9 @@ RANDOM_BASE = dict(base_checkpoint=None, allow_random_base=True)
 ALIASES = {'vit-b': 'vit-b16'}
 # Backbone -> the shipped configs that have it, with a place for the method.
 CONFIGS = {
-    **{backbone: f'semantic_segmentation/upernet_{backbone}_{{}}_4xb4-160k_ade20k-512x512.py'
-       for backbone in ('swin-b', 'swin-l', 'convnext-b', 'convnext-l')},
+    **{
+        backbone: f'semantic_segmentation/upernet_{backbone}_{{}}_4xb4-160k_ade20k-512x512.py' for backbone in ('swin-b', 'swin-l', 'convnext-b', 'convnext-l')
+    },
     'vit-b16': 'classification/vit-b16_{}_4xb256-100e_cifar100.py',
     'swin-mini': 'quickstart/upernet_swin-mini_{}_1xb8-500_scenes-128x128.py',
     'convnext-mini': 'quickstart/mask-rcnn_convnext-mini_{}_1xb8-400_scenes-128x128.py',
@@ -30,7 +32,7 @@ CONFIGS = {
 # Mini backbone -> the backbone whose configs have the other options of its methods.
 FULL_SCALE = {'swin-mini': 'swin-b', 'convnext-mini': 'convnext-b', 'vit-mini': 'vit-b16'}
 # Variant of a method -> (method whose size it has, options that differ).
-VARIANTS: Dict[str, Tuple[str, Dict[str, Any]]] = {
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     'adaroute-no-conv': ('adaroute', dict(kernel_sizes=())),
     'plain-adaroute': ('adaroute', dict(type=PlainAdaRoute)),
     'plain-mona': ('mona', dict(type=PlainMona)),
@@ -38,8 +40,9 @@ VARIANTS: Dict[str, Tuple[str, Dict[str, Any]]] = {
 PLAIN = ('plain-adaroute', 'plain-mona')
 WITH_BACKENDS = ('adaroute', 'adaroute-no-conv')  # those whose operations run by several backends
 # Table 11 of the paper: images per second of a training step of Swin-L's backbone, 1280x800, batch 4, on an NVIDIA L40S.
-TABLE_11 = {'full': 4.63, 'lora': 4.07, 'adaptformer': 5.15, 'lorand': 5.11, 'mona': 3.94, 'adaroute-no-conv': 4.96,
-            'adaroute': 3.96}
+TABLE_11 = {
+    'full': 4.63, 'lora': 4.07, 'adaptformer': 5.15, 'lorand': 5.11, 'mona': 3.94, 'adaroute-no-conv': 4.96, 'adaroute': 3.96
+}
 TABLE_11_SETTING = ('swin-l', (800, 1280), 4)
 
 
@@ -58,9 +61,9 @@ class Candidate:
     method: str
     build: Callable[[], nn.Module]
     dtype: str = 'fp32'
-    ops: Optional[str] = None
-    efficient_attention: Optional[bool] = None
-    published: Optional[float] = None
+    ops: str | None = None
+    efficient_attention: bool | None = None
+    published: float | None = None
 
     @property
     def label(self) -> str:
@@ -68,23 +71,23 @@ class Candidate:
         return ', '.join(filter(None, (self.method, attention, self.ops and f'{self.ops} ops', self.dtype)))
 
 
-def find_method_classes() -> Dict[str, str]:
+def find_method_classes() -> dict[str, str]:
     """Name of a method, which is that of its file in ``mmparax/adapters``, -> name of its class."""
     classes = [value for value in vars(adapters).values() if isinstance(value, type) and issubclass(value, Method)]
     return {cls.__module__.rpartition('.')[2]: cls.__name__ for cls in classes if cls is not Method}
 
 
-def list_methods() -> List[str]:
+def list_methods() -> list[str]:
     """All that can be compared: full fine-tuning, every method, and the variants."""
     return [FULL, *sorted(find_method_classes()), *VARIANTS]
 
 
-def list_backbones() -> List[str]:
+def list_backbones() -> list[str]:
     """All backbones that can be compared."""
     return list(CONFIGS)
 
 
-def check_names(parameter: str, values: Sequence[str], known: Sequence[str]) -> List[str]:
+def check_names(parameter: str, values: Sequence[str], known: Sequence[str]) -> list[str]:
     """Return the names, each once, or raise ParameterError listing the known ones."""
     for value in values:
         if value not in known:
@@ -92,13 +95,13 @@ def check_names(parameter: str, values: Sequence[str], known: Sequence[str]) -> 
     return list(dict.fromkeys(values))
 
 
-def read_backbone_config(backbone: str) -> Dict[str, Any]:
+def read_backbone_config(backbone: str) -> dict[str, Any]:
     """The backbone of a shipped config, random and without adapter."""
     config = read_config(CONFIGS[backbone].format(FULL)).model.backbone.to_dict()
     return {**{name: value for name, value in config.items() if name != 'adapter'}, **RANDOM_BASE}
 
 
-def read_adapter_config(backbone: str, method: str) -> Optional[Dict[str, Any]]:
+def read_adapter_config(backbone: str, method: str) -> dict[str, Any] | None:
     """The adapter of a method in the size that it has on a backbone.
 
     A shipped config gives the size. Without one, a mini backbone's methods have the sizes of the tables at tiny scale, and
@@ -110,7 +113,7 @@ def read_adapter_config(backbone: str, method: str) -> Optional[Dict[str, Any]]:
 
 
 @functools.lru_cache(None)
-def _read_adapter(backbone: str, method: str) -> Optional[Dict[str, Any]]:
+def _read_adapter(backbone: str, method: str) -> dict[str, Any] | None:
     for source in (backbone, FULL_SCALE.get(backbone)):
         if source and resolve_config(CONFIGS[source].format(method)).is_file():
             config = read_config(CONFIGS[source].format(method)).model.backbone.adapter
@@ -121,13 +124,13 @@ def _read_adapter(backbone: str, method: str) -> Optional[Dict[str, Any]]:
     return dict(type=f'mmparax.{find_method_classes()[method]}')
 
 
-def choose_size(backbone: str) -> Tuple[int, int]:
+def choose_size(backbone: str) -> tuple[int, int]:
     """(H, W) in pixels: that of the position embedding if there is one, else 128x128 for a mini backbone, 320x320 for another."""
     side = read_backbone_config(backbone).get('img_size') or (128 if backbone.endswith('mini') else 320)
     return side, side
 
 
-def build_backbone(backbone: str, method: str, size: Tuple[int, int], efficient_attention: Optional[bool],
+def build_backbone(backbone: str, method: str, size: tuple[int, int], efficient_attention: bool | None,
                    with_cp: bool) -> nn.Module:
     """Build a backbone with a method; for ``'full'`` upstream's own, unmodified and fully trainable.
 
@@ -155,14 +158,14 @@ def has_efficient_attention(backbone: str) -> bool:
     return 'efficient_attention' in MODELS.get(read_backbone_config(backbone)['type']).known_options()
 
 
-def find_published_ratio(backbone: str, size: Tuple[int, int], batch: int, method: str) -> Optional[float]:
+def find_published_ratio(backbone: str, size: tuple[int, int], batch: int, method: str) -> float | None:
     """Throughput of a method over full fine-tuning's in the paper's Table 11; None for other settings."""
     same = (backbone, tuple(sorted(size)), batch) == TABLE_11_SETTING  # windows are square: lying or standing costs the same
     return TABLE_11[method] / TABLE_11[FULL] if same and method in TABLE_11 else None
 
 
-def list_candidates(backbone: str, methods: Sequence[str], size: Tuple[int, int], batch: int, dtypes: Sequence[str],
-                    ops: Sequence[str], efficient_attention: Sequence[bool], with_cp: bool = False) -> List[Candidate]:
+def list_candidates(backbone: str, methods: Sequence[str], size: tuple[int, int], batch: int, dtypes: Sequence[str],
+                    ops: Sequence[str], efficient_attention: Sequence[bool], with_cp: bool = False) -> list[Candidate]:
     """Every combination that makes a difference: the plain references keep upstream's attention and have one backend.
 
     Args:
@@ -179,7 +182,7 @@ def list_candidates(backbone: str, methods: Sequence[str], size: Tuple[int, int]
     choice = has_efficient_attention(backbone)
     for dtype in dtypes:
         for method in methods:
-            choices: Sequence[Optional[bool]] = [None]
+            choices: Sequence[bool | None] = [None]
             if choice and method != FULL:
                 choices = [False] if method in PLAIN else efficient_attention
             for efficient in choices:

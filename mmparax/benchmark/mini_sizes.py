@@ -1,5 +1,6 @@
 """Sizes of the methods on the mini backbones: each has about as many trainable parameters as AdaRoute."""
-from typing import Any, Dict, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 from mmparax.benchmark.parameter_counts import ParameterCounter, fit_width
 
@@ -9,7 +10,7 @@ LORAND_BRANCHES = 2
 
 
 def resize_adapter(counter: ParameterCounter, backbone: Mapping[str, Any],
-                   adapter: Optional[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
+                   adapter: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Give the adapter of a full-scale config the size that it has on a mini backbone.
 
     Args:

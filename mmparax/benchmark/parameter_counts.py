@@ -1,7 +1,8 @@
 """Trainable parameters of the backbones of configs, each built once on the meta device and then remembered in a file."""
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any
 
 import mmpretrain
 from mmengine.registry import MODELS
@@ -28,11 +29,11 @@ class ParameterCounter:
         counts: digest of a backbone's config -> number of parameters.
     """
 
-    def __init__(self, cache: Optional[Path] = None):
+    def __init__(self, cache: Path | None = None):
         self.cache = (cache or CACHE).expanduser()
         self.source = compute_parts_digest(read_package_source('adapters', 'backbones', 'utils/meta_device.py'),
                                            mmpretrain.__version__.encode())
-        self.counts: Dict[str, int] = {}
+        self.counts: dict[str, int] = {}
         try:
             known = json.loads(self.cache.read_text(encoding='utf-8'))
             if known['source'] == self.source:

@@ -4,7 +4,7 @@ The same functions with the same parameters as :mod:`mmparax.adapters`, in the l
 copied into contiguous maps (B, C, H, W) and back around every convolution, and each step is an operation of its own. They
 use nothing of ``mmparax.ops``, so that they stay what they are when the adapters get faster.
 """
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from mmparax.adapters.base import BlockInfo
 from mmparax.adapters.mona import Mona, MonaAdapter
 
 
-def to_map(x: Tensor, hw: Tuple[int, int]) -> Tensor:
+def to_map(x: Tensor, hw: tuple[int, int]) -> Tensor:
     """Copy tokens (B, H*W, C) into a contiguous map (B, C, H, W)."""
     return x.view(x.shape[0], hw[0], hw[1], x.shape[2]).permute(0, 3, 1, 2).contiguous()
 
@@ -42,7 +42,7 @@ def convolve_per_sample(x: Tensor, kernel: Tensor) -> Tensor:
 class PlainAdaRouteAdapter(AdaRouteAdapter):
     """An AdaRoute adapter, step by step as the paper's figures 3 and 4 show it."""
 
-    def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         """Adapt tokens (B, H*W, C) of a map of size ``hw`` = (H, W); the shape stays."""
         shortcut = x.contiguous()
         x = self.norm(shortcut)
@@ -71,12 +71,12 @@ class PlainAdaRouteAdapter(AdaRouteAdapter):
         logits = logits.view(x.shape[0], -1, self.router.num_experts)
         return (logits.softmax(-1) if self.router.activation == 'softmax' else logits.sigmoid()).unbind(1)
 
-    def mix_positions(self, z: Tensor, hw: Tuple[int, int], kernels: List[Tensor]) -> Tensor:
+    def mix_positions(self, z: Tensor, hw: tuple[int, int], kernels: list[Tensor]) -> Tensor:
         """The dynamic convolutions of latent tokens (B, H*W, r) and their sum, weighted at each position."""
         if not kernels:
             return z
         z = to_map(z, hw)
-        maps: List[Tensor] = []
+        maps: list[Tensor] = []
         for i, kernel in enumerate(kernels):
             source = z
             if i and self.conv_layout == 'sequential':
@@ -94,7 +94,7 @@ class PlainAdaRouteAdapter(AdaRouteAdapter):
 class PlainMonaAdapter(MonaAdapter):
     """A Mona adapter, step by step as its paper's section 3.3 writes it."""
 
-    def forward(self, x: Tensor, hw: Tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         """Adapt tokens (B, H*W, C) of a map of size ``hw`` = (H, W); the shape stays."""
         shortcut = x.contiguous()
         z = self.down(self.norm(shortcut) * self.norm_scale + shortcut * self.input_scale)
@@ -116,5 +116,5 @@ class PlainAdaRoute(AdaRoute):
 class PlainMona(Mona):
     """:class:`mmparax.adapters.Mona` with plain adapters; the options are its own."""
 
-    def build(self, site: str, block: BlockInfo, center: Optional[nn.Module]) -> nn.Module:
+    def build(self, site: str, block: BlockInfo, center: nn.Module | None) -> nn.Module:
         return PlainMonaAdapter(block.dim, self.hidden_dim, self.dropout)

@@ -4,10 +4,11 @@ A training step holds parameters, gradients and optimizer state, whose size foll
 these bytes, which depend on what its operations keep. A frozen layer has no gradient of its weights, and nothing is kept
 for that; what the gradient of its input needs is still kept, for the gradients of earlier adapters pass through it.
 """
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS
@@ -36,9 +37,9 @@ class SavedBytesCounter:
 
     def __init__(self, skip: Iterable[Tensor] = ()):
         self._skip = {tensor.untyped_storage().data_ptr() for tensor in skip}
-        self._kept: Dict[int, Any] = {}  # the storages themselves: a freed one's address could come again
-        self._labels: List[str] = []
-        self.parts: Dict[str, int] = {}
+        self._kept: dict[int, Any] = {}  # the storages themselves: a freed one's address could come again
+        self._labels: list[str] = []
+        self.parts: dict[str, int] = {}
 
     @property
     def total(self) -> int:
@@ -54,7 +55,7 @@ class SavedBytesCounter:
         return tensor.detach()  # an operation's own result would hold the operation, and that it
 
     @contextmanager
-    def count(self, modules: Optional[Dict[str, nn.Module]] = None) -> Iterator['SavedBytesCounter']:
+    def count(self, modules: dict[str, nn.Module] | None = None) -> Iterator['SavedBytesCounter']:
         """Count what is saved inside.
 
         Args:
@@ -108,13 +109,13 @@ class SavedMemory:
         error: why there is nothing.
     """
     method: str
-    efficient_attention: Optional[bool]
+    efficient_attention: bool | None
     total: int = 0
-    stages: List[StageBytes] = field(default_factory=list)
-    error: Optional[str] = None
+    stages: list[StageBytes] = field(default_factory=list)
+    error: str | None = None
 
 
-def predict_bytes_per_token(family: str, stage: StageBytes, frozen: bool, window: int) -> Optional[float]:
+def predict_bytes_per_token(family: str, stage: StageBytes, frozen: bool, window: int) -> float | None:
     """Bytes per token that a block of upstream's saves in single precision, from its operations; None for other families.
 
     Counted are values per token in a map that windows divide: the inputs of norms (with mean and deviation), of linear
@@ -143,7 +144,7 @@ def predict_bytes_per_token(family: str, stage: StageBytes, frozen: bool, window
     return 4. * (both if frozen else both + weights)
 
 
-def count_saved_bytes(backbone: Any, model: nn.Module, images: Tensor) -> Tuple[int, List[StageBytes]]:
+def count_saved_bytes(backbone: Any, model: nn.Module, images: Tensor) -> tuple[int, list[StageBytes]]:
     """Count what one forward pass of a backbone saves: (total, stages).
 
     Args:
@@ -151,11 +152,15 @@ def count_saved_bytes(backbone: Any, model: nn.Module, images: Tensor) -> Tuple[
         model: an instance of it or of its upstream class.
         images: (B, 3, H, W).
     """
-    blocks = {f'{stage}.{index}': block for stage, blocks in enumerate(backbone.stage_blocks(model))
-              for index, block in enumerate(blocks)}
-    shapes: Dict[str, torch.Size] = {}
-    handles = [block.register_forward_hook(lambda _, inputs, output, name=name: shapes.update({name: output.shape}))
-               for name, block in blocks.items()]
+    blocks = {
+        f'{stage}.{index}': block for stage, blocks in enumerate(backbone.stage_blocks(model))
+        for index, block in enumerate(blocks)
+    }
+    shapes: dict[str, torch.Size] = {}
+    handles = [
+        block.register_forward_hook(lambda _, inputs, output, name=name: shapes.update({name: output.shape}))
+        for name, block in blocks.items()
+    ]
     counter = SavedBytesCounter([*model.parameters(), *model.buffers(), images])
     try:
         with counter.count(blocks):
@@ -163,7 +168,7 @@ def count_saved_bytes(backbone: Any, model: nn.Module, images: Tensor) -> Tuple[
     finally:
         for handle in handles:
             handle.remove()
-    stages: Dict[str, List[str]] = {}
+    stages: dict[str, list[str]] = {}
     for name in blocks:
         stages.setdefault(name.partition('.')[0], []).append(name)
     found = []
@@ -176,8 +181,8 @@ def count_saved_bytes(backbone: Any, model: nn.Module, images: Tensor) -> Tuple[
     return counter.total, found
 
 
-def measure_saved(backbone: str, methods: Sequence[str], size: Tuple[int, int], batch: int, efficient_attention: Sequence[bool],
-                  with_cp: bool = False) -> List[SavedMemory]:
+def measure_saved(backbone: str, methods: Sequence[str], size: tuple[int, int], batch: int, efficient_attention: Sequence[bool],
+                  with_cp: bool = False) -> list[SavedMemory]:
     """Count for each method; a prediction follows full fine-tuning and the frozen base with upstream's attention.
 
     The frozen base alone saves nothing, for nothing below its output norms needs a gradient. A second count of it lets
@@ -211,13 +216,16 @@ def measure_saved(backbone: str, methods: Sequence[str], size: Tuple[int, int], 
             continue
         guess = [predict_bytes_per_token(cls.family, stage, row.method == PASSED, window) for stage in row.stages]
         if row.method in (FULL, PASSED) and not with_cp and not candidate.efficient_attention and None not in guess:
-            rows.append(SavedMemory(f'{row.method}: predicted', candidate.efficient_attention, stages=[
-                StageBytes(stage.channels, stage.tokens, value * stage.tokens, stage.heads)
-                for stage, value in zip(row.stages, guess)]))
+            rows.append(
+                SavedMemory(
+                    f'{row.method}: predicted', candidate.efficient_attention, stages=[
+                        StageBytes(stage.channels, stage.tokens, value * stage.tokens, stage.heads)
+                        for stage, value in zip(row.stages, guess)
+                    ]))
     return rows
 
 
-def format_saved_table(backbone: str, size: Tuple[int, int], batch: int, rows: Sequence[SavedMemory]) -> str:
+def format_saved_table(backbone: str, size: tuple[int, int], batch: int, rows: Sequence[SavedMemory]) -> str:
     """Bytes per token in the median block of each stage, also as multiples of the C values of a token, and the total."""
     count = max((len(row.stages) for row in rows), default=0)
     table = Table(title=f'Saved for the backward pass: {backbone}, {size[0]}x{size[1]}, batch {batch}, fp32; bytes per token '

@@ -7,10 +7,11 @@ import gc
 import re
 import time
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, ContextManager
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +48,13 @@ class Workload:
         seconds: no round begins after so many from the start, but for the first; None: no limit.
         compile: whether the models go through ``torch.compile``.
     """
-    size: Tuple[int, int]
+    size: tuple[int, int]
     batch: int = 1
     device: torch.device = torch.device('cpu')
     rounds: int = 5
     warmup: int = 1
     steps: int = 1
-    seconds: Optional[float] = None
+    seconds: float | None = None
     compile: bool = False
 
 
@@ -72,20 +73,20 @@ class Measurement:
         error: one sentence if it failed.
     """
     candidate: Candidate
-    trainable: Optional[int] = None
-    resident: Optional[int] = None
-    peak: Optional[int] = None
+    trainable: int | None = None
+    resident: int | None = None
+    peak: int | None = None
     skipped: int = 0
-    training: List[float] = field(default_factory=list)
-    inference: List[float] = field(default_factory=list)
-    error: Optional[str] = None
+    training: list[float] = field(default_factory=list)
+    inference: list[float] = field(default_factory=list)
+    error: str | None = None
 
-    def compute_median_step(self) -> Optional[float]:
+    def compute_median_step(self) -> float | None:
         """Median seconds of a training step."""
         return median(self.training) if self.training else None
 
 
-def list_outputs(features: Any) -> List[Tensor]:
+def list_outputs(features: Any) -> list[Tensor]:
     """All tensors in what a backbone returned."""
     return [features] if isinstance(features, Tensor) else [tensor for part in features for tensor in list_outputs(part)]
 
@@ -101,13 +102,13 @@ class BenchmarkBatch:
 
     def __init__(self, work: Workload):
         self.images = self._draw((work.batch, 3, *work.size), 0).to(work.device)
-        self._weights: Dict[Any, Tensor] = {}
+        self._weights: dict[Any, Tensor] = {}
 
     @staticmethod
     def _draw(shape: Sequence[int], seed: int) -> Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
-    def draw_weights(self, outputs: Sequence[Tensor]) -> List[Tensor]:
+    def draw_weights(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """A weight for each number in the outputs, the same whenever they have these shapes."""
         for i, output in enumerate(outputs):
             if (i, output.shape, output.dtype) not in self._weights:
@@ -137,7 +138,7 @@ class BenchmarkModel:
         self.scaler = torch.amp.GradScaler(work.device.type, enabled=candidate.dtype == 'fp16')
         self.run = torch.compile(self.model) if work.compile else self.model
 
-    def forward(self) -> List[Tensor]:
+    def forward(self) -> list[Tensor]:
         with torch.autocast(self.work.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return list_outputs(self.run(self.batch.images))
 
@@ -217,8 +218,8 @@ def measure_peak(step: Callable[[], None], device: torch.device) -> int:
         warnings.simplefilter('ignore')  # about several cycles of profiling, and there is one
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             step()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in profiler.profiler.kineto_results.events()
-                     if event.name() == '[memory]')
+    changes = sorted(
+        (event.start_ns(), event.nbytes()) for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]')
     held = peak = 0
     for _, change in changes:
         held += change
@@ -238,8 +239,8 @@ def profile_step(candidate: Candidate, work: Workload, operations: int = 20) -> 
             with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as profiler:
                 model.train_step()
                 synchronize(work.device)
-    return profiler.key_averages().table(sort_by='self_cuda_time_total' if cuda else 'self_cpu_time_total',
-                                         row_limit=operations, max_name_column_width=48)
+    return profiler.key_averages().table(sort_by='self_cuda_time_total' if cuda else 'self_cpu_time_total', row_limit=operations,
+                                         max_name_column_width=48)
 
 
 def explain_failure(error: BaseException, device: torch.device) -> str:
@@ -255,7 +256,7 @@ def explain_failure(error: BaseException, device: torch.device) -> str:
     return f'{type(error).__name__}: {text[:160]}{"..." if len(text) > 160 else ""}'.rstrip(': ')
 
 
-def find_obstacle(candidate: Candidate, device: torch.device) -> Optional[str]:
+def find_obstacle(candidate: Candidate, device: torch.device) -> str | None:
     """What the device or the installation lacks for a candidate; None if nothing."""
     if not supports_dtype(device, candidate.dtype):
         return f'this device has no {candidate.dtype}'
@@ -304,7 +305,7 @@ def keep_compiled_graphs(work: Workload, models: int) -> Iterator[None]:
 
 
 @contextmanager
-def use_threads(count: Optional[int]) -> Iterator[None]:
+def use_threads(count: int | None) -> Iterator[None]:
     """Compute on ``count`` threads meanwhile; None: leave them as they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
@@ -330,9 +331,9 @@ class InterleavedTimer:
     def __init__(self, candidates: Sequence[Candidate], work: Workload, progress: Callable[[str], None] = lambda text: None):
         self.work, self.progress = work, progress
         self.measurements = [Measurement(candidate) for candidate in candidates]
-        self.stopped: Optional[str] = None
-        self._models: Dict[int, BenchmarkModel] = {}
-        self._batch: Optional[BenchmarkBatch] = None
+        self.stopped: str | None = None
+        self._models: dict[int, BenchmarkModel] = {}
+        self._batch: BenchmarkBatch | None = None
 
     def run(self) -> None:
         """Prepare all, then go round after round; a candidate that fails drops out with a sentence.
@@ -365,7 +366,7 @@ class InterleavedTimer:
                 self.progress(f'round {number + 1}/{self.work.rounds}: {self.measurements[index].candidate.label}')
                 self._try(index, lambda i: self._models[i].take_turn(self.measurements[i]))
 
-    def list_turns(self, number: int) -> List[int]:
+    def list_turns(self, number: int) -> list[int]:
         """The candidates of a round by number: all that still run, each round beginning with the next one."""
         alive = sorted(self._models)
         first = number % max(len(alive), 1)

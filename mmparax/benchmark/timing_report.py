@@ -1,11 +1,12 @@
 """The results of the benchmark: rows with ratios, the table, the chart, and the facts of the machine."""
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -39,49 +40,48 @@ class Comparison:
     work: Workload
     measurements: Sequence[Measurement]
     with_cp: bool = False
-    stopped: Optional[str] = None
+    stopped: str | None = None
 
-    def build_rows(self) -> List[Dict[str, Any]]:
+    def build_rows(self) -> list[dict[str, Any]]:
         """Plain numbers of each candidate, ratios included; None where nothing was measured."""
         return [self.build_row(measurement) for measurement in self.measurements]
 
-    def build_row(self, measurement: Measurement) -> Dict[str, Any]:
+    def build_row(self, measurement: Measurement) -> dict[str, Any]:
         candidate, batch = measurement.candidate, self.work.batch
-        others = {other.candidate.method: other for other in self.measurements if other.candidate.method in (FULL, *PLAIN)
-                  and other.candidate.dtype == candidate.dtype}
+        others = {
+            other.candidate.method: other for other in self.measurements
+            if other.candidate.method in (FULL, *PLAIN) and other.candidate.dtype == candidate.dtype
+        }
         full, seconds = others.get(FULL), measurement.compute_median_step()
 
-        def ratio_to(method: str) -> Optional[float]:
+        def ratio_to(method: str) -> float | None:
             other = others[method].compute_median_step() if method in others else None
             return other / seconds if seconds and other else None
 
         memory, full_memory = measurement.peak, full and full.peak
-        return dict(
-            method=candidate.method, efficient_attention=candidate.efficient_attention, ops=candidate.ops, dtype=candidate.dtype,
-            trainable_parameters=measurement.trainable,
-            images_per_second=seconds and batch / seconds,
-            images_per_second_min=batch / max(measurement.training) if seconds else None,
-            images_per_second_max=batch / min(measurement.training) if seconds else None,
-            milliseconds_per_step=seconds and seconds * 1e3,
-            ratio_to_full=ratio_to(FULL), **{key: ratio_to(method) for method, key in TO_PLAIN.items()},
-            published_ratio_to_full=candidate.published,
-            peak_memory_bytes=memory, resident_bytes=measurement.resident,
-            memory_ratio_to_full=memory / full_memory if memory and full_memory else None,
-            inference_images_per_second=batch / median(measurement.inference) if measurement.inference else None,
-            rounds=len(measurement.training), turns_with_skipped_optimizer_steps=measurement.skipped, error=measurement.error,
-            training_seconds=measurement.training, inference_seconds=measurement.inference)
+        return dict(method=candidate.method, efficient_attention=candidate.efficient_attention, ops=candidate.ops,
+                    dtype=candidate.dtype, trainable_parameters=measurement.trainable, images_per_second=seconds
+                    and batch / seconds, images_per_second_min=batch / max(measurement.training) if seconds else None,
+                    images_per_second_max=batch / min(measurement.training) if seconds else None, milliseconds_per_step=seconds
+                    and seconds * 1e3, ratio_to_full=ratio_to(FULL), **{
+                        key: ratio_to(method) for method, key in TO_PLAIN.items()
+                    }, published_ratio_to_full=candidate.published, peak_memory_bytes=memory, resident_bytes=measurement.resident,
+                    memory_ratio_to_full=memory / full_memory if memory and full_memory else None,
+                    inference_images_per_second=batch / median(measurement.inference) if measurement.inference else None,
+                    rounds=len(measurement.training), turns_with_skipped_optimizer_steps=measurement.skipped,
+                    error=measurement.error, training_seconds=measurement.training, inference_seconds=measurement.inference)
 
     def format_title(self) -> str:
         height, width = self.work.size
         dtypes = dict.fromkeys(measurement.candidate.dtype for measurement in self.measurements)
-        return (f'{self.backbone}, {height}x{width}, batch {self.work.batch}, {", ".join(dtypes)}, {self.work.device.type}'
-                + (', torch.compile' if self.work.compile else '') + (', activations recomputed' if self.with_cp else ''))
+        return (f'{self.backbone}, {height}x{width}, batch {self.work.batch}, {", ".join(dtypes)}, {self.work.device.type}' +
+                (', torch.compile' if self.work.compile else '') + (', activations recomputed' if self.with_cp else ''))
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         work = self.work
-        return dict(backbone=self.backbone, size=list(work.size), batch=work.batch, device=work.device.type,
-                    rounds=work.rounds, warmup=work.warmup, steps_per_turn=work.steps, compile=work.compile,
-                    with_cp=self.with_cp, stopped=self.stopped, rows=self.build_rows())
+        return dict(backbone=self.backbone, size=list(work.size), batch=work.batch, device=work.device.type, rounds=work.rounds,
+                    warmup=work.warmup, steps_per_turn=work.steps, compile=work.compile, with_cp=self.with_cp,
+                    stopped=self.stopped, rows=self.build_rows())
 
     def format_table(self, width: int = 200) -> str:
         """The rows as text. Columns in which no row has anything are left out."""
@@ -95,19 +95,21 @@ class Comparison:
             'ops': lambda row: row['ops'] or NONE,
             'trainable,\nM': lambda row: format_number(row['trainable_parameters'], '.3f', 1e6),
             'img/s': lambda row: format_number(row['images_per_second'], '.3g'),
-            'min to max': lambda row: NONE if row['images_per_second'] is None else
-            f'{row["images_per_second_min"]:.3g} to {row["images_per_second_max"]:.3g}',
+            'min to max': lambda row: NONE
+            if row['images_per_second'] is None else f'{row["images_per_second_min"]:.3g} to {row["images_per_second_max"]:.3g}',
             'ms\na step': lambda row: format_number(row['milliseconds_per_step'], '.0f' if slow else '.1f'),
             'ratio\nto full': lambda row: format_number(row['ratio_to_full'], '.3f'),
-            **{f'to {method}'.replace('-', '\n'): lambda row, key=key: format_number(row[key], '.3f')
-               for method, key in TO_PLAIN.items()},
+            **{
+                f'to {method}'.replace('-', '\n'): lambda row, key=key: format_number(row[key], '.3f') for method, key in TO_PLAIN.items(
+                )
+            },
             'published\nratio (L40S)': lambda row: format_number(row['published_ratio_to_full'], '.3f'),
             'peak\nGB': lambda row: format_number(row['peak_memory_bytes'], '.3f', GB),
             'memory\nto full': lambda row: format_number(row['memory_ratio_to_full'], '.3f'),
             'inference,\nimg/s': lambda row: format_number(row['inference_images_per_second'], '.3g'),
-            'note': lambda row: row['error'] or (
-                f'turns with skipped optimizer steps: {row["turns_with_skipped_optimizer_steps"]}'
-                if row['turns_with_skipped_optimizer_steps'] else NONE),
+            'note': lambda row: row['error'] or
+            (f'turns with skipped optimizer steps: {row["turns_with_skipped_optimizer_steps"]}'
+             if row['turns_with_skipped_optimizer_steps'] else NONE),
         }
         table, shown = Table(title=f'{self.format_title()}: measured here'), []
         for name, show in columns.items():
@@ -122,23 +124,21 @@ class Comparison:
         return as_text(table, width) + (f'\n{self.stopped}.' if self.stopped else '')
 
 
-def format_number(value: Optional[float], form: str, unit: float = 1) -> str:
+def format_number(value: float | None, form: str, unit: float = 1) -> str:
     return NONE if value is None else f'{value / unit:{form}}'
 
 
-def describe_environment(device: torch.device, threads: int, command: str) -> Dict[str, Any]:
+def describe_environment(device: torch.device, threads: int, command: str) -> dict[str, Any]:
     """What the numbers depend on besides the settings; nothing that names the machine or its folders."""
     cuda = device.type == 'cuda'
-    return dict(
-        command=command, device=torch.cuda.get_device_name(device) if cuda else name_processor(), threads=threads,
-        cores=count_cores(),
-        device_memory_bytes=torch.cuda.get_device_properties(device).total_memory if cuda else None,
-        python=platform.python_version(), system=platform.system(), torch=torch.__version__,
-        cuda=torch.version.cuda if cuda else None, cudnn=torch.backends.cudnn.version() if cuda else None,
-        tf32=torch.backends.cuda.matmul.allow_tf32 if cuda else None,
-        cudnn_benchmark=torch.backends.cudnn.benchmark if cuda else None,
-        cpu_capability=torch.backends.cpu.get_cpu_capability(), triton=find_version('triton'),
-        mmpretrain=find_version('onedl-mmpretrain') or find_version('mmpretrain'), mmparax=__version__)
+    return dict(command=command, device=torch.cuda.get_device_name(device) if cuda else name_processor(), threads=threads,
+                cores=count_cores(), device_memory_bytes=torch.cuda.get_device_properties(device).total_memory if cuda else None,
+                python=platform.python_version(), system=platform.system(), torch=torch.__version__,
+                cuda=torch.version.cuda if cuda else None, cudnn=torch.backends.cudnn.version() if cuda else None,
+                tf32=torch.backends.cuda.matmul.allow_tf32 if cuda else None,
+                cudnn_benchmark=torch.backends.cudnn.benchmark if cuda else None,
+                cpu_capability=torch.backends.cpu.get_cpu_capability(), triton=find_version('triton'),
+                mmpretrain=find_version('onedl-mmpretrain') or find_version('mmpretrain'), mmparax=__version__)
 
 
 def count_cores() -> int:
@@ -146,7 +146,7 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
-def find_version(distribution: str) -> Optional[str]:
+def find_version(distribution: str) -> str | None:
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -182,8 +182,8 @@ def draw_chart(comparisons: Sequence[Comparison]) -> Figure:
     return figure
 
 
-def _draw_bars(axes: Any, rows: Sequence[Dict[str, Any]], names: Sequence[str], colors: Sequence[str], ratio: str, plain: str,
-               unit: float, what: str, unit_name: str, published: Sequence[Optional[float]] = ()) -> None:
+def _draw_bars(axes: Any, rows: Sequence[dict[str, Any]], names: Sequence[str], colors: Sequence[str], ratio: str, plain: str,
+               unit: float, what: str, unit_name: str, published: Sequence[float | None] = ()) -> None:
     """One panel: ratios, with published ones as diamonds, if there are any, else plain values; numbers at the right."""
     relative = any(row[ratio] is not None for row in rows)
     values = [(row[ratio] if relative else row[plain] and row[plain] / unit) or 0 for row in rows]

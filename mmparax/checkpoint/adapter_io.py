@@ -1,8 +1,9 @@
 """Saves the trained weights of a model as one small file, and loads them onto the base that they were trained on."""
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +24,9 @@ from mmparax.weights.sources import SHIPPED, is_url
 DTYPES = ('float32', 'float16', 'bfloat16')
 
 
-def save_adapter(model: nn.Module, path: Union[str, Path], include_head: bool = True, dtype: Optional[str] = None,
-                 metric: Optional[Mapping[str, float]] = None, cfg: Optional[Mapping[str, Any]] = None,
-                 dataset_meta: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+def save_adapter(model: nn.Module, path: str | Path, include_head: bool = True, dtype: str | None = None,
+                 metric: Mapping[str, float] | None = None, cfg: Mapping[str, Any] | None = None,
+                 dataset_meta: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Write the trained weights of ``model`` to one safetensors file: adapters, output norms, tuned parts of the base, the head.
 
     Of the frozen base it has the fingerprint and the name. The file is written whole or not at all, holds no pickle, and is
@@ -80,13 +81,12 @@ def save_adapter(model: nn.Module, path: Union[str, Path], include_head: bool = 
                   logger='current', level=logging.WARNING)
     floats = {str(value.dtype)[len('torch.'):] for value in tensors.values() if value.is_floating_point()}
     about = dict(description, model=type(model).__name__, head_included=bool(include_head and head),
-                 head=_find_head_config(model, cfg) if include_head and head else None,
-                 dtype='/'.join(sorted(floats)) or None,
+                 head=_find_head_config(model, cfg) if include_head and head else None, dtype='/'.join(sorted(floats)) or None,
                  dataset_meta=dataset_meta if include_head else None, metric=metric)
     return write_adapter(path, tensors, about)
 
 
-def load_adapter(model: nn.Module, path: Union[str, Path], include_head: Optional[bool] = None) -> Dict[str, Any]:
+def load_adapter(model: nn.Module, path: str | Path, include_head: bool | None = None) -> dict[str, Any]:
     """Load a file of :func:`save_adapter` into ``model``: all of it, or nothing if anything does not fit.
 
     Checked before anything is copied: the file is whole; method, its options and the backbone are the model's; the base
@@ -122,8 +122,8 @@ def load_adapter(model: nn.Module, path: Union[str, Path], include_head: Optiona
     return dict(about, loaded=sorted(tensors))
 
 
-def select_tensors(model: nn.Module, file: AdapterFile, include_head: Optional[bool],
-                   source: str) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
+def select_tensors(model: nn.Module, file: AdapterFile, include_head: bool | None,
+                   source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of a file by the names that they have in ``model``, and its description with the same names.
 
     Args:
@@ -161,12 +161,12 @@ def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         state[name].copy_(value)
 
 
-def drop_folders(source: Optional[str]) -> Optional[str]:
+def drop_folders(source: str | None) -> str | None:
     """Return the address of a base checkpoint, or the name of a local file, whose folders are not for a published file."""
     return source if source is None or is_url(source) or source.startswith(SHIPPED) else Path(source).name
 
 
-def _convert(name: str, value: Tensor, dtype: Optional[str]) -> Tensor:
+def _convert(name: str, value: Tensor, dtype: str | None) -> Tensor:
     if dtype is None or not value.is_floating_point():
         return value
     result = value.to(getattr(torch, dtype))
@@ -176,7 +176,7 @@ def _convert(name: str, value: Tensor, dtype: Optional[str]) -> Tensor:
     return result
 
 
-def _find_head_config(model: nn.Module, cfg: Optional[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
+def _find_head_config(model: nn.Module, cfg: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the model's config without its backbones, or None if it is not known."""
     cfg = cfg if cfg is not None else getattr(model, 'cfg', None) or getattr(model, '_config', None)
     if not isinstance(cfg, Mapping) and not hasattr(cfg, 'to_dict'):
@@ -186,7 +186,7 @@ def _find_head_config(model: nn.Module, cfg: Optional[Mapping[str, Any]]) -> Opt
     return to_plain_json({name: value for name, value in cfg.items() if name not in parts})
 
 
-def _find_dataset_meta(model: nn.Module, given: Optional[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
+def _find_dataset_meta(model: nn.Module, given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     found = given or getattr(model, 'dataset_meta', None) or getattr(model, '_dataset_meta', None)
     found = to_plain_json(found) if found else None
     if found is not None and not (isinstance(found, dict) and has_valid_classes(found)):
@@ -195,11 +195,15 @@ def _find_dataset_meta(model: nn.Module, given: Optional[Mapping[str, Any]]) -> 
     return found
 
 
-def _check_metric(metric: Optional[Mapping[str, Any]]) -> Optional[Dict[str, float]]:
+def _check_metric(metric: Mapping[str, Any] | None) -> dict[str, float] | None:
     """Return names and values as texts and numbers; a tensor or array of one element is a number, too."""
     if metric is None:
         return None
     if not isinstance(metric, Mapping):
         raise ParameterError('metric', metric, 'it is a dict of numbers by name', 'Use metric=dict(mIoU=50.3), for example.')
-    return {str(name): check_number(f'metric[{name!r}]', value.item() if isinstance(value, (Tensor, np.ndarray))
-                                    and math.prod(value.shape) == 1 else value) for name, value in metric.items()}
+    return {
+        str(name): check_number(
+            f'metric[{name!r}]',
+            value.item() if isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1 else value)
+        for name, value in metric.items()
+    }

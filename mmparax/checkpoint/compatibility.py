@@ -1,5 +1,6 @@
 """Checks that a checkpoint or adapter file was made by a model's method, with its backbone, head and base; copies nothing."""
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,14 +20,14 @@ IRRELEVANT_OPTIONS = ('drop_rate', 'drop_path_rate', 'attn_drop_rate', 'with_cp'
 OWN_CONFIG = 'Use the config that it was trained with.'
 
 
-def split_names(model: nn.Module, names: Any) -> Tuple[List[str], List[str]]:
+def split_names(model: nn.Module, names: Any) -> tuple[list[str], list[str]]:
     """Split names of a model's state into those of its adapted backbones and the others: the head."""
     prefixes = tuple(make_prefix(name) for name, _ in adapted_backbones(model))
     own = [name for name in names if name.startswith(prefixes)]
     return own, [name for name in names if not name.startswith(prefixes)]
 
 
-def check_method(name: str, backbone: AdaptedBackbone, described: Optional[Mapping[str, Any]], source: str) -> None:
+def check_method(name: str, backbone: AdaptedBackbone, described: Mapping[str, Any] | None, source: str) -> None:
     """Check that a backbone has the method that ``described``, an entry of ``describe(model)['backbones']``, names.
 
     How parameters start (``*_init``) does not matter, nor do options that only one side knows.
@@ -51,7 +52,7 @@ def _describe_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) ->
                      if not key.endswith('_init') and key not in IRRELEVANT_OPTIONS and theirs[key] != ours[key])
 
 
-def normalize_options(backbone: AdaptedBackbone, options: Mapping[str, Any]) -> Dict[str, Any]:
+def normalize_options(backbone: AdaptedBackbone, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options in one form, however they were written: an arch as its numbers."""
     options = to_plain_config(options)
     if isinstance(options.get('arch'), str):
@@ -82,12 +83,14 @@ def check_head(model: nn.Module, weights: Mapping[str, Any], source: str) -> Non
     """
     state = model.state_dict()
     expected = {name: state[name] for name in split_names(model, state)[1]}
-    given = {name: weights[name] for name in split_names(model, weights)[1]
-             if not name.startswith(('data_preprocessor.', 'ema_'))}
+    given = {
+        name: weights[name] for name in split_names(model, weights)[1] if not name.startswith(('data_preprocessor.', 'ema_'))
+    }
     problems = describe_misfit(
-        missing=[name for name in expected if name not in given and 'num_batches_tracked' not in name
-                 and not name.startswith('data_preprocessor.')],
-        wrong=find_wrong_shapes(given, expected), unexpected=[name for name in given if name not in expected])
+        missing=[
+            name for name in expected
+            if name not in given and 'num_batches_tracked' not in name and not name.startswith('data_preprocessor.')
+        ], wrong=find_wrong_shapes(given, expected), unexpected=[name for name in given if name not in expected])
     if problems:
         raise InputError(f'{source} does not fit the head of {type(model).__name__}: {problems}. Use the config that it was '
                          'trained with (same head and number of classes).')
@@ -123,14 +126,14 @@ def check_adapter(model: nn.Module, about: Mapping[str, Any], tensors: Mapping[s
     allowed = {name: state[name] for name in [*own, *outside] if name not in frozen}
     optional = set(outside) if head == 'any part' or not about['head_included'] else set()
     problems = describe_misfit(missing=[name for name in allowed if name not in tensors and name not in optional],
-                               wrong=find_wrong_shapes(tensors, allowed),
-                               unexpected=[name for name in tensors if name not in allowed])
+                               wrong=find_wrong_shapes(tensors,
+                                                       allowed), unexpected=[name for name in tensors if name not in allowed])
     if problems:
         raise InputError(f'{source} does not fit {type(model).__name__}: of {len(tensors)} tensors {problems}. {OWN_CONFIG}')
     check_base(model, about, source)
 
 
-def keep_fitting_head(model: nn.Module, weights: Dict[str, Any]) -> Tuple[List[str], List[str]]:
+def keep_fitting_head(model: nn.Module, weights: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Remove what does not fit the head of ``model`` from weights from which a training starts.
 
     Returns:

@@ -1,5 +1,6 @@
 """What a checkpoint keeps: all trainable weights and what evaluation needs, not a base that its own file holds."""
-from typing import Any, Dict, List, Mapping, Optional, Set
+from collections.abc import Mapping
+from typing import Any
 
 from mmengine.logging import HistoryBuffer
 from torch import nn
@@ -10,18 +11,20 @@ from mmparax.utils.names import join_name
 from mmparax.weights.claims import EMA, EMA_OWNER
 
 
-def collect_frozen_names(model: nn.Module) -> Set[str]:
+def collect_frozen_names(model: nn.Module) -> set[str]:
     """Return the names of the parameters and buffers of the frozen bases in a model; none under full fine-tuning."""
     return {join_name(owner, name) for owner, backbone in adapted_backbones(model) for name in backbone.frozen_names()}
 
 
-def backbones_without_base_file(model: nn.Module) -> List[AdaptedBackbone]:
+def backbones_without_base_file(model: nn.Module) -> list[AdaptedBackbone]:
     """Return the adapted backbones whose frozen base a checkpoint must hold, because it has no file of its own."""
-    return [backbone for _, backbone in adapted_backbones(model)
-            if backbone.method is not None and backbone.base_source is not BaseSource.FILE]
+    return [
+        backbone for _, backbone in adapted_backbones(model)
+        if backbone.method is not None and backbone.base_source is not BaseSource.FILE
+    ]
 
 
-def drop_frozen(checkpoint: Dict[str, Any], model: nn.Module) -> None:
+def drop_frozen(checkpoint: dict[str, Any], model: nn.Module) -> None:
     """Remove the frozen base from a checkpoint that is about to be written, unless it would exist nowhere else.
 
     Everything outside the backbones stays, frozen or not, with all buffers; so do moving averages of trainable weights.
@@ -31,8 +34,10 @@ def drop_frozen(checkpoint: Dict[str, Any], model: nn.Module) -> None:
         model: the model inside all wrappers.
     """
     without_file = {id(backbone) for backbone in backbones_without_base_file(model)}
-    dropped = [join_name(owner, name) for owner, backbone in adapted_backbones(model) if id(backbone) not in without_file
-               for name in backbone.frozen_names()]
+    dropped = [
+        join_name(owner, name) for owner, backbone in adapted_backbones(model) if id(backbone) not in without_file
+        for name in backbone.frozen_names()
+    ]
     for key, owner in (('state_dict', ''), (EMA, EMA_OWNER)):
         for name in dropped:
             checkpoint.get(key, {}).pop(join_name(owner, name), None)
@@ -48,7 +53,7 @@ def trim_histories(state: Mapping[str, Any], log_processor: Any) -> None:
         state: ``message_hub`` of a checkpoint; changed in place. The hub itself keeps its histories.
         log_processor: the runner's.
     """
-    windows: Dict[str, Optional[int]] = {}
+    windows: dict[str, int | None] = {}
     for entry in log_processor.custom_cfg:
         window = entry.get('window_size')
         length = window if isinstance(window, int) else None

@@ -1,6 +1,7 @@
 """Tells the frozen bases of a model from others, and what a checkpoint says about them."""
 import hashlib
-from typing import Any, Dict, List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from mmparax.version import __version__
 from mmparax.weights.claims import check_claimed_fingerprint, name_conversions
 
 
-def fingerprint(model: nn.Module) -> Optional[str]:
+def fingerprint(model: nn.Module) -> str | None:
     """Return the SHA-256 of the frozen base of ``model`` (:meth:`AdaptedBackbone.fingerprint`).
 
     Every file layout of one base, a bare backbone and a whole model agree. A model with several adapted backbones has the
@@ -47,7 +48,7 @@ def to_plain_config(config: Any) -> Any:
     return getattr(config, '__name__', config)
 
 
-def describe(model: nn.Module) -> Dict[str, Any]:
+def describe(model: nn.Module) -> dict[str, Any]:
     """Describe the adapted backbones of a model for a checkpoint's metadata, in plain data.
 
     ``fingerprint`` is None under full fine-tuning; each backbone has ``type``, ``family``, ``options`` (all that upstream's
@@ -56,21 +57,21 @@ def describe(model: nn.Module) -> Dict[str, Any]:
     Raises:
         RandomBaseError: if a frozen base has not been loaded yet.
     """
-    backbones = {name: dict(type=type(backbone).__name__, family=backbone.family,
-                            options=to_plain_config(backbone.upstream_options),
-                            adapter=backbone.method and to_plain_config(backbone.method.config),
-                            base_checkpoint=backbone.base_checkpoint)
-                 for name, backbone in adapted_backbones(model)}
+    backbones = {
+        name: dict(type=type(backbone).__name__, family=backbone.family, options=to_plain_config(backbone.upstream_options),
+                   adapter=backbone.method and to_plain_config(backbone.method.config), base_checkpoint=backbone.base_checkpoint)
+        for name, backbone in adapted_backbones(model)
+    }
     return dict(version=__version__, fingerprint=fingerprint(model), backbones=backbones)
 
 
-def add_description(checkpoint: Dict[str, Any], model: nn.Module) -> None:
+def add_description(checkpoint: dict[str, Any], model: nn.Module) -> None:
     """Write :func:`describe` into a checkpoint's metadata, unless it is there or ``model`` has no adapted backbone."""
     if 'mmparax' not in checkpoint['meta'] and adapted_backbones(model):
         checkpoint['meta']['mmparax'] = describe(model)
 
 
-def find_conversions(model: nn.Module) -> Optional[str]:
+def find_conversions(model: nn.Module) -> str | None:
     """Return the dtypes that frozen weights were converted to (``model.half()``), or None if all are float32 as loaded."""
     return name_conversions(_frozen_values(model))
 
@@ -89,5 +90,5 @@ def check_fingerprint(model: nn.Module, claim: Mapping[str, Any], source: str) -
     check_claimed_fingerprint(claim, fingerprint(model), _frozen_values(model), source, type(model).__name__)
 
 
-def _frozen_values(model: nn.Module) -> List[Tensor]:
+def _frozen_values(model: nn.Module) -> list[Tensor]:
     return [value for _, backbone in adapted_backbones(model) for value in backbone.frozen_parameters().values()]

@@ -3,7 +3,8 @@
 mmengine falls back to full unpickling when a file holds more than tensors and plain data, and then runs the code in it.
 It loads what fits of a checkpoint and logs the rest: adapters would run on a random base.
 """
-from typing import Any, Dict, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -105,7 +106,7 @@ def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
 _load_what_fits = mmengine_checkpoint.load_state_dict
 
 
-def load_state_dict(module: nn.Module, state_dict: Dict[str, Any], *args: Any, **kwargs: Any) -> None:
+def load_state_dict(module: nn.Module, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
     """mmengine's ``load_state_dict``, after each adapted backbone in ``module`` has judged its part.
 
     Raises:

@@ -1,15 +1,16 @@
 """Reads config files."""
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any
 
 from mmengine.config import Config
 
 from mmparax.errors import InputError, MissingFileError
 
 
-def load_config(path: str, cfg_options: Optional[Mapping[str, Any]] = None, work_dir: Optional[str] = None,
-                launcher: str = 'none', local_rank: int = 0) -> Config:
+def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_dir: str | None = None, launcher: str = 'none',
+                local_rank: int = 0) -> Config:
     """Read a config file.
 
     Args:

@@ -1,6 +1,5 @@
 """``_base_ = 'mmparax::FOLDER/NAME.py'``: the configs of this package as bases of anybody's."""
 import functools
-from typing import Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
@@ -14,7 +13,7 @@ def install() -> None:
     original = Config._get_cfg_path
 
     @functools.wraps(original)
-    def get_cfg_path(cfg_path: str, filename: str) -> Tuple[str, Optional[str]]:
+    def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
         path, scope = original(cfg_path, filename)
         # With a scope, mmengine looks for all that a base names among the parts of that package. A config of mmparax has
         # parts of several toolboxes and names its own in full: like one beside the user's file, it needs none.

@@ -1,7 +1,8 @@
 """Asks a config about its model, data sets and evaluators; builds nothing."""
 import copy
 import os
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, Registry
@@ -10,7 +11,7 @@ from mmparax.utils.names import join_name
 from mmparax.utils.signatures import keyword_defaults
 
 
-def model_config(cfg: Config) -> Dict[str, Any]:
+def model_config(cfg: Config) -> dict[str, Any]:
     """A copy of the model's config, with the data preprocessor of the config's top level, as mmengine's runner builds it."""
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
@@ -18,7 +19,7 @@ def model_config(cfg: Config) -> Dict[str, Any]:
     return model
 
 
-def model_without_base(cfg: Config) -> Dict[str, Any]:
+def model_without_base(cfg: Config) -> dict[str, Any]:
     """:func:`model_config` that looks for no base checkpoint: to count parameters, for example."""
     model = model_config(cfg)
     for _, part in sub_configs(model):
@@ -27,7 +28,7 @@ def model_without_base(cfg: Config) -> Dict[str, Any]:
     return model
 
 
-def sub_configs(config: Any, path: str = '') -> Iterator[Tuple[str, Dict[str, Any]]]:
+def sub_configs(config: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
     """(path, config) of every dict in a model's config; the paths are those of the modules."""
     if isinstance(config, dict):
         yield path, config
@@ -36,7 +37,7 @@ def sub_configs(config: Any, path: str = '') -> Iterator[Tuple[str, Dict[str, An
         yield from sub_configs(value, join_name(path, str(name)))
 
 
-def datasets_of(loader: Any) -> Iterator[Dict[str, Any]]:
+def datasets_of(loader: Any) -> Iterator[dict[str, Any]]:
     """Yield the data set configs of a dataloader's config, those inside wrappers too."""
     pending = [loader.get('dataset')] if isinstance(loader, dict) else []
     while pending:
@@ -49,7 +50,7 @@ def datasets_of(loader: Any) -> Iterator[Dict[str, Any]]:
                 yield dataset
 
 
-def metrics_of(cfg: Mapping[str, Any], evaluator: str) -> Iterator[Tuple[str, Dict[str, Any]]]:
+def metrics_of(cfg: Mapping[str, Any], evaluator: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place in the config, config) of the metrics of an evaluator, which is one or a list."""
     found = cfg.get(evaluator)
     if isinstance(found, dict):
@@ -58,7 +59,7 @@ def metrics_of(cfg: Mapping[str, Any], evaluator: str) -> Iterator[Tuple[str, Di
         yield from ((f'{evaluator}.{number}', metric) for number, metric in enumerate(found) if isinstance(metric, dict))
 
 
-def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[Tuple[str, str]]:
+def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (parameter, path) of every file and folder that a data set config names."""
     root = dataset.get('data_root')
     root = root if isinstance(root, str) else ''
@@ -74,7 +75,7 @@ def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[Tuple[str, str]]:
         yield 'ann_file', os.path.join(root, annotations)
 
 
-def find_class(registry: Registry, config: Mapping[str, Any], cfg: Mapping[str, Any]) -> Optional[type]:
+def find_class(registry: Registry, config: Mapping[str, Any], cfg: Mapping[str, Any]) -> type | None:
     """The class that a part of a config asks for, or None if no toolbox has it.
 
     Args:
@@ -95,14 +96,16 @@ def downloads_itself(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool
     return cls is not None and bool(dataset.get('download', keyword_defaults(cls).get('download', False)))
 
 
-def find_missing_downloads(cfg: Mapping[str, Any], loaders: Sequence[str]) -> List[str]:
+def find_missing_downloads(cfg: Mapping[str, Any], loaders: Sequence[str]) -> list[str]:
     """The folders of data sets that will download themselves, which they have not done yet."""
-    roots = [dataset.get('data_root') or '' for loader in loaders for dataset in datasets_of(cfg.get(loader))
-             if downloads_itself(cfg, dataset)]
+    roots = [
+        dataset.get('data_root') or '' for loader in loaders for dataset in datasets_of(cfg.get(loader))
+        if downloads_itself(cfg, dataset)
+    ]
     return sorted({root for root in roots if not (os.path.isdir(root) and os.listdir(root))})
 
 
-def metainfo_of(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> Dict[str, Any]:
+def metainfo_of(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The names of classes, palette and so on that a data set has, as far as its config and class say."""
     given, cls = dict(dataset.get('metainfo') or {}), find_class(DATASETS, dataset, cfg)
     if dataset.get('classes') is not None:  # mmpretrain's older argument

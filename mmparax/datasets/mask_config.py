@@ -2,7 +2,7 @@
 import colorsys
 from pathlib import Path
 from pprint import pformat
-from typing import Any, Dict, List, Optional, Union
+from typing import Any
 
 from mmparax.datasets.masks import MaskSet
 from mmparax.errors import check_choice, check_int
@@ -15,8 +15,7 @@ RECIPES = {
 LINE = 127  # longest line
 
 
-def compose_config(found: MaskSet, out_dir: Union[str, Path], path: str, model: str = 'swin-b',
-                   iterations: Optional[int] = None) -> str:
+def compose_config(found: MaskSet, out_dir: str | Path, path: str, model: str = 'swin-b', iterations: int | None = None) -> str:
     """Compose a config that trains AdaRoute on a written folder.
 
     Args:
@@ -35,16 +34,20 @@ def compose_config(found: MaskSet, out_dir: Union[str, Path], path: str, model: 
     classes = f'num_classes={len(found.classes)}'
     if model == 'swin-b':
         purpose = f'Not from the paper: {steps} iterations of 8 images on one GPU; its recipe has 160000 of 16.'
-        own = [f'model = dict(decode_head=dict({classes}), auxiliary_head=dict({classes}))',
-               'auto_scale_lr = dict(base_batch_size=8)']
+        own = [
+            f'model = dict(decode_head=dict({classes}), auxiliary_head=dict({classes}))',
+            'auto_scale_lr = dict(base_batch_size=8)'
+        ]
         validation = 'dataset=data'
     else:
         purpose = f'A try-out with the mini Swin that ships, for a CPU: {steps} iterations of 8 images of 128 pixels.'
-        own = [f'head = dict({classes}, loss_decode=dict(class_weight=None))',
-               'model = dict(decode_head=head, auxiliary_head=head)',
-               # The inherited pipeline takes images as they are: 128x128 pixels in its data set.
-               "test_pipeline = [_base_.test_pipeline[0], dict(type='Resize', scale=(128, 128), keep_ratio=True), "
-               '*_base_.test_pipeline[1:]]']
+        own = [
+            f'head = dict({classes}, loss_decode=dict(class_weight=None))',
+            'model = dict(decode_head=head, auxiliary_head=head)',
+            # The inherited pipeline takes images as they are: 128x128 pixels in its data set.
+            "test_pipeline = [_base_.test_pipeline[0], dict(type='Resize', scale=(128, 128), keep_ratio=True), "
+            '*_base_.test_pipeline[1:]]'
+        ]
         validation = 'batch_size=1, dataset=dict(**data, pipeline=test_pipeline)'
     return '\n'.join([
         f'# python tools/train.py {path}',
@@ -63,7 +66,7 @@ def compose_config(found: MaskSet, out_dir: Union[str, Path], path: str, model: 
     ]) + '\n'
 
 
-def _format_metainfo(metainfo: Dict[str, Any]) -> str:
+def _format_metainfo(metainfo: dict[str, Any]) -> str:
     """``metainfo = dict(...)`` in lines that are not too long."""
     line = f'metainfo = dict({", ".join(f"{name}={value!r}" for name, value in metainfo.items())})'
     if len(line) <= LINE:
@@ -75,7 +78,7 @@ def _format_metainfo(metainfo: Dict[str, Any]) -> str:
     return 'metainfo = dict(\n' + ',\n'.join(entries) + ')'
 
 
-def _choose_color(number: int) -> List[int]:
+def _choose_color(number: int) -> list[int]:
     """RGB of a class: hues a golden angle apart stay far from each other, however many there are."""
     rgb = colorsys.hsv_to_rgb(0.618034 * number % 1, 0.9 - 0.35 * (number % 2), 1.0 - 0.3 * (number % 3 == 1))
     return [round(255 * channel) for channel in rgb]

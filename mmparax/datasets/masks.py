@@ -9,9 +9,9 @@ import json
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -59,10 +59,10 @@ class MaskSet:
         suffix: ending of every image in the written folder.
         seed: seed of the split.
     """
-    pairs: Dict[str, List[ImageMaskPair]]
-    classes: List[str]
-    values: List[int]
-    ignored: List[int]
+    pairs: dict[str, list[ImageMaskPair]]
+    classes: list[str]
+    values: list[int]
+    ignored: list[int]
     suffix: str
     seed: int
 
@@ -76,7 +76,7 @@ class MaskSet:
         values = list(values)
         return sum(_count_pixels(pair, values) > 0 for pair in self.pairs[split])
 
-    def list_warnings(self) -> List[str]:
+    def list_warnings(self) -> list[str]:
         """Sentences on what can be trained on but is probably not meant."""
         found = []
         for name, value in zip(self.classes, self.values):
@@ -98,8 +98,8 @@ class MaskSet:
         return found
 
 
-def examine(images: Union[str, Path], masks: Union[str, Path], val_ratio: float = 0.2, classes: Optional[Sequence[str]] = None,
-            values: Optional[Sequence[int]] = None, ignore: Optional[Sequence[int]] = None, seed: int = 0,
+def examine(images: str | Path, masks: str | Path, val_ratio: float = 0.2, classes: Sequence[str] | None = None,
+            values: Sequence[int] | None = None, ignore: Sequence[int] | None = None, seed: int = 0,
             progress: bool = True) -> MaskSet:
     """Read and check every image and mask of two folders, and choose the validation images.
 
@@ -122,7 +122,7 @@ def examine(images: Union[str, Path], masks: Union[str, Path], val_ratio: float 
         raise ParameterError('val_ratio', val_ratio, 'it must be between 0 and 1, without both')
     check_int('seed', seed, 0)
     numbering = _check_numbering(classes, values, ignore)
-    problems: Dict[str, List[str]] = defaultdict(list)
+    problems: dict[str, list[str]] = defaultdict(list)
     pairs, suffixes = [], set()
     for image, mask in tqdm(_match(images, masks, problems), desc='reading', unit='image', disable=not progress):
         pair = _read(image, mask, problems)
@@ -136,23 +136,22 @@ def examine(images: Union[str, Path], masks: Union[str, Path], val_ratio: float 
     names, values, ignored = _number_classes(*numbering, found)
     if len(values) > MAX_CLASSES:
         raise InputError(f'the masks in {str(masks)!r} hold {len(values)} different values, and there can be at most '
-                             f'{MAX_CLASSES} classes: they seem to be no class numbers.')
+                         f'{MAX_CLASSES} classes: they seem to be no class numbers.')
     _check_values(pairs, values, ignored, problems)
     if problems:
         raise InputError(f'{sum(map(len, problems.values()))} problem(s) in {str(images)!r} and {str(masks)!r}; nothing '
-                             f'was written.{_format_problems(problems)}')
+                         f'was written.{_format_problems(problems)}')
     if len(pairs) < 2 or len(values) < 2:
         raise InputError(f'there are {len(pairs)} image(s) and {len(values)} class(es) in {str(images)!r} and '
-                             f'{str(masks)!r}: training and validation need an image each, and two classes.')
+                         f'{str(masks)!r}: training and validation need an image each, and two classes.')
     # By a digest of the name: the same on every machine, and new images move few of the old ones.
     drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f'{seed}/{pair.image.stem}'.encode()).digest())
     count = min(max(round(val_ratio * len(pairs)), 1), len(pairs) - 1)
-    split = {name: sorted(part, key=lambda pair: pair.image.name) for name, part in
-             zip(SPLITS, (drawn[count:], drawn[:count]))}
+    split = {name: sorted(part, key=lambda pair: pair.image.name) for name, part in zip(SPLITS, (drawn[count:], drawn[:count]))}
     return MaskSet(split, names, values, ignored, suffixes.pop(), int(seed))
 
 
-def check_target(out_dir: Union[str, Path], sources: Sequence[Union[str, Path]], force: bool = False) -> None:
+def check_target(out_dir: str | Path, sources: Sequence[str | Path], force: bool = False) -> None:
     """Raise ParameterError if ``out_dir`` must not be written to.
 
     Args:
@@ -178,7 +177,7 @@ def check_target(out_dir: Union[str, Path], sources: Sequence[Union[str, Path]],
                              'Choose another folder, or replace them with force=True.')
 
 
-def write_masks(found: MaskSet, out_dir: Union[str, Path], link: bool = False, progress: bool = True) -> None:
+def write_masks(found: MaskSet, out_dir: str | Path, link: bool = False, progress: bool = True) -> None:
     """Write images and masks; what :func:`check_target` allows to replace is replaced.
 
     The folder appears only when all is written; an interrupted call leaves nothing behind.
@@ -232,7 +231,7 @@ def _count_pixels(pair: ImageMaskPair, values: Iterable[int]) -> int:
 
 
 def _check_values(pairs: Sequence[ImageMaskPair], values: Sequence[int], ignored: Sequence[int],
-                  problems: Dict[str, List[str]]) -> None:
+                  problems: dict[str, list[str]]) -> None:
     """Add every mask to the problems that holds a value which is neither a class nor ignored."""
     kind = (f'masks with values that are no class (classes: {join_names(map(str, values))}; ignored: '
             f'{join_names(map(str, ignored)) or "none"}; see the arguments classes, values and ignore)')
@@ -242,7 +241,7 @@ def _check_values(pairs: Sequence[ImageMaskPair], values: Sequence[int], ignored
             problems[kind].append(f'{pair.mask.name}: {join_names(map(str, strange))}')
 
 
-def _format_problems(problems: Dict[str, List[str]]) -> str:
+def _format_problems(problems: dict[str, list[str]]) -> str:
     """The problems in words, a line each, under their kinds."""
     lines = []
     for kind, names in problems.items():
@@ -252,11 +251,10 @@ def _format_problems(problems: Dict[str, List[str]]) -> str:
     return ''.join(f'\n{line}' for line in lines)
 
 
-Numbering = Tuple[Optional[List[str]], Optional[List[int]], List[int]]
+Numbering = tuple[list[str] | None, list[int] | None, list[int]]
 
 
-def _check_numbering(classes: Optional[Sequence[str]], values: Optional[Sequence[int]],
-               ignore: Optional[Sequence[int]]) -> Numbering:
+def _check_numbering(classes: Sequence[str] | None, values: Sequence[int] | None, ignore: Sequence[int] | None) -> Numbering:
     """Return the arguments as lists; raise ParameterError if they contradict each other."""
     for name, given in (('classes', classes), ('values', values), ('ignore', ignore)):
         if given is not None and len(set(given)) != len(given):
@@ -277,8 +275,8 @@ def _check_numbering(classes: Optional[Sequence[str]], values: Optional[Sequence
     return None if classes is None else list(classes), None if values is None else list(values), list(ignore)
 
 
-def _number_classes(classes: Optional[List[str]], values: Optional[List[int]], ignored: List[int], found: Set[int]) -> Tuple[
-        List[str], List[int], List[int]]:
+def _number_classes(classes: list[str] | None, values: list[int] | None, ignored: list[int],
+                    found: set[int]) -> tuple[list[str], list[int], list[int]]:
     """(names, values, ignored values) of the classes when the values in the masks are known."""
     if values is None and classes is None:
         values = sorted(found - set(ignored))
@@ -287,7 +285,7 @@ def _number_classes(classes: Optional[List[str]], values: Optional[List[int]], i
     return classes or [f'class {value}' for value in values], values, ignored
 
 
-def _match(images: Union[str, Path], masks: Union[str, Path], problems: Dict[str, List[str]]) -> List[Tuple[Path, Path]]:
+def _match(images: str | Path, masks: str | Path, problems: dict[str, list[str]]) -> list[tuple[Path, Path]]:
     """(image, mask) of every name that both folders have once; the others become problems."""
     images, masks = Path(images), Path(masks)
     for name, folder in (('images', images), ('masks', masks)):
@@ -295,8 +293,8 @@ def _match(images: Union[str, Path], masks: Union[str, Path], problems: Dict[str
             raise MissingFileError(f'the folder {str(folder)!r} for {name} does not exist.')
     together = images.resolve() == masks.resolve()  # then PNG files are masks
     endings = [suffix for suffix in SUFFIXES if not (together and suffix == MASK_SUFFIX)]
-    files: Dict[str, List[Path]] = defaultdict(list)
-    labels: Dict[str, Path] = {}
+    files: dict[str, list[Path]] = defaultdict(list)
+    labels: dict[str, Path] = {}
     for path in sorted(images.iterdir()):
         if path.suffix.lower() in endings and not path.name.startswith('.'):
             files[path.stem].append(path)
@@ -318,7 +316,7 @@ def _match(images: Union[str, Path], masks: Union[str, Path], problems: Dict[str
     return [(paths[0], labels[stem]) for stem, paths in files.items() if len(paths) == 1 and stem in labels]
 
 
-def _read(image: Path, mask: Path, problems: Dict[str, List[str]]) -> Optional[ImageMaskPair]:
+def _read(image: Path, mask: Path, problems: dict[str, list[str]]) -> ImageMaskPair | None:
     """Read an image and its mask completely; None, and one more problem, if something is wrong with them."""
     opened = []
     for path in (image, mask):

@@ -5,7 +5,7 @@ import tempfile
 import time
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,8 +47,8 @@ class SVHN(BaseDataset):
 
     METAINFO = {'classes': tuple('0123456789')}
 
-    def __init__(self, data_root: Union[str, os.PathLike], split: str = 'train', download: bool = True,
-                 test_mode: Optional[bool] = None, **kwargs: Any) -> None:
+    def __init__(self, data_root: str | os.PathLike, split: str = 'train', download: bool = True, test_mode: bool | None = None,
+                 **kwargs: Any) -> None:
         if not isinstance(data_root, (str, os.PathLike)) or not os.fspath(data_root):
             raise ParameterError('data_root', data_root, 'it must be the folder where the files of SVHN are or shall be')
         self.split = check_choice('split', split, tuple(Source.split_list))
@@ -56,14 +56,16 @@ class SVHN(BaseDataset):
         super().__init__(ann_file='', data_root=os.path.expanduser(os.fspath(data_root)),
                          test_mode=split == 'test' if test_mode is None else test_mode, **kwargs)
 
-    def load_data_list(self) -> List[Dict[str, Any]]:
+    def load_data_list(self) -> list[dict[str, Any]]:
         """Fetch the file of the split if it is missing, and read it."""
         fetch_split(Path(self.data_root), self.split, self.download)
         content = Source(self.data_root, self.split)
-        return [dict(img=np.ascontiguousarray(image.transpose(1, 2, 0)), gt_label=int(label))
-                for image, label in zip(content.data, content.labels)]
+        return [
+            dict(img=np.ascontiguousarray(image.transpose(1, 2, 0)), gt_label=int(label))
+            for image, label in zip(content.data, content.labels)
+        ]
 
-    def extra_repr(self) -> List[str]:
+    def extra_repr(self) -> list[str]:
         """What ``repr`` tells of the source."""
         return [f'Root of dataset: \t{self.data_root}', f'Split: \t{self.split}']
 
@@ -83,8 +85,8 @@ def fetch_split(root: Path, split: str, download: bool) -> None:
     problem = f'the MD5 sum of {str(path)!r} is not the published one' if damaged else f'there is no {str(path)!r}'
     remedy = f'download {url} by other means and put it there, or set data_root to its folder'
     if not download:
-        raise (InputError if damaged else MissingFileError)(
-            f'data_root={str(root)!r} cannot be used with split={split!r}: {problem}. Set download=True, or {remedy}.')
+        raise (InputError if damaged else MissingFileError
+               )(f'data_root={str(root)!r} cannot be used with split={split!r}: {problem}. Set download=True, or {remedy}.')
     if get_local_rank() != 0:
         # No collective: the processes of another machine may have the file already and would not take part.
         _wait_for(path, digest)

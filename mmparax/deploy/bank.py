@@ -2,7 +2,7 @@
 import copy
 import threading
 import weakref
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -40,15 +40,15 @@ class AdapterBank:
         mmdet.apis.inference_detector(bank.use('boxes'), image)
     """
 
-    def __init__(self, device: Union[str, torch.device] = 'cpu'):
+    def __init__(self, device: str | torch.device = 'cpu'):
         self.device = torch.empty(0, device=device).device  # with its index
-        self._models: Dict[str, nn.Module] = {}
-        self._base: Dict[str, nn.Parameter] = {}
-        self._uses: Dict[str, List[Tuple[nn.Module, str, nn.Parameter, torch.dtype]]] = {}
-        self._family: Optional[str] = None
+        self._models: dict[str, nn.Module] = {}
+        self._base: dict[str, nn.Parameter] = {}
+        self._uses: dict[str, list[tuple[nn.Module, str, nn.Parameter, torch.dtype]]] = {}
+        self._family: str | None = None
         self._lock = threading.RLock()
 
-    def add(self, name: str, config: Union[str, Config], checkpoint: str) -> nn.Module:
+    def add(self, name: str, config: str | Config, checkpoint: str) -> nn.Module:
         """Build the model of a config, load a checkpoint or adapter file into it, and let it share the base.
 
         The default scope of the process changes meanwhile: no other thread may call the toolboxes' functions then.
@@ -139,11 +139,11 @@ class AdapterBank:
             self._base = {key: value for key, value in self._base.items() if id(value) in needed}
             self._family = self._family if self._models else None
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         """Return the names of the tasks, in the order in which they were added."""
         return list(self._models)
 
-    def memory(self) -> Dict[str, Any]:
+    def memory(self) -> dict[str, Any]:
         """Count the bytes of the weights: ``dict(base=..., tasks={name: ...})``; a task has adapters, head and buffers."""
         shared = {value.data_ptr() for value in self._base.values()}
         tasks = {}
@@ -176,14 +176,16 @@ class AdapterBank:
                              'share. Choose a method.')
         return backbone
 
-    def _check_same_base(self, name: str, backbone: AdaptedBackbone, frozen: Dict[str, Tensor]) -> None:
+    def _check_same_base(self, name: str, backbone: AdaptedBackbone, frozen: dict[str, Tensor]) -> None:
         """Check byte by byte that a base is that of the other tasks."""
         if self._family not in (None, backbone.family):
             raise InputError(f'the model of {name!r} has a {backbone.family}, and the base of this AdapterBank is a '
                              f'{self._family}: use another bank for it.')
-        others = [key for key, value in frozen.items() if key in self._base and not (
-            value.shape == self._base[key].shape and value.dtype == self._base[key].dtype
-            and torch.equal(value.to(self.device), self._base[key]))]
+        others = [
+            key for key, value in frozen.items()
+            if key in self._base and not (value.shape == self._base[key].shape and value.dtype == self._base[key].dtype
+                                          and torch.equal(value.to(self.device), self._base[key]))
+        ]
         if others:
             raise InputError(f'the model of {name!r} has another base than the other tasks of this AdapterBank: '
                              f'{summarize_names(others)} of {len(frozen)} frozen weights differ. All tasks need the same base, '

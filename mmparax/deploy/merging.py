@@ -1,5 +1,4 @@
 """Merges adapters into the frozen weights where that is exact, and undoes it."""
-from typing import List
 
 from mmengine.logging import print_log
 from torch import nn
@@ -89,12 +88,12 @@ def check_mergeable(backbone: AdaptedBackbone) -> None:
                          'change: load the adapter into a model of its own to merge it.')
 
 
-def _find_backbones(model: nn.Module, what: str) -> List[AdaptedBackbone]:
+def _find_backbones(model: nn.Module, what: str) -> list[AdaptedBackbone]:
     backbones = [backbone for _, backbone in adapted_backbones(model)]
     if not backbones:
         raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so there is no adapter to {what}.')
     return backbones
 
 
-def _find_linears(root: nn.Module) -> List[AdaptedLinear]:
+def _find_linears(root: nn.Module) -> list[AdaptedLinear]:
     return [module for module in root.modules() if isinstance(module, AdaptedLinear)]

@@ -1,7 +1,8 @@
 """ONNX files of backbone and head at one size of the batch and the images."""
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,8 @@ class ExportedModel(nn.Module):
         return self.model.extract_feat(images) if hasattr(self.model, 'extract_feat') else self.model(images)
 
 
-def export_onnx(model: nn.Module, out: Union[str, Path], size: Tuple[int, int], batch_size: int = 1,
-                overwrite: bool = False, notes: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+def export_onnx(model: nn.Module, out: str | Path, size: tuple[int, int], batch_size: int = 1, overwrite: bool = False,
+                notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Write backbone and head of ``model`` to an ONNX file.
 
     The size of the batch and of the images is fixed: AdaRoute lays the batch of its per-sample convolutions into groups, and
@@ -75,16 +76,17 @@ def export_onnx(model: nn.Module, out: Union[str, Path], size: Tuple[int, int], 
     with torch.no_grad():
         outputs = flatten_outputs(exported(images))
     names = [exported.output] if len(outputs) == 1 and exported.output != LEVELS else [
-        f'{exported.output}{number}' for number in range(len(outputs))]
-    about = to_plain_json(dict(
-        version=__version__, kind=exported.output, input=dict(name='images', shape=[batch_size, 3, *size]),
-        outputs=[dict(name=name, shape=list(output.shape)) for name, output in zip(names, outputs)],
-        adapters={name: backbone.method and backbone.method.config for name, backbone in adapted_backbones(model)},
-        classes=(getattr(model, 'dataset_meta', None) or {}).get('classes'), **(notes or {})))
+        f'{exported.output}{number}' for number in range(len(outputs))
+    ]
+    about = to_plain_json(
+        dict(version=__version__, kind=exported.output, input=dict(name='images', shape=[batch_size, 3, *size]),
+             outputs=[dict(name=name, shape=list(output.shape)) for name, output in zip(names, outputs)],
+             adapters={name: backbone.method and backbone.method.config for name, backbone in adapted_backbones(model)},
+             classes=(getattr(model, 'dataset_meta', None) or {}).get('classes'), **(notes or {})))
     with torch.no_grad():
         # onnxruntime simplifies the graph when it loads it; the exporter's own pass takes longer than all the rest.
-        program = torch.onnx.export(exported, (images, ), dynamo=True, verbose=False, optimize=False,
-                                    input_names=['images'], output_names=names)
+        program = torch.onnx.export(exported, (images, ), dynamo=True, verbose=False, optimize=False, input_names=['images'],
+                                    output_names=names)
     file = program.model_proto
     entry = file.metadata_props.add()
     entry.key, entry.value = 'mmparax', json.dumps(about)
@@ -100,13 +102,13 @@ def check_packages() -> None:
                          f'{" ".join(PACKAGES)} {RUNTIME}`, or install mmparax[onnx].')
 
 
-def flatten_outputs(outputs: Any) -> List[Tensor]:
+def flatten_outputs(outputs: Any) -> list[Tensor]:
     """List the tensors of a tensor or of a nested sequence, in order."""
     return [outputs] if isinstance(outputs, Tensor) else [tensor for output in outputs for tensor in flatten_outputs(output)]
 
 
 @torch.no_grad()
-def compare_onnx(model: nn.Module, path: Union[str, Path], seed: int = 0) -> float:
+def compare_onnx(model: nn.Module, path: str | Path, seed: int = 0) -> float:
     """Run an ONNX file in onnxruntime and return the largest difference to ``model``, relative to the largest output.
 
     Args:

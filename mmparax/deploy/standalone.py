@@ -1,7 +1,8 @@
 """Checkpoints that need no base checkpoint, and some that need no mmparax."""
 import io
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple, Union
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -22,7 +23,7 @@ SIDE = 224  # of the image on which outputs are compared, for backbones that hav
 TOLERANCE = 1e-3  # of the largest output
 
 
-def make_standalone_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Dict[str, Any]:
+def make_standalone_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> dict[str, Any]:
     """Make a checkpoint with everything: base, adapters and head.
 
     Args:
@@ -32,7 +33,7 @@ def make_standalone_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Dic
     return dict(state_dict=dict(model.state_dict()), meta={**meta, 'mmparax': describe(model)})
 
 
-def make_upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Tuple[Dict[str, Any], float]:
+def make_upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
     """Make a checkpoint for the toolbox's own backbone: adapters merged, with the keys of a model without mmparax.
 
     Upstream's backbone with these weights is compared with the adapted backbone on one random image.
@@ -62,8 +63,9 @@ def make_upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Tuple
         expected = [_run_random_image(backbone) for _, backbone in backbones]
         merge_adapter(model)
         # A merged model refuses state_dict(): loaded with its adapters, that would be another model.
-        state: Dict[str, Tensor] = {**dict(model.named_parameters(remove_duplicate=False)),
-                                    **dict(model.named_buffers(remove_duplicate=False))}
+        state: dict[str, Tensor] = {
+            **dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))
+        }
         state = {name: state[name].detach().clone() for name in names}
     finally:
         unmerge_adapter(model)
@@ -75,16 +77,17 @@ def make_upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> Tuple
     return dict(state_dict=state, meta={key: value for key, value in meta.items() if key not in ('cfg', 'mmparax')}), worst
 
 
-def make_upstream_config(backbone: AdaptedBackbone) -> Dict[str, Any]:
+def make_upstream_config(backbone: AdaptedBackbone) -> dict[str, Any]:
     """Make the config of the toolbox's own backbone with the same options; its defaults are left out."""
     cls = backbone.upstream
     defaults = keyword_defaults(cls.__init__)
-    options = {name: value for name, value in backbone.upstream_options.items()
-               if name not in defaults or value != defaults[name]}
+    options = {
+        name: value for name, value in backbone.upstream_options.items() if name not in defaults or value != defaults[name]
+    }
     return dict(type=f'{cls.__module__.split(".")[0]}.{cls.__name__}', **to_plain_config(options))
 
 
-def write_checkpoint(out: Union[str, Path], content: Mapping[str, Any], overwrite: bool = False) -> None:
+def write_checkpoint(out: str | Path, content: Mapping[str, Any], overwrite: bool = False) -> None:
     """Write a checkpoint, whole or not at all.
 
     Args:
@@ -107,7 +110,7 @@ def write_checkpoint(out: Union[str, Path], content: Mapping[str, Any], overwrit
     write(out, data, remedy='Make room, or choose another place.')
 
 
-def check_output_file(out: Union[str, Path], suffixes: Tuple[str, ...], overwrite: bool) -> None:
+def check_output_file(out: str | Path, suffixes: tuple[str, ...], overwrite: bool) -> None:
     """Raise ParameterError if a file to write has another suffix, or exists and must not be replaced."""
     if Path(out).suffix not in suffixes:
         raise ParameterError('out', str(out), f'it must end in {" or ".join(suffixes)}')
@@ -123,7 +126,7 @@ def _check_precision(backbone: AdaptedBackbone) -> None:
 
 
 @torch.no_grad()
-def _run_random_image(backbone: nn.Module) -> Tuple[Tensor, ...]:
+def _run_random_image(backbone: nn.Module) -> tuple[Tensor, ...]:
     """Run a backbone on one random image, always the same."""
     size = getattr(backbone, 'img_size', SIDE)
     size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
@@ -132,7 +135,7 @@ def _run_random_image(backbone: nn.Module) -> Tuple[Tensor, ...]:
     return backbone(image)
 
 
-def _compare_upstream(backbone: AdaptedBackbone, state: Mapping[str, Tensor], expected: Tuple[Tensor, ...]) -> float:
+def _compare_upstream(backbone: AdaptedBackbone, state: Mapping[str, Tensor], expected: tuple[Tensor, ...]) -> float:
     """Run upstream's backbone with ``state``; return the largest difference to the outputs of the adapted backbone.
 
     Raises:

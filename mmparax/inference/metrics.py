@@ -1,7 +1,8 @@
 """Metrics of an evaluation in the columns of the paper's tables, and files with the predictions."""
 import math
 import os
-from typing import Any, Dict, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
@@ -13,13 +14,21 @@ from mmparax.utils.tables import as_text
 
 # Name in the toolbox, without its evaluator's prefix -> (column, factor that makes it percent).
 COLUMNS = {
-    'mIoU': ('mIoU', 1), 'bbox_mAP': ('AP^b', 100), 'bbox_mAP_50': ('AP^b_50', 100), 'bbox_mAP_75': ('AP^b_75', 100),
-    'segm_mAP': ('AP^m', 100), 'segm_mAP_50': ('AP^m_50', 100), 'segm_mAP_75': ('AP^m_75', 100),
-    'PQ': ('PQ', 1), 'SQ': ('SQ', 1), 'RQ': ('RQ', 1), 'top1': ('top-1', 1),
+    'mIoU': ('mIoU', 1),
+    'bbox_mAP': ('AP^b', 100),
+    'bbox_mAP_50': ('AP^b_50', 100),
+    'bbox_mAP_75': ('AP^b_75', 100),
+    'segm_mAP': ('AP^m', 100),
+    'segm_mAP_50': ('AP^m_50', 100),
+    'segm_mAP_75': ('AP^m_75', 100),
+    'PQ': ('PQ', 1),
+    'SQ': ('SQ', 1),
+    'RQ': ('RQ', 1),
+    'top1': ('top-1', 1),
 }
 
 
-def select_paper_metrics(metrics: Mapping[str, Any]) -> Dict[str, Optional[float]]:
+def select_paper_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Select the metrics that the paper's tables have, in percent.
 
     Args:
@@ -29,7 +38,7 @@ def select_paper_metrics(metrics: Mapping[str, Any]) -> Dict[str, Optional[float
         Column -> percent, in the order of the tables. None for what could not be measured: AP is -1 where there is nothing
         to find, mIoU is nan where no class occurs. If two evaluators give one metric, the second's column has its full name.
     """
-    columns: Dict[str, Optional[float]] = {}
+    columns: dict[str, float | None] = {}
     for short, (column, factor) in COLUMNS.items():
         for name, value in metrics.items():
             if name.rpartition('/')[2] == short:

@@ -1,6 +1,6 @@
 """Pictures of predictions beside the ground truth, for every task."""
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib import get_data_path
@@ -63,7 +63,7 @@ def draw_objects(image: np.ndarray, masks: np.ndarray, boxes: np.ndarray, colors
     return np.asarray(canvas)
 
 
-def draw_prediction_sheet(path: Path, rows: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str],
+def draw_prediction_sheet(path: Path, rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str],
                           palette: Palette, title: str) -> None:
     """Draw a sheet with input, ground truth and prediction side by side, two scenes a line, and a legend.
 
@@ -89,13 +89,13 @@ def draw_prediction_sheet(path: Path, rows: Sequence[Tuple[np.ndarray, np.ndarra
     patches = [Patch(facecolor=np.array(color) / 255, edgecolor='black', linewidth=0.5) for color in palette]
     figure.suptitle(title, fontsize=14)
     figure.legend(patches, classes, loc='lower center', ncol=8, fontsize=10, frameon=False)
-    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.85 / figure.get_figheight(),
-                           bottom=0.75 / figure.get_figheight(), wspace=0.04, hspace=0.06)
+    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.85 / figure.get_figheight(), bottom=0.75 / figure.get_figheight(),
+                           wspace=0.04, hspace=0.06)
     figure.savefig(path, dpi=100)
 
 
 def draw_label_sheet(path: Path, images: Sequence[np.ndarray], truths: Sequence[str], predictions: Sequence[str],
-                     scores: Optional[Sequence[float]], title: str, columns: int = 8) -> None:
+                     scores: Sequence[float] | None, title: str, columns: int = 8) -> None:
     """Draw a sheet of images, each with its predicted class: green if right, else red with the true one.
 
     Args:
@@ -108,7 +108,7 @@ def draw_label_sheet(path: Path, images: Sequence[np.ndarray], truths: Sequence[
     """
     lines = -(-len(images) // columns)
     figure = Figure(figsize=(1.65 * columns, 2.1 * lines + 0.7))
-    axes: List = list(figure.subplots(lines, columns, squeeze=False).flat)
+    axes: list = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axis in axes:
         axis.axis('off')
     for number, (axis, image, truth, prediction) in enumerate(zip(axes, images, truths, predictions)):

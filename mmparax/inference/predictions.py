@@ -1,5 +1,6 @@
 """The prediction of a model of any task for one image: as a table, and as a picture that is large enough to read."""
-from typing import Any, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
     return model.to(device).eval()
 
 
-def build_and_load(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, Any]]:
+def build_and_load(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict[str, Any]]:
     """Build the model of a config on the CPU and load a checkpoint into it, completely.
 
     Returns:
@@ -63,7 +64,7 @@ def build_and_load(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Dict[str, A
     return model, content
 
 
-def _find_metainfo(cfg: Config) -> Dict[str, Any]:
+def _find_metainfo(cfg: Config) -> dict[str, Any]:
     for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
         for dataset in datasets_of(cfg.get(loader)):
             return metainfo_of(cfg, dataset)
@@ -88,14 +89,15 @@ def read_image(path: str) -> np.ndarray:
     return image
 
 
-def get_test_pipeline(cfg: Config) -> List[Any]:
+def get_test_pipeline(cfg: Config) -> list[Any]:
     """Return the transforms that prepare an image for testing, without those that load annotations.
 
     Raises:
         InputError: if the config has no test pipeline.
     """
-    pipelines = [dataset.get('pipeline') for loader in ('test_dataloader', 'val_dataloader')
-                 for dataset in datasets_of(cfg.get(loader))] + [cfg.get('test_pipeline')]
+    pipelines = [
+        dataset.get('pipeline') for loader in ('test_dataloader', 'val_dataloader') for dataset in datasets_of(cfg.get(loader))
+    ] + [cfg.get('test_pipeline')]
     pipeline = next((found for found in pipelines if found), None)
     if pipeline is None:
         raise InputError(f'the config {cfg.filename!r} has no test_dataloader.dataset.pipeline, which prepares images.')
@@ -107,7 +109,7 @@ def loads_files(pipeline: Sequence[Any]) -> bool:
     return any('LoadImage' in str(transform['type']) for transform in pipeline)
 
 
-def make_pipeline_input(path: str, image: np.ndarray) -> Dict[str, Any]:
+def make_pipeline_input(path: str, image: np.ndarray) -> dict[str, Any]:
     """Make the input of a pipeline that does not read ``image``, (H, W, 3) uint8 RGB, itself."""
     return dict(img_path=path, img_id=0, img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
 
@@ -133,7 +135,7 @@ def predict(model: nn.Module, cfg: Config, path: str, image: np.ndarray) -> Any:
     return model.test_step(pseudo_collate([Compose(pipeline)(results)]))[0].cpu()
 
 
-def tabulate_prediction(sample: Any, classes: Sequence[str], score_thr: float) -> Tuple[List[str], List[Tuple[str, ...]]]:
+def tabulate_prediction(sample: Any, classes: Sequence[str], score_thr: float) -> tuple[list[str], list[tuple[str, ...]]]:
     """List a prediction as a table.
 
     Args:
@@ -146,22 +148,22 @@ def tabulate_prediction(sample: Any, classes: Sequence[str], score_thr: float) -
     """
     if 'pred_panoptic_seg' in sample:
         segments = _measure_shares(sample.pred_panoptic_seg.sem_seg)
-        return ['segment', 'of the pixels'], [
-            (classes[segment % INSTANCE_OFFSET] if segment % INSTANCE_OFFSET < len(classes) else '(none)', f'{share:.1%}')
-            for segment, share in segments]
+        return ['segment', 'of the pixels'
+                ], [(classes[segment % INSTANCE_OFFSET] if segment % INSTANCE_OFFSET < len(classes) else '(none)', f'{share:.1%}')
+                    for segment, share in segments]
     if 'pred_sem_seg' in sample:
-        return ['class', 'of the pixels'], [(classes[label], f'{share:.1%}')
-                                            for label, share in _measure_shares(sample.pred_sem_seg.data)]
+        return ['class',
+                'of the pixels'], [(classes[label], f'{share:.1%}') for label, share in _measure_shares(sample.pred_sem_seg.data)]
     if 'pred_instances' in sample:
         found = sample.pred_instances[sample.pred_instances.scores >= score_thr]
-        return ['object', 'score', 'box (left, top, right, bottom)'], [
-            (classes[label], f'{score:.2f}', ', '.join(f'{edge:.0f}' for edge in box)) for label, score, box in
-            zip(found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist())]
+        return ['object', 'score', 'box (left, top, right, bottom)'
+                ], [(classes[label], f'{score:.2f}', ', '.join(f'{edge:.0f}' for edge in box))
+                    for label, score, box in zip(found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist())]
     scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
     return ['class', 'score'], [(classes[label], f'{score:.3f}') for label, score in zip(labels.tolist(), scores.tolist())]
 
 
-def _measure_shares(labels: Tensor) -> List[Tuple[int, float]]:
+def _measure_shares(labels: Tensor) -> list[tuple[int, float]]:
     """List (value, share of the pixels) of the values of a map, the largest share first."""
     values, counts = labels.unique(return_counts=True)
     shares = (counts / labels.numel()).tolist()

@@ -1,7 +1,7 @@
 """Predictions of a trained model for synthetic scenes, drawn beside the ground truth."""
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
@@ -60,7 +60,8 @@ def _draw_row(model: nn.Module, cfg: Config, data: Path, generator: SceneGenerat
         found = sample.pred_instances[sample.pred_instances.scores >= SCORE_THR]
         found = found[nms(found.bboxes, found.scores, 0.5)]  # of several readings of a digit the one with the best score
         labels = found.labels.tolist()
-        yield draw_objects(image, found.masks.numpy().astype(bool), found.bboxes.numpy(), [PALETTE[label] for label in labels],
+        yield draw_objects(image,
+                           found.masks.numpy().astype(bool), found.bboxes.numpy(), [PALETTE[label] for label in labels],
                            [f'{_name_digit(label)}: {score:.2f}' for label, score in zip(labels, found.scores.tolist())])
     else:
         yield colorize(scene.build_semantic_map(), PALETTE)
@@ -83,8 +84,8 @@ def _draw_crops(model: nn.Module, cfg: Config, data: Path, path: Path, title: st
     images = [read_image(str(file)) for file in files]
     samples = [predict(model, cfg, str(file), image) for file, image in zip(files, images)]
     classes: Sequence[str] = model.dataset_meta['classes']
-    best: Sequence[Tuple[float, int]] = [(score.item(), int(label)) for score, label in
-                                         (sample.pred_score.max(0) for sample in samples)]
+    best: Sequence[tuple[float,
+                         int]] = [(score.item(), int(label)) for score, label in (sample.pred_score.max(0) for sample in samples)]
     draw_label_sheet(path, images, [file.parent.name for file in files], [classes[label] for _, label in best],
                      [score for score, _ in best], title)
 

@@ -1,5 +1,6 @@
 """What autograd functions share."""
-from typing import Any, Callable, Optional, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -18,8 +19,8 @@ def make_backward(function: Callable) -> Callable:
     return backward
 
 
-def save_for_mixing_backward(ctx: Any, layout: str, z: Tensor, stage_mix: Optional[Tensor], score_weight: Optional[Tensor],
-                             alpha: Optional[Tensor], kernels: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+def save_for_mixing_backward(ctx: Any, layout: str, z: Tensor, stage_mix: Tensor | None, score_weight: Tensor | None,
+                             alpha: Tensor | None, kernels: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     """Save what a backward reads: the outputs only where something beside the sum reads them."""
     read = outputs if alpha is not None or (layout != 'parallel' and len(outputs) > 1) else []
     ctx.save_for_backward(z, stage_mix, score_weight, alpha, *kernels, *read)

@@ -3,10 +3,9 @@ import os
 import shlex
 import shutil
 import sys
-from typing import List, Optional
 
 
-def find_compiler() -> Optional[List[str]]:
+def find_compiler() -> list[str] | None:
     """The command of the C compiler: ``$CC``, which may have arguments, or gcc, clang or cc, the first that there is.
 
     Returns:

@@ -4,8 +4,8 @@ All give the same numbers within float tolerance. ``auto`` takes the fastest tha
 comparison and for finding faults: ``with use_backend('reference'): ...`` or the environment variable ``MMPARAX_OPS``.
 """
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Iterator, Optional, Union
 
 import torch
 from torch import Tensor
@@ -51,8 +51,9 @@ def select_backend(x: Tensor) -> str:
     if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
         return 'reference'
     if _chosen == 'cpu' and not _can_run_in_c(x):
-        raise ParameterError('backend', 'cpu', f'this tensor is {x.dtype} on {str(x.device)!r}, and the operations in C '
-                             'take float32 and float64 on CPUs, on Linux with a C compiler', "Use backend 'auto'.")
+        raise ParameterError(
+            'backend', 'cpu', f'this tensor is {x.dtype} on {str(x.device)!r}, and the operations in C '
+            'take float32 and float64 on CPUs, on Linux with a C compiler', "Use backend 'auto'.")
     return 'fused' if _chosen == 'fused' or not _can_run_in_c(x) else 'cpu'
 
 
@@ -62,8 +63,7 @@ def _can_run_in_c(x: Tensor) -> bool:
     return plain and x.device.type == 'cpu' and x.numel() > 0 and load_library(x.dtype) is not None
 
 
-def describe_backend(device: Union[str, torch.device], dtype: torch.dtype = torch.float32,
-                     autocast: Optional[torch.dtype] = None) -> str:
+def describe_backend(device: str | torch.device, dtype: torch.dtype = torch.float32, autocast: torch.dtype | None = None) -> str:
     """Which backend runs, in what, for a line of a log: ``'cpu (C, float32, 2 threads)'``.
 
     Args:

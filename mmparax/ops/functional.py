@@ -2,7 +2,7 @@
 
 Paper: "Parameters as Experts: Adapting Vision Models with Dynamic Parameter Routing", section 3.2 and figures 2-4.
 """
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,12 +28,14 @@ from mmparax.ops.reference.mixing import LAYOUTS
 from mmparax.ops.reference.routing import route
 from mmparax.ops.token_maps import HW
 
-__all__ = ['LAYOUTS', 'conv_scale_shortcut', 'mix_expert_sets', 'mix_spatially', 'route', 'sample_linear', 'scaled_norm_conv',
-           'sum_expert_gradients_once']
+__all__ = [
+    'LAYOUTS', 'conv_scale_shortcut', 'mix_expert_sets', 'mix_spatially', 'route', 'sample_linear', 'scaled_norm_conv',
+    'sum_expert_gradients_once'
+]
 
 
 def scaled_norm_conv(x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
-                     bias: Tensor) -> Tuple[Tensor, Tensor]:
+                     bias: Tensor) -> tuple[Tensor, Tensor]:
     """``u = x + scale * LayerNorm(x); out = u + DWConv(u)`` and the mean of ``out`` over the tokens.
 
     Args:
@@ -58,8 +60,8 @@ def scaled_norm_conv(x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm
     return (cpu_norm_conv if backend == 'cpu' else fused_norm_conv).scaled_norm_conv(*arguments)
 
 
-def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Optional[Tensor], layout: str,
-                  score_weight: Optional[Tensor], score_bias: Optional[Tensor]) -> Tensor:
+def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Tensor | None, layout: str,
+                  score_weight: Tensor | None, score_bias: Tensor | None) -> Tensor:
     """z, and the sum of its convolutions with one kernel after the other, weighted at each position.
 
     Args:
@@ -86,7 +88,7 @@ def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Optio
 
 
 def conv_scale_shortcut(y: Tensor, hw: HW, weight: Tensor, bias: Tensor, layer_scale: Tensor, layer_bias: Tensor,
-                        shortcut: Tensor, shortcut_scale: Optional[Tensor], shortcut_bias: Optional[Tensor]) -> Tensor:
+                        shortcut: Tensor, shortcut_scale: Tensor | None, shortcut_bias: Tensor | None) -> Tensor:
     """``layer_scale * (y + DWConv(y)) + layer_bias + shortcut_scale * shortcut + shortcut_bias``.
 
     Args:
@@ -125,7 +127,7 @@ def sample_linear(x: Tensor, weight: Tensor) -> Tensor:
     return (reference_linear if select_backend(x) == 'reference' else fused_linear).sample_linear(x, weight)
 
 
-def mix_expert_sets(gates: Sequence[Tensor], experts: Sequence[Tensor], dtype: torch.dtype, like: Tensor) -> List[Tensor]:
+def mix_expert_sets(gates: Sequence[Tensor], experts: Sequence[Tensor], dtype: torch.dtype, like: Tensor) -> list[Tensor]:
     """Weighted sums of several sets of experts for each sample.
 
     Args:

@@ -1,11 +1,10 @@
 """What is taken from PyTorch without being documented: each by one accessor, which does without where it is gone."""
-from typing import Optional
 
 import torch
 from torch import Tensor
 
 
-def get_backward_id() -> Optional[int]:
+def get_backward_id() -> int | None:
     """The number of the backward pass that runs now, -1 outside of any; None if this PyTorch does not tell."""
     ask = getattr(torch._C, '_current_graph_task_id', None)
     return None if ask is None else ask()

@@ -1,19 +1,20 @@
 """Not keeping for the backward what is cheap to compute again."""
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Tuple
+from typing import Any, ContextManager
 
 import torch
 from torch import Tensor
 
 from mmparax.ops.dispatch import get_backend, use_backend
 
-_enabled: Optional[bool] = None
+_enabled: bool | None = None
 # Called with each tensor that is saved inside :func:`recompute_marked`, whose hooks hide it from hooks around it.
-observers: List[Callable[[Tensor], Any]] = []
+observers: list[Callable[[Tensor], Any]] = []
 
 
 @contextmanager
-def use_recomputation(enabled: Optional[bool]) -> Iterator[None]:
+def use_recomputation(enabled: bool | None) -> Iterator[None]:
     """Inside, adapters compute again (True), keep everything (False) or do what suits the device (None, the default)."""
     global _enabled
     before, _enabled = _enabled, enabled
@@ -83,7 +84,7 @@ def recompute_marked(x: Tensor) -> Iterator[Callable[[Tensor, Callable[[], Tenso
         yield lambda tensor, compute: tensor
         return
     circumstances = _capture_circumstances(x.device.type)
-    marked: Dict[int, Tuple[Tensor, Callable[[], Tensor]]] = {}  # the tensors too: a freed one's address could come again
+    marked: dict[int, tuple[Tensor, Callable[[], Tensor]]] = {}  # the tensors too: a freed one's address could come again
 
     def mark(tensor: Tensor, compute: Callable[[], Tensor]) -> Tensor:
         marked[tensor.data_ptr()] = tensor, compute

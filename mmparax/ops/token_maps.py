@@ -1,9 +1,8 @@
 """Tokens (B, H*W, C) seen as maps (B, C, H, W), and back."""
-from typing import Tuple
 
 from torch import Tensor
 
-HW = Tuple[int, int]
+HW = tuple[int, int]
 
 
 def tokens_to_map(x: Tensor, hw: HW) -> Tensor:

@@ -3,9 +3,10 @@ import contextlib
 import io
 import json
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.registry import DefaultScope
@@ -38,9 +39,9 @@ class AnalysisResults:
         maps: name of a run -> its receptive field, (S, S).
         notes: kind -> sentences on results that are outdated or could not be made.
     """
-    results: Dict[str, Dict[str, Any]] = field(default_factory=lambda: {kind: {} for kind in TOOLS})
-    maps: Dict[str, np.ndarray] = field(default_factory=dict)
-    notes: Dict[str, List[str]] = field(default_factory=lambda: {kind: [] for kind in TOOLS})
+    results: dict[str, dict[str, Any]] = field(default_factory=lambda: {kind: {} for kind in TOOLS})
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in TOOLS})
 
 
 def is_applicable(kind: str, run: TrainingRun) -> bool:
@@ -63,7 +64,7 @@ def find_analyses(runs: Sequence[TrainingRun]) -> AnalysisResults:
     return found
 
 
-def _list_folders(kind: str, run: TrainingRun) -> List[Path]:
+def _list_folders(kind: str, run: TrainingRun) -> list[Path]:
     """List the folders where the results of an analysis may be; the first is where they are written."""
     return list(dict.fromkeys([run.outer / FOLDER / kind, run.folder / FOLDER / kind]))
 
@@ -109,7 +110,7 @@ def find_config_file(run: TrainingRun) -> Path:
     return next(iter(sorted(run.folder.glob('*.py'))), run.config_file)
 
 
-def make_analyses(runs: Sequence[TrainingRun], num_images: Optional[int] = None) -> Dict[str, List[str]]:
+def make_analyses(runs: Sequence[TrainingRun], num_images: int | None = None) -> dict[str, list[str]]:
     """Make the analyses of each run that are missing or of an earlier checkpoint; an interrupted one continues.
 
     Args:
@@ -119,7 +120,7 @@ def make_analyses(runs: Sequence[TrainingRun], num_images: Optional[int] = None)
     Returns:
         kind -> sentences on analyses that could not be made.
     """
-    failed: Dict[str, List[str]] = {kind: [] for kind in TOOLS}
+    failed: dict[str, list[str]] = {kind: [] for kind in TOOLS}
     due = [(kind, run) for kind in TOOLS for run in runs if is_applicable(kind, run) and run.checkpoint is not None]
     for number, (kind, run) in enumerate(due, 1):
         found = find_analyses([run])
@@ -136,7 +137,7 @@ def make_analyses(runs: Sequence[TrainingRun], num_images: Optional[int] = None)
     return failed
 
 
-def _make_analysis(kind: str, run: TrainingRun, num_images: Optional[int]) -> None:
+def _make_analysis(kind: str, run: TrainingRun, num_images: int | None) -> None:
     # Each run has its own scope: another run may have set another one.
     DefaultScope.get_instance(f'{kind}-{run.folder}', scope_name=run.cfg.get('default_scope', 'mmengine'))
     out = _list_folders(kind, run)[0]

@@ -1,6 +1,6 @@
 """The charts of the report. A group of runs has the same colour and line style in all of them."""
 import statistics
-from typing import Mapping, Sequence, Tuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -18,7 +18,7 @@ from mmparax.utils.tables import mean_and_spread
 SIZE = (4.3, 2.8)  # inches; text stays readable on a phone, which is about as wide
 LABELS_DOWN, LABELS_ACROSS = 40, 24  # of a matrix, at most
 DASHES = ('-', (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 1.6, 1.2, 1.6)), (0, (9, 2)))
-Points = Tuple[Sequence[float], Sequence[float]]
+Points = tuple[Sequence[float], Sequence[float]]
 
 
 def pick_dash(number: int) -> object:
@@ -26,7 +26,7 @@ def pick_dash(number: int) -> object:
     return DASHES[number % len(DASHES)]
 
 
-def average_curves(curves: Sequence[Points]) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+def average_curves(curves: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Average several curves.
 
     Returns:
@@ -102,7 +102,7 @@ def _name_lines(axis: object, labels: Sequence[str]) -> None:
                       fontsize=9)
 
 
-def draw_parameters_chart(name: str, counts: Sequence[Tuple[str, ParameterCount]], roles: Sequence[str], alt: str) -> Markup:
+def draw_parameters_chart(name: str, counts: Sequence[tuple[str, ParameterCount]], roles: Sequence[str], alt: str) -> Markup:
     """Draw stacked bars: the parameters of each model by their role.
 
     Args:

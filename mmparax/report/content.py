@@ -1,6 +1,7 @@
 """The parts of the page that the template lays out; the template knows each by its ``kind``."""
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any
 
 from markupsafe import Markup
 
@@ -18,7 +19,7 @@ class TableField:
     """
     text: str
     best: bool = False
-    number: Optional[int] = None
+    number: int | None = None
 
 
 @dataclass
@@ -33,7 +34,7 @@ class ReportTable:
     """
     caption: str
     header: Sequence[str]
-    rows: Sequence[Sequence[Union[TableField, str]]]
+    rows: Sequence[Sequence[TableField | str]]
     prose: bool = False
     kind: str = 'table'
 
@@ -76,7 +77,7 @@ class Picture:
     alt: str
     caption: str = ''
     crisp: bool = False
-    number: Optional[int] = None
+    number: int | None = None
 
 
 @dataclass
@@ -144,9 +145,9 @@ class ReportSection:
     """A part of the page with a heading."""
     name: str
     title: str
-    blocks: List[Any] = field(default_factory=list)
+    blocks: list[Any] = field(default_factory=list)
 
 
-def make_series_keys(groups: Sequence[Any]) -> List[LegendKey]:
+def make_series_keys(groups: Sequence[Any]) -> list[LegendKey]:
     """Make the legend of some groups of runs."""
     return [LegendKey(group.label, group.number) for group in groups]

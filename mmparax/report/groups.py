@@ -2,9 +2,10 @@
 import json
 import re
 import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 from mmengine.runner import Runner
 
@@ -32,23 +33,23 @@ class RunGroup:
         settings: dotted name -> value, see :func:`list_settings`.
     """
     label: str
-    runs: List[TrainingRun]
+    runs: list[TrainingRun]
     number: int
-    settings: Dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def first(self) -> TrainingRun:
         return self.runs[0]
 
     @property
-    def metrics(self) -> Dict[str, List[float]]:
+    def metrics(self) -> dict[str, list[float]]:
         """Metric -> the values of the runs that have it."""
         names = dict.fromkeys(name for run in self.runs for name in run.metrics)
         values = {name: [run.metrics[name] for run in self.runs if run.metrics.get(name) is not None] for name in names}
         return {name: found for name, found in values.items() if found}
 
     @property
-    def seconds_per_iteration(self) -> List[float]:
+    def seconds_per_iteration(self) -> list[float]:
         return [run.seconds_per_iteration for run in self.runs if run.seconds_per_iteration is not None]
 
     @property
@@ -69,7 +70,7 @@ def _drop(config: Any, names: Sequence[str]) -> Any:
     return config
 
 
-def list_settings(run: TrainingRun) -> Dict[str, Any]:
+def list_settings(run: TrainingRun) -> dict[str, Any]:
     """List the settings of a run's config that change what is trained: dotted name -> value."""
     cfg = run.cfg.to_dict()
     # Other names at the top level of a config are only variables.
@@ -78,7 +79,7 @@ def list_settings(run: TrainingRun) -> Dict[str, Any]:
     return dict(_flatten(_drop(settings, EVALUATION_OUTPUTS)))
 
 
-def _flatten(config: Any, path: str = '') -> Iterator[Tuple[str, Any]]:
+def _flatten(config: Any, path: str = '') -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) of a nested config; a list of plain values is one value."""
     if isinstance(config, dict) and config:
         for name, value in config.items():
@@ -90,9 +91,9 @@ def _flatten(config: Any, path: str = '') -> Iterator[Tuple[str, Any]]:
         yield path, list(config) if isinstance(config, tuple) else config
 
 
-def group_runs(runs: Sequence[TrainingRun]) -> List[RunGroup]:
+def group_runs(runs: Sequence[TrainingRun]) -> list[RunGroup]:
     """Group runs whose configs differ only in the seed, in the order of the runs."""
-    by_settings: Dict[str, RunGroup] = {}
+    by_settings: dict[str, RunGroup] = {}
     for run in runs:
         settings = list_settings(run)
         key = json.dumps({name: value for name, value in settings.items() if name != SEED}, sort_keys=True, default=str)
@@ -105,10 +106,11 @@ def group_runs(runs: Sequence[TrainingRun]) -> List[RunGroup]:
     return groups
 
 
-def _make_labels(groups: Sequence[RunGroup]) -> List[str]:
+def _make_labels(groups: Sequence[RunGroup]) -> list[str]:
     """Label each group by its method; if that is not enough, also by backbone, config, and folder."""
-    more: List[Callable[[RunGroup], str]] = [lambda group: group.first.backbone, lambda group: _find_config_name(group.first),
-                                             lambda group: group.first.name]
+    more: list[Callable[[RunGroup], str]] = [
+        lambda group: group.first.backbone, lambda group: _find_config_name(group.first), lambda group: group.first.name
+    ]
     labels = [group.first.method for group in groups]
     for part in more:
         named = list(zip(labels, map(part, groups)))
@@ -126,7 +128,7 @@ def label_run(group: RunGroup, run: TrainingRun) -> str:
     return group.label if len(group.runs) == 1 else f'{group.label}, seed {run.seed}'
 
 
-def find_differences(groups: Sequence[RunGroup]) -> Dict[str, List[str]]:
+def find_differences(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
     """Find the settings that are not the same in all groups: setting -> its value in each group."""
     names = dict.fromkeys(name for group in groups for name in group.settings if name != SEED)
     differing = {}
@@ -162,7 +164,7 @@ def shorten_paths(sentence: str) -> str:
     return FOLDERS.sub('…/', sentence)
 
 
-def find_best(groups: Sequence[RunGroup], metric: str) -> Optional[RunGroup]:
+def find_best(groups: Sequence[RunGroup], metric: str) -> RunGroup | None:
     """Find the group with the highest mean of a metric; None if only one has it, or they were not evaluated alike."""
     candidates = [group for group in groups if metric in group.metrics]
     if len(candidates) < 2 or len({group.evaluation_key for group in candidates}) > 1:

@@ -2,13 +2,14 @@
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 from mmparax.inference.metrics import select_paper_metrics
 
-Entry = Dict[str, Any]
+Entry = dict[str, Any]
 HEAD = 1 << 16  # bytes at the start of a log, in which mmengine describes the machine
 TAIL = 200_000  # bytes at the end of a log, in which the last evaluation is
 BESIDE_METRICS = ('step', 'iter', 'epoch', 'time', 'data_time', 'memory')
@@ -34,19 +35,19 @@ class TrainingCurves:
         by_epoch: whether the ``step`` of ``val`` counts epochs instead of iterations.
         notes: sentences about what could not be read.
     """
-    train: List[Entry] = field(default_factory=list)
-    val: List[Entry] = field(default_factory=list)
+    train: list[Entry] = field(default_factory=list)
+    val: list[Entry] = field(default_factory=list)
     by_epoch: bool = False
-    notes: List[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    def get_series(self, name: str) -> Tuple[List[float], List[float]]:
+    def get_series(self, name: str) -> tuple[list[float], list[float]]:
         """Return (iterations, values) that the training logged under a name; values that are not finite are left out."""
         points = [(entry['step'], float(entry[name])) for entry in self.train if _is_number(entry.get(name))]
         return _unzip([point for point in points if math.isfinite(point[1])])
 
-    def get_metrics(self) -> Dict[str, Tuple[List[float], List[float]]]:
+    def get_metrics(self) -> dict[str, tuple[list[float], list[float]]]:
         """Return metric -> (iterations or epochs, values) of the validations."""
-        points: Dict[str, List[Tuple[float, float]]] = {}
+        points: dict[str, list[tuple[float, float]]] = {}
         for entry in self.val:
             for name, value in select_columns(entry).items():
                 if value is not None:
@@ -54,7 +55,7 @@ class TrainingCurves:
         return {name: _unzip(values) for name, values in points.items()}
 
 
-def _unzip(points: Sequence[Tuple[float, float]]) -> Tuple[List[float], List[float]]:
+def _unzip(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [step for step, _ in points], [value for _, value in points]
 
 
@@ -62,7 +63,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def select_columns(metrics: Mapping[str, Any]) -> Dict[str, Optional[float]]:
+def select_columns(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Select the metrics of the paper's tables, in percent; if there are none, return all under their own names."""
     numbers = {name: value for name, value in _select_numbers(metrics).items() if name not in BESIDE_METRICS}
     return select_paper_metrics(numbers) or {name: value if math.isfinite(value) else None for name, value in numbers.items()}
@@ -82,8 +83,10 @@ def read_curves(files: Sequence[Path]) -> TrainingCurves:
         if note:
             curves.notes.append(note)
         train = [entry for entry in entries if 'iter' in entry and ('loss' in entry or 'lr' in entry)]
-        val = [entry for entry in entries
-               if 'iter' not in entry and ('time' in entry or select_paper_metrics(_select_numbers(entry)))]
+        val = [
+            entry for entry in entries
+            if 'iter' not in entry and ('time' in entry or select_paper_metrics(_select_numbers(entry)))
+        ]
         if train:
             first = train[0]
             curves.train = [entry for entry in curves.train if entry['step'] < first['step']]
@@ -102,7 +105,7 @@ def _select_numbers(entry: Mapping[str, Any]) -> Entry:
     return {name: value for name, value in entry.items() if _is_number(value)}
 
 
-def _read_lines(file: Path) -> Tuple[List[Entry], str]:
+def _read_lines(file: Path) -> tuple[list[Entry], str]:
     """Read a file with a JSON object a line; return the entries, and a sentence on lines that cannot be read."""
     lines = file.read_text(encoding='utf-8', errors='replace').split('\n')
     entries, broken = [], []
@@ -125,7 +128,7 @@ def _read_lines(file: Path) -> Tuple[List[Entry], str]:
     return entries, f'{len(broken)} of {len(lines)} lines of {place} cannot be read, the first is line {broken[0]}.'
 
 
-def read_environment(log: Path) -> Dict[str, str]:
+def read_environment(log: Path) -> dict[str, str]:
     """Read from a log torch, mmengine, cuda, gpu, processes and seed; what it does not say is left out."""
     with log.open('rb') as file:
         text = file.read(HEAD).decode(errors='replace')
@@ -142,7 +145,7 @@ def describe_device(environment: Mapping[str, str]) -> str:
     return name if count == 1 else f'{count} × {name}'
 
 
-def read_printed_evaluation(log: Path) -> Dict[str, float]:
+def read_printed_evaluation(log: Path) -> dict[str, float]:
     """Read the metrics of the last complete evaluation of a test set from a log; empty if there is none."""
     with log.open('rb') as file:
         file.seek(max(0, log.stat().st_size - TAIL))

@@ -1,8 +1,8 @@
 """Puts the report together."""
 import re
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Optional, Sequence
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -32,15 +32,16 @@ def render_page(title: str, subtitle: str, sections: Sequence[ReportSection]) ->
                               keep_trailing_newline=True)
     environment.filters.update(add_breaks=add_breaks, is_numeric=is_numeric)
     return environment.get_template(TEMPLATE).render(
-        title=title, subtitle=subtitle, sections=sections, version=__version__, dashes=[
-            '' if dash == '-' else ' '.join(f'{3 * length:g}' for length in dash[1]) for dash in DASHES])
+        title=title, subtitle=subtitle, sections=sections, version=__version__,
+        dashes=['' if dash == '-' else ' '.join(f'{3 * length:g}' for length in dash[1]) for dash in DASHES])
 
 
 def add_breaks(text: str) -> Markup:
     """Allow line breaks in long words of a text, behind dots, hyphens, slashes and underscores."""
     return Markup('').join(
-        Markup('').join(part + Markup('<wbr>') if part in '._/-' else escape(part) for part in re.split('([._/-])', word))
-        if len(word) > LONG_WORD else escape(word) for word in re.split('( )', text))
+        Markup('').join(part + Markup('<wbr>') if part in '._/-' else escape(part)
+                        for part in re.split('([._/-])', word)) if len(word) > LONG_WORD else escape(word)
+        for word in re.split('( )', text))
 
 
 def is_numeric(text: str) -> bool:
@@ -49,7 +50,7 @@ def is_numeric(text: str) -> bool:
 
 
 def make_report(runs: Sequence[TrainingRun], found: AnalysisResults, arguments: Sequence[str], num_images: int = 4,
-                benchmarks: Sequence[Path] = (), title: Optional[str] = None) -> str:
+                benchmarks: Sequence[Path] = (), title: str | None = None) -> str:
     """Make the report on some runs, as HTML.
 
     Args:
@@ -64,10 +65,17 @@ def make_report(runs: Sequence[TrainingRun], found: AnalysisResults, arguments: 
     counts = count_groups(groups)
     galleries = sample_predictions([run for group in groups for run in group.runs], num_images) if num_images else []
     sections = [
-        build_overview(groups, counts), build_curves(groups), build_parameters(groups, counts),
+        build_overview(groups, counts),
+        build_curves(groups),
+        build_parameters(groups, counts),
         ReportSection('speed', 'Speed', [*build_logged_speed(groups), *build_benchmark(benchmarks)]),
-        build_receptive_fields(groups, found), build_similarity(groups, found), build_routing(groups, found),
-        build_predictions(groups, galleries), build_settings(groups), build_provenance(groups, arguments)]
+        build_receptive_fields(groups, found),
+        build_similarity(groups, found),
+        build_routing(groups, found),
+        build_predictions(groups, galleries),
+        build_settings(groups),
+        build_provenance(groups, arguments)
+    ]
     labels = [group.label for group in groups]
     title = title or (', '.join(labels) if len(labels) < 5 else f'{len(labels)} settings compared')
     subtitle = f'{len(runs)} run{"s" * (len(runs) > 1)}, reported {date.today().isoformat()}'

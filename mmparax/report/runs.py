@@ -3,11 +3,12 @@ import json
 import os
 import re
 import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import Any
 
 from mmengine.config import Config
 
@@ -55,13 +56,13 @@ class TrainingRun:
     config_file: Path
     cfg: Config
     curves: TrainingCurves
-    metrics: Dict[str, Optional[float]]
+    metrics: dict[str, float | None]
     source: str
-    checkpoint: Optional[Path]
-    environment: Dict[str, str]
-    sessions: List[str]
-    result: Dict[str, Any] = field(default_factory=dict)
-    notes: List[str] = field(default_factory=list)
+    checkpoint: Path | None
+    environment: dict[str, str]
+    sessions: list[str]
+    result: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @cached_property
     def backbone_config(self) -> Mapping[str, Any]:
@@ -91,7 +92,7 @@ class TrainingRun:
         return ' '.join(filter(None, (match.group(2) if match else kind, str(arch))))
 
     @property
-    def seed(self) -> Optional[int]:
+    def seed(self) -> int | None:
         """Seed of the random numbers; None if neither the config nor the log says."""
         seed = (self.cfg.get('randomness') or {}).get('seed')
         return seed if seed is not None else int(self.environment['seed']) if 'seed' in self.environment else None
@@ -101,13 +102,13 @@ class TrainingRun:
         return describe_device(self.environment)
 
     @property
-    def seconds_per_iteration(self) -> Optional[float]:
+    def seconds_per_iteration(self) -> float | None:
         """Median over the log, on which a time when the machine was busy or asleep has no influence."""
         _, times = self.curves.get_series('time')
         return statistics.median(times) if times else None
 
     @property
-    def memory(self) -> Optional[float]:
+    def memory(self) -> float | None:
         """Peak GPU memory in MiB, if it was logged."""
         return max(self.curves.get_series('memory')[1], default=None)
 
@@ -116,7 +117,7 @@ class TrainingRun:
         """Date on which the training started."""
         return datetime.strptime(self.sessions[0][:8], '%Y%m%d').date().isoformat() if self.sessions else ''
 
-    def find_progress(self) -> Dict[str, Any]:
+    def find_progress(self) -> dict[str, Any]:
         """Find ``unit`` (iteration or epoch), ``done`` and ``total`` (None if the config does not say)."""
         loop = self.cfg.get('train_cfg') or {}
         unit = 'epoch' if 'max_epochs' in loop or (self.curves.by_epoch and 'max_iters' not in loop) else 'iteration'
@@ -134,7 +135,7 @@ def _join_numbers(value: Any) -> str:
     return '-'.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def gather_runs(folders: Sequence[str]) -> List[TrainingRun]:
+def gather_runs(folders: Sequence[str]) -> list[TrainingRun]:
     """Read the runs in some folders; one that is given twice is taken once.
 
     Args:
@@ -146,8 +147,10 @@ def gather_runs(folders: Sequence[str]) -> List[TrainingRun]:
     """
     places = {Path(folder).resolve(): find_training_folder(folder) for folder in folders}
     by_training = {training.resolve(): outer for outer, training in places.items()}
-    outers = [outer.parent if outer.name == 'train' and outer == training and _has_evaluation(outer.parent) else outer
-              for training, outer in by_training.items()]
+    outers = [
+        outer.parent if outer.name == 'train' and outer == training and _has_evaluation(outer.parent) else outer
+        for training, outer in by_training.items()
+    ]
     return [_read_run(training, outer, name) for training, outer, name in zip(by_training, outers, _make_names(outers))]
 
 
@@ -169,8 +172,7 @@ def find_training_folder(given: str) -> Path:
     for place in (folder, folder / 'train'):
         if _find_configs(place):
             return place
-    inside = sorted(child.name for child in folder.iterdir()
-                    if any(map(_find_configs, (child, child / 'train'))))
+    inside = sorted(child.name for child in folder.iterdir() if any(map(_find_configs, (child, child / 'train'))))
     if inside:
         raise InputError(f'the folder {given!r} is no run, but runs are in it, {summarize_names(inside)}: give '
                          f'{os.path.join(given, "*")}.')
@@ -178,17 +180,17 @@ def find_training_folder(given: str) -> Path:
     raise InputError(f'the folder {given!r} {state}. {HINT}')
 
 
-def _find_sessions(folder: Path) -> List[Path]:
+def _find_sessions(folder: Path) -> list[Path]:
     """Find the folders that mmengine makes at each start in a work dir, in the order of time."""
     return sorted(child for child in folder.iterdir() if child.is_dir() and TIMESTAMP.fullmatch(child.name))
 
 
-def _find_training_sessions(folder: Path) -> List[Path]:
+def _find_training_sessions(folder: Path) -> list[Path]:
     """Find those of the sessions in which a training logged."""
     return [session for session in _find_sessions(folder) if (session / 'vis_data' / 'scalars.json').is_file()]
 
 
-def _find_configs(folder: Path) -> List[Path]:
+def _find_configs(folder: Path) -> list[Path]:
     """Find copies of a run's config, that of the training first: an evaluation in the same work dir leaves one, too."""
     if not folder.is_dir():
         return []
@@ -199,7 +201,7 @@ def _find_configs(folder: Path) -> List[Path]:
     return [path for path in (*copies, *sorted(folder.glob('*.py'))) if path.is_file()]
 
 
-def _make_names(paths: Sequence[Path]) -> List[str]:
+def _make_names(paths: Sequence[Path]) -> list[str]:
     """Name paths by the parts in which they differ; a single path by its last part."""
     if len(paths) == 1:
         name, parent = paths[0].name, paths[0].parent.name
@@ -209,7 +211,7 @@ def _make_names(paths: Sequence[Path]) -> List[str]:
 
 
 def _read_run(folder: Path, outer: Path, name: str) -> TrainingRun:
-    notes: List[str] = []
+    notes: list[str] = []
     config_file = _find_configs(folder)[0]
     cfg = load_config(str(config_file))
     logged = _find_training_sessions(folder)
@@ -234,7 +236,7 @@ def _read_run(folder: Path, outer: Path, name: str) -> TrainingRun:
     return run
 
 
-def _read_json(path: Path) -> Dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     """Read a file with a JSON object; empty if there is none."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
@@ -245,11 +247,14 @@ def _read_json(path: Path) -> Dict[str, Any]:
 
 def _find_metrics(folder: Path, outer: Path, curves: TrainingCurves, result: Mapping[str, Any]) -> Any:
     """Find the newest evaluation of the test set, else the last validation; return the metrics and which of them it is."""
-    written = sorted((path for place in {folder, outer, outer / 'test'} for path in place.glob('*/*.json')
-                      if path.stem == path.parent.name and TIMESTAMP.fullmatch(path.stem)), key=lambda path: path.stem)
+    written = sorted((path for place in {folder, outer, outer / 'test'}
+                      for path in place.glob('*/*.json') if path.stem == path.parent.name and TIMESTAMP.fullmatch(path.stem)),
+                     key=lambda path: path.stem)
     evaluations: Iterable[Mapping[str, Any]] = [
-        *map(_read_json, reversed(written)), result.get('metrics') or {},
-        *(read_printed_evaluation(place / 'test.txt') for place in (outer, folder) if (place / 'test.txt').is_file())]
+        *map(_read_json, reversed(written)),
+        result.get('metrics') or {},
+        *(read_printed_evaluation(place / 'test.txt') for place in (outer, folder) if (place / 'test.txt').is_file())
+    ]
     for found in evaluations:
         columns = select_columns(found)
         if columns:
@@ -259,7 +264,7 @@ def _find_metrics(folder: Path, outer: Path, curves: TrainingCurves, result: Map
     return {}, ''
 
 
-def _find_checkpoint(folder: Path) -> Optional[Path]:
+def _find_checkpoint(folder: Path) -> Path | None:
     """Find the last checkpoint, as the work dir names it; the folder may have been moved since."""
     last = folder / 'last_checkpoint'
     name = Path(last.read_text(encoding='utf-8', errors='replace').strip()).name if last.is_file() else ''

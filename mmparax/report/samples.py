@@ -3,8 +3,9 @@ import contextlib
 import io
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import Compose
@@ -29,7 +30,7 @@ LONGEST = 384  # pixels of a picture's longer side in the report
 @dataclass
 class GallerySample:
     """A picture or a text, or both: of an image, of the ground truth, or of a prediction."""
-    picture: Optional[np.ndarray] = None
+    picture: np.ndarray | None = None
     text: str = ''
 
 
@@ -45,15 +46,15 @@ class Gallery:
         notes: name of a run -> why it has no predictions.
         classes: name -> colour of the classes that are on label maps.
     """
-    names: List[str] = field(default_factory=list)
-    images: List[GallerySample] = field(default_factory=list)
-    truths: List[GallerySample] = field(default_factory=list)
-    predictions: Dict[str, List[GallerySample]] = field(default_factory=dict)
-    notes: Dict[str, str] = field(default_factory=dict)
-    classes: Dict[str, Sequence[int]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    images: list[GallerySample] = field(default_factory=list)
+    truths: list[GallerySample] = field(default_factory=list)
+    predictions: dict[str, list[GallerySample]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    classes: dict[str, Sequence[int]] = field(default_factory=dict)
 
 
-def sample_predictions(runs: Sequence[TrainingRun], count: int) -> List[Gallery]:
+def sample_predictions(runs: Sequence[TrainingRun], count: int) -> list[Gallery]:
     """Let every run that has a checkpoint and its data predict some images, spread over its test set.
 
     Args:
@@ -63,7 +64,7 @@ def sample_predictions(runs: Sequence[TrainingRun], count: int) -> List[Gallery]
     Returns:
         One gallery for each data set that any of the runs was tested on.
     """
-    galleries: Dict[str, Gallery] = {}
+    galleries: dict[str, Gallery] = {}
     for run in tqdm(runs, 'predictions', unit='run'):
         found = next(datasets_of(run.cfg.get('test_dataloader') or run.cfg.get('val_dataloader')), None)
         if found is None:
@@ -83,7 +84,7 @@ def sample_predictions(runs: Sequence[TrainingRun], count: int) -> List[Gallery]
     return list(galleries.values())
 
 
-def _add_run(gallery: Gallery, run: TrainingRun, dataset: Dict[str, Any], count: int) -> None:
+def _add_run(gallery: Gallery, run: TrainingRun, dataset: dict[str, Any], count: int) -> None:
     if run.checkpoint is None:
         gallery.notes[run.name] = 'its checkpoint is not there'
         return
@@ -107,11 +108,12 @@ def _add_run(gallery: Gallery, run: TrainingRun, dataset: Dict[str, Any], count:
         truths = [_draw_truth(load(entry), image, classes, palette) for entry, image in zip(entries, images)]
         gallery.truths = [truth for truth in truths if truth is not None] if None not in truths else []
     predictions = [predict(model, run.cfg, entry.get('img_path', ''), image) for entry, image in zip(entries, images)]
-    gallery.predictions[run.name] = [_draw_sample(sample, image, classes, palette)
-                                     for sample, image in zip(predictions, images)]
+    gallery.predictions[run.name] = [_draw_sample(sample, image, classes, palette) for sample, image in zip(predictions, images)]
     if any('pred_sem_seg' in sample or 'pred_panoptic_seg' in sample for sample in predictions):
-        shown = {tuple(color) for sample in gallery.truths + gallery.predictions[run.name]
-                 for color in np.unique(sample.picture.reshape(-1, 3), axis=0).tolist()}
+        shown = {
+            tuple(color) for sample in gallery.truths + gallery.predictions[run.name]
+            for color in np.unique(sample.picture.reshape(-1, 3), axis=0).tolist()
+        }
         shown |= {tuple(color) for color in gallery.classes.values()}
         gallery.classes = {name: color for name, color in zip(classes, palette) if tuple(color) in shown}
 
@@ -132,7 +134,7 @@ def shrink(picture: np.ndarray, map_of_classes: bool = False) -> np.ndarray:
 
 
 def _draw_truth(entry: Mapping[str, Any], image: np.ndarray, classes: Sequence[str],
-                palette: Sequence[Sequence[int]]) -> Optional[GallerySample]:
+                palette: Sequence[Sequence[int]]) -> GallerySample | None:
     if 'gt_seg_map' in entry:
         return GallerySample(shrink(colorize(entry['gt_seg_map'], palette), True))
     if 'gt_bboxes' in entry:

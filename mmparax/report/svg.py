@@ -2,8 +2,8 @@
 import base64
 import io
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 from xml.etree import ElementTree
 
 import matplotlib
@@ -15,12 +15,13 @@ from PIL import Image
 SERIES = 8  # colours of the style sheet of report.html
 # Placeholders for the colours of the page, which differ in the dark and on paper.
 INK, LINE = '#010203', '#010204'
-SETTINGS = {'svg.fonttype': 'none', 'font.size': 10, 'axes.titlesize': 10, 'axes.labelsize': 10,
-            'xtick.labelsize': 9, 'ytick.labelsize': 9, 'axes.spines.top': False, 'axes.spines.right': False,
-            'axes.edgecolor': INK, 'axes.labelcolor': INK, 'text.color': INK, 'xtick.color': INK, 'ytick.color': INK,
-            'axes.grid': True, 'grid.color': LINE, 'grid.linewidth': 0.6, 'axes.axisbelow': True, 'axes.linewidth': 0.6,
-            'xtick.major.width': 0.6, 'ytick.major.width': 0.6, 'figure.facecolor': 'none', 'axes.facecolor': 'none',
-            'savefig.facecolor': 'none'}
+SETTINGS = {
+    'svg.fonttype': 'none', 'font.size': 10, 'axes.titlesize': 10, 'axes.labelsize': 10, 'xtick.labelsize': 9,
+    'ytick.labelsize': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': INK, 'axes.labelcolor': INK,
+    'text.color': INK, 'xtick.color': INK, 'ytick.color': INK, 'axes.grid': True, 'grid.color': LINE, 'grid.linewidth': 0.6,
+    'axes.axisbelow': True, 'axes.linewidth': 0.6, 'xtick.major.width': 0.6, 'ytick.major.width': 0.6, 'figure.facecolor': 'none',
+    'axes.facecolor': 'none', 'savefig.facecolor': 'none'
+}
 PLACEHOLDERS = re.compile('#0102([0-9a-f]{2})')
 
 

@@ -1,7 +1,7 @@
 """The paper's tables as the paper ran them: the shipped configs on the paper's data."""
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from mmengine.config import Config
 
@@ -25,12 +25,12 @@ class FullScale:
     name = 'full'
     validates = True
 
-    def __init__(self, counter: Optional[ParameterCounter] = None):
+    def __init__(self, counter: ParameterCounter | None = None):
         self.counter = counter or ParameterCounter()
-        self._configs: Dict[str, Config] = {}
+        self._configs: dict[str, Config] = {}
 
     @cached_property
-    def entries(self) -> List[TableEntry]:
+    def entries(self) -> list[TableEntry]:
         return list_paper_entries()
 
     def get_config(self, entry: TableEntry) -> Config:
@@ -42,11 +42,11 @@ class FullScale:
         """Trainable parameters of the backbone."""
         return self.counter.count(self.get_config(entry).model.backbone)
 
-    def collect_settings(self, entry: TableEntry, seed: int) -> Dict[str, Any]:
+    def collect_settings(self, entry: TableEntry, seed: int) -> dict[str, Any]:
         """All that a result depends on, except the code; not the number of GPUs, as the batch is always the recipe's."""
         return dict(config=entry.name, seed=seed, digest=compute_parts_digest(encode_content(self.get_config(entry).to_dict())))
 
-    def get_length(self, entry: TableEntry) -> Dict[str, Optional[int]]:
+    def get_length(self, entry: TableEntry) -> dict[str, int | None]:
         """Iterations or epochs of the training."""
         loop = self.get_config(entry).train_cfg
         return dict(iterations=loop.get('max_iters'), epochs=loop.get('max_epochs'))
@@ -58,7 +58,7 @@ class FullScale:
     def write_config(self, entry: TableEntry, seed: int, folder: Path) -> None:
         """Nothing: the shipped config is run as it is."""
 
-    def build_options(self, entry: TableEntry, seed: int, gpus: int) -> Dict[str, Any]:
+    def build_options(self, entry: TableEntry, seed: int, gpus: int) -> dict[str, Any]:
         """What the command line adds to the config: the seed, and another batch on each GPU if there are not four.
 
         Raises:
@@ -72,6 +72,6 @@ class FullScale:
             options['train_dataloader.batch_size'] = batch // gpus
         return options
 
-    def get_best_metric(self, entry: TableEntry) -> Optional[str]:
+    def get_best_metric(self, entry: TableEntry) -> str | None:
         """The metric, more is better, by which the recipe chooses the checkpoint to evaluate; None: it takes the last."""
         return self.get_config(entry).default_hooks.checkpoint.get('save_best')

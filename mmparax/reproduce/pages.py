@@ -1,7 +1,7 @@
 """Writes a report as Markdown or as one HTML file that needs nothing else."""
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import List, Sequence
 
 from mmparax.errors import ParameterError
 from mmparax.reproduce.report import ReportField, ReportTable, TablesReport
@@ -44,15 +44,17 @@ def format_markdown(title: str, introduction: Sequence[str], tables: Sequence[Re
     """Headings and pipe tables."""
 
     def format_field(field: ReportField) -> str:
-        return ''.join(_escape_pipes(text) if link is None else f'[{_escape_pipes(text)}]({link.replace(" ", "%20")})'
-                       for text, link in field.pieces)
+        return ''.join(
+            _escape_pipes(text) if link is None else f'[{_escape_pipes(text)}]({link.replace(" ", "%20")})'
+            for text, link in field.pieces)
 
-    lines: List[str] = [f'# {title}', '']
+    lines: list[str] = [f'# {title}', '']
     for sentence in introduction:
         lines += [sentence, '']
     for table in tables:
-        lines += [f'## {table.title}', '', '| ' + ' | '.join(map(_escape_pipes, table.header)) + ' |',
-                  '|---' * len(table.header) + '|']
+        lines += [
+            f'## {table.title}', '', '| ' + ' | '.join(map(_escape_pipes, table.header)) + ' |', '|---' * len(table.header) + '|'
+        ]
         lines += ['| ' + ' | '.join(map(format_field, row)) + ' |' for row in table.rows]
         lines += ['', *(f'- {note}' for note in table.notes), *([''] if table.notes else [])]
     return '\n'.join(lines).rstrip() + '\n'
@@ -62,13 +64,15 @@ def format_html(title: str, introduction: Sequence[str], tables: Sequence[Report
     """One file; light or dark as the reader's system is."""
 
     def format_field(field: ReportField) -> str:
-        text = ''.join(escape(text) if link is None else f'<a href="{escape(link)}">{escape(text)}</a>'
-                       for text, link in field.pieces)
+        text = ''.join(
+            escape(text) if link is None else f'<a href="{escape(link)}">{escape(text)}</a>' for text, link in field.pieces)
         return f'<td class="{field.kind}">{text}</td>' if field.kind else f'<td>{text}</td>'
 
-    parts = [f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-             f'<meta name="viewport" content="width=device-width">\n<style>{STYLE}</style>\n</head>\n<body>\n'
-             f'<h1>{escape(title)}</h1>']
+    parts = [
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width">\n<style>{STYLE}</style>\n</head>\n<body>\n'
+        f'<h1>{escape(title)}</h1>'
+    ]
     parts += [f'<p>{escape(sentence)}</p>' for sentence in introduction]
     for table in tables:
         parts.append(f'<h2>{escape(table.title)}</h2>\n<div class="wide"><table>\n<tr>'

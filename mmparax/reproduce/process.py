@@ -5,8 +5,8 @@ import re
 import shlex
 import signal
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Mapping, Optional, Sequence, Tuple
 
 from tqdm import tqdm
 
@@ -29,7 +29,7 @@ class ScriptError(UserError):
         self.output = output
 
 
-def parse_progress(line: str, mode: str, epochs: Optional[int] = None) -> Optional[Tuple[int, int]]:
+def parse_progress(line: str, mode: str, epochs: int | None = None) -> tuple[int, int] | None:
     """Read (iterations done, of how many) off a line of mmengine's log.
 
     Args:
@@ -48,9 +48,8 @@ def parse_progress(line: str, mode: str, epochs: Optional[int] = None) -> Option
     return found
 
 
-def run_script(command: Sequence[str], log: Path, label: str, mode: str, total: int = 1, epochs: Optional[int] = None,
-               append: bool = False, environment: Optional[Mapping[str, str]] = None,
-               one_process: bool = True) -> str:
+def run_script(command: Sequence[str], log: Path, label: str, mode: str, total: int = 1, epochs: int | None = None,
+               append: bool = False, environment: Mapping[str, str] | None = None, one_process: bool = True) -> str:
     """Run a script to its end.
 
     Args:
@@ -78,7 +77,11 @@ def run_script(command: Sequence[str], log: Path, label: str, mode: str, total: 
             tqdm(total=total, desc=label, unit='it') as bar:
         file.write(f'$ {shlex.join(command)}\n')
         process = subprocess.Popen(
-            list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace',
+            list(command),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors='replace',
             env={**threads, **os.environ, **(environment or {})},
             # Nobody reads its output or waits for its result once this process was killed.
             preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM))

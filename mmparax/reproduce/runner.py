@@ -7,9 +7,10 @@ import shlex
 import sys
 import time
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Union
 
 import torch
 
@@ -42,7 +43,7 @@ class ScriptLauncher:
     gpus: int = 1
     partition: str = ''
 
-    def build_command(self, script: str, name: str, arguments: Sequence[str], options: Sequence[str]) -> List[str]:
+    def build_command(self, script: str, name: str, arguments: Sequence[str], options: Sequence[str]) -> list[str]:
         """The words that start ``script`` ('train' or 'test') with its positional arguments and its options."""
         tools = find_root() / 'tools'
         if self.launcher == 'none':
@@ -51,7 +52,7 @@ class ScriptLauncher:
             return [str(tools / f'dist_{script}.sh'), *arguments, str(self.gpus), *options]
         return [str(tools / f'slurm_{script}.sh'), self.partition, name, *arguments, *options]
 
-    def build_environment(self, run: str) -> Dict[str, str]:
+    def build_environment(self, run: str) -> dict[str, str]:
         """What the scripts read from the environment; under Slurm each run has a port, as several may share a node."""
         if self.launcher == 'none':
             return {}
@@ -107,22 +108,24 @@ class TableRunner:
         settings = self.scale.collect_settings(entry, seed) if folder.read('run.json') else {}
         return folder.determine_state(settings, self.scale.get_length(entry) if settings else {}, self.code)
 
-    def list_runs(self, entries: Sequence[TableEntry], seeds: Sequence[int]) -> List[TableRun]:
+    def list_runs(self, entries: Sequence[TableEntry], seeds: Sequence[int]) -> list[TableRun]:
         """The runs behind some entries, each once: all entries with the first seed, then with the second, ..."""
         unique = {entry.name: entry for entry in reversed(entries)}
         ordered = [entry for entry in entries if unique[entry.name] is entry]
         return [TableRun(entry, seed, self.get_folder(entry, seed)) for seed in seeds for entry in ordered]
 
-    def build_commands(self, run: TableRun) -> Tuple[List[str], Callable[[str], List[str]]]:
+    def build_commands(self, run: TableRun) -> tuple[list[str], Callable[[str], list[str]]]:
         """(command that trains, function that gives the command to evaluate a checkpoint)."""
         entry, folder = run.entry, run.folder
         config = str(self.scale.locate_config(entry, run.seed, folder.path))
         changes = format_options(self.scale.build_options(entry, run.seed, self.launcher.gpus))
         changes = ['--cfg-options', *changes] if changes else []
-        train = self.launcher.build_command('train', entry.name, [config], [
-            '--work-dir', str(folder.train), '--resume', *([] if self.scale.validates else ['--no-validate']), *changes])
+        train = self.launcher.build_command(
+            'train', entry.name, [config],
+            ['--work-dir',
+             str(folder.train), '--resume', *([] if self.scale.validates else ['--no-validate']), *changes])
 
-        def build_test(checkpoint: str) -> List[str]:
+        def build_test(checkpoint: str) -> list[str]:
             options = ['--work-dir', str(folder.test), *changes]
             return self.launcher.build_command('test', entry.name, [config, checkpoint], options)
 
@@ -144,7 +147,7 @@ class TableRunner:
                 words = shlex.join([*(f'{name}={value}' for name, value in environment.items()), *command])
                 self.print_line(words.replace(str(place), f'{run.folder.train}/best_*.pth') if place.name == 'BEST' else words)
 
-    def run_all(self, runs: Sequence[TableRun]) -> List[RunOutcome]:
+    def run_all(self, runs: Sequence[TableRun]) -> list[RunOutcome]:
         """Run what is missing; what fails does not stop the rest."""
         outcomes = []
         for number, run in enumerate(runs, 1):
@@ -192,7 +195,7 @@ class TableRunner:
         state = self.read_state(run.entry, run.seed)
         return f'another process has it ({state.text if state.kind == RUNNING else "of other settings"})'
 
-    def _train_and_evaluate(self, run: TableRun, settings: Dict[str, Any]) -> Dict[str, Any]:
+    def _train_and_evaluate(self, run: TableRun, settings: dict[str, Any]) -> dict[str, Any]:
         entry, folder, scale = run.entry, run.folder, self.scale
         record = folder.read('run.json')
         starts, seconds = record.get('starts', 0) + 1, record.get('seconds_training', 0.)
@@ -214,22 +217,23 @@ class TableRunner:
                 folder.update_record(seconds_training=round(seconds, 1))
         folder.update_record(step='evaluation')
         start = time.time()
-        tested = [(checkpoint, *self._evaluate(run, build_test(str(checkpoint)), append=number > 0)) for number, checkpoint
-                  in enumerate(self._list_checkpoints(entry, folder, f'{unit}_{last}.pth'))]
+        tested = [(checkpoint, *self._evaluate(run, build_test(str(checkpoint)), append=number > 0))
+                  for number, checkpoint in enumerate(self._list_checkpoints(entry, folder, f'{unit}_{last}.pth'))]
         by = scale.get_best_metric(entry)
         compared = {path.name: metrics.get(by) for path, metrics, _ in tested} if len(tested) > 1 else {}
         # Of equal ones the first, as in the training.
         checkpoint, metrics, output = max(tested, key=lambda one: -math.inf if one[1].get(by) is None else one[1][by])
         result = dict(settings=settings, metrics=fill_columns(metrics, output, entry.metrics),
                       parameters=read_parameter_count(folder.train_log.read_text(encoding='utf-8')),
-                      seconds_training=round(seconds, 1), seconds=round(seconds + time.time() - start, 1), starts=starts,
-                      checkpoint=checkpoint.name, compared=compared, version=__version__,
-                      machine=describe_machine(self.launcher.launcher), gpus=self.launcher.gpus,
+                      seconds_training=round(seconds,
+                                             1), seconds=round(seconds + time.time() - start,
+                                                               1), starts=starts, checkpoint=checkpoint.name, compared=compared,
+                      version=__version__, machine=describe_machine(self.launcher.launcher), gpus=self.launcher.gpus,
                       code=codes[0] if len(codes) == 1 else 'several', finished=time.strftime('%Y-%m-%d %H:%M:%S'))
         folder.write_result(result)
         return result
 
-    def _list_checkpoints(self, entry: TableEntry, folder: RunFolder, last: str) -> List[Path]:
+    def _list_checkpoints(self, entry: TableEntry, folder: RunFolder, last: str) -> list[Path]:
         """The checkpoints of which the better one is the result: one, unless the training did not end well after the last.
 
         The last checkpoint is written before its validation, so a training that was killed then has not compared it.
@@ -240,19 +244,19 @@ class TableRunner:
         compared = folder.read('run.json').get('training_ended') or best.name.endswith(f'_{last}')
         return [best] if compared else [best, folder.train / last]
 
-    def _get_process_options(self, run: TableRun) -> Dict[str, Any]:
+    def _get_process_options(self, run: TableRun) -> dict[str, Any]:
         """Arguments of :func:`run_script` that are the same for all scripts of a run."""
         environment = self.launcher.build_environment(str(run.folder.path))
         return dict(environment=environment, one_process=self.launcher.launcher == 'none')
 
-    def _evaluate(self, run: TableRun, command: Sequence[str], append: bool) -> Tuple[Dict[str, Any], str]:
+    def _evaluate(self, run: TableRun, command: Sequence[str], append: bool) -> tuple[dict[str, Any], str]:
         """(metrics of an evaluation, its output)."""
         output = run_script(command, run.folder.test_log, f'{run}: evaluating', 'test', append=append,
                             **self._get_process_options(run))
         return run.folder.read_metrics(), output
 
 
-def read_parameter_count(log: str) -> Optional[int]:
+def read_parameter_count(log: str) -> int | None:
     """Trainable parameters of the backbone, as the log of a training counts them."""
     found = re.findall(r'trainable in backbone\D+([\d,]+)', log)
     return int(found[-1].replace(',', '')) if found else None
@@ -271,7 +275,9 @@ def find_reason(output: str) -> str:
     A launcher reports the failure of its processes after their own errors; that report says nothing.
     """
     lines = [re.sub(r'^\[rank\d+\]: ', '', line.strip()) for line in output.splitlines() if line.strip()]
-    named = [(match[1], line) for line in lines if (match := re.match(r'(?:\w+\.)*(\w*(?:Error|Exception))\b', line))
-             and not line.startswith('torch.distributed.elastic')]
+    named = [
+        (match[1], line) for line in lines
+        if (match := re.match(r'(?:\w+\.)*(\w*(?:Error|Exception))\b', line)) and not line.startswith('torch.distributed.elastic')
+    ]
     own = [line for name, line in named if hasattr(errors, name)]
     return (own or [line for _, line in named] or lines or ['it printed nothing'])[-1]

@@ -2,9 +2,10 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any
 
 from mmparax.errors import MissingFileError
 from mmparax.inference.metrics import select_paper_metrics
@@ -23,7 +24,7 @@ class RunState:
     """Where a run stands; ``text`` is what a person reads, ``result`` the content of ``result.json`` of a run that is done."""
     kind: str
     text: str
-    result: Optional[Dict[str, Any]] = None
+    result: dict[str, Any] | None = None
 
 
 class RunFolder:
@@ -43,7 +44,7 @@ class RunFolder:
         self.train, self.test = path / 'train', path / 'test'
         self.train_log, self.test_log = path / 'train.txt', path / 'test.txt'
 
-    def read(self, name: str) -> Dict[str, Any]:
+    def read(self, name: str) -> dict[str, Any]:
         """Content of a JSON file of the folder; empty if there is none."""
         try:
             return json.loads((self.path / name).read_text(encoding='utf-8'))
@@ -66,7 +67,7 @@ class RunFolder:
         """Whether a training works here, of this runner or left by another."""
         return in_use(self.train)
 
-    def read_checkpoint_step(self) -> Tuple[Optional[str], int]:
+    def read_checkpoint_step(self) -> tuple[str | None, int]:
         """('iter' or 'epoch', number) of the last checkpoint; (None, 0) if there is none."""
         try:
             last = (self.train / 'last_checkpoint').read_text(encoding='utf-8')
@@ -75,11 +76,11 @@ class RunFolder:
         found = re.search(r'(iter|epoch)_(\d+)\.pth$', last.strip())
         return (found.group(1), int(found.group(2))) if found else (None, 0)
 
-    def find_best_checkpoint(self) -> Optional[Path]:
+    def find_best_checkpoint(self) -> Path | None:
         """The best checkpoint, if the recipe keeps one and it has been written."""
         return max(self.train.glob('best_*.pth'), key=os.path.getmtime, default=None)
 
-    def read_metrics(self) -> Dict[str, Any]:
+    def read_metrics(self) -> dict[str, Any]:
         """What the last evaluation has measured.
 
         Raises:
@@ -91,7 +92,7 @@ class RunFolder:
                                    'shows what it did.')
         return json.loads(newest.read_text(encoding='utf-8'))
 
-    def read_progress(self, length: Mapping[str, Optional[int]]) -> Tuple[int, Optional[int]]:
+    def read_progress(self, length: Mapping[str, int | None]) -> tuple[int, int | None]:
         """(iterations done, of how many) by the log of the training."""
         try:
             with open(self.train_log, 'rb') as file:
@@ -101,7 +102,7 @@ class RunFolder:
             return 0, length['iterations']
         return parse_progress(text, 'train', length['epochs']) or (0, length['iterations'])
 
-    def set_aside(self) -> Optional[Path]:
+    def set_aside(self) -> Path | None:
         """Move what is here, of other settings, to a folder of its own inside; nothing is deleted."""
         paths = [path for path in self.path.iterdir() if path.name != LOCK and not path.name.startswith('earlier_')]
         if not paths:
@@ -115,7 +116,7 @@ class RunFolder:
             path.rename(target / path.name)
         return target
 
-    def determine_state(self, settings: Mapping[str, Any], length: Mapping[str, Optional[int]], code: str = '') -> RunState:
+    def determine_state(self, settings: Mapping[str, Any], length: Mapping[str, int | None], code: str = '') -> RunState:
         """Where the run with these settings stands.
 
         Args:
@@ -132,8 +133,9 @@ class RunFolder:
             return RunState(DONE, f'{DONE}: {format_first_metric(result["metrics"])}{other}', result)
         done, total = self.read_progress(length)
         if self.is_used():
-            return RunState(RUNNING, f'{RUNNING} at iteration {_format_progress(done, total)}'
-                         + (', evaluating' if done == total and self.test_log.exists() else ''))
+            return RunState(
+                RUNNING, f'{RUNNING} at iteration {_format_progress(done, total)}' +
+                (', evaluating' if done == total and self.test_log.exists() else ''))
         kind, step = self.read_checkpoint_step()
         if kind == 'epoch' and total:
             step *= total // length['epochs']
@@ -142,16 +144,16 @@ class RunFolder:
         return RunState(STOPPED, f'{STOPPED} at iteration {_format_progress(step, total)}')
 
 
-def _format_progress(done: int, total: Optional[int]) -> str:
+def _format_progress(done: int, total: int | None) -> str:
     return f'{done} of {total}' if total else str(done)
 
 
-def format_first_metric(metrics: Mapping[str, Optional[float]]) -> str:
+def format_first_metric(metrics: Mapping[str, float | None]) -> str:
     """The first metric of a result in words."""
     return next((f'{name} {value:.1f}' for name, value in metrics.items() if value is not None), 'nothing could be measured')
 
 
-def fill_columns(metrics: Mapping[str, Any], output: str, columns: Tuple[str, ...]) -> Dict[str, Optional[float]]:
+def fill_columns(metrics: Mapping[str, Any], output: str, columns: tuple[str, ...]) -> dict[str, float | None]:
     """Put the metrics of an evaluation into a table's columns.
 
     Args:
@@ -182,6 +184,6 @@ def summarize_states(states: Mapping[int, RunState]) -> str:
     return '; '.join(f'seed {seed}: {state.text}' for seed, state in states.items())
 
 
-def list_seeds(folder: Path) -> List[int]:
+def list_seeds(folder: Path) -> list[int]:
     """The seeds of which there is something in the folder of a config."""
     return sorted(int(path.name[4:]) for path in folder.glob('seed*') if path.name[4:].isdigit())

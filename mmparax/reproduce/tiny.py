@@ -3,7 +3,7 @@ import copy
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from mmengine.config import Config
 
@@ -15,15 +15,16 @@ from mmparax.reproduce.settings import build_data_options, build_length_options
 from mmparax.utils.code_digest import compute_parts_digest, encode_content
 from mmparax.weights.sources import locate
 
-MINIS = {'swin-b': 'swin-mini', 'swin-l': 'swin-mini', 'convnext-b': 'convnext-mini', 'convnext-l': 'convnext-mini',
-         'vit-b16': 'vit-mini'}
+MINIS = {
+    'swin-b': 'swin-mini', 'swin-l': 'swin-mini', 'convnext-b': 'convnext-mini', 'convnext-l': 'convnext-mini',
+    'vit-b16': 'vit-mini'
+}
 ITERATIONS = dict(segmentation=200, detection=200, panoptic=200, classification=400)
 # Task -> files below configs/_base_ beside the model.
-PARTS = dict(
-    segmentation=('datasets/scenes_seg_128x128', 'schedules/scenes_seg', 'default_runtime_seg'),
-    detection=('datasets/scenes_coco_instance_128x128', 'schedules/scenes_det', 'default_runtime_det'),
-    panoptic=('datasets/scenes_coco_panoptic_128x128', 'schedules/scenes_panoptic', 'default_runtime_det'),
-    classification=('datasets/scenes_crops_32x32', 'schedules/scenes_cls', 'default_runtime_cls'))
+PARTS = dict(segmentation=('datasets/scenes_seg_128x128', 'schedules/scenes_seg', 'default_runtime_seg'),
+             detection=('datasets/scenes_coco_instance_128x128', 'schedules/scenes_det', 'default_runtime_det'),
+             panoptic=('datasets/scenes_coco_panoptic_128x128', 'schedules/scenes_panoptic', 'default_runtime_det'),
+             classification=('datasets/scenes_crops_32x32', 'schedules/scenes_cls', 'default_runtime_cls'))
 PAPERS_WIDTH = 128  # AdaRoute's latent width
 BLOCKS = {'layers9': 2, 'layers6': None, 'layers3': 1}  # Table 6: the mini Swin's deepest stage has 4 blocks, not 18
 FROZEN = 'Frozen'
@@ -34,15 +35,16 @@ RULES = (
     "full-scale config has others: layer scale and shortcut's scale in Table 2 with Swin-B, the router's width in Table 4. "
     f'In Tables 5-10 latent widths are those of the paper times {WIDTH}/{PAPERS_WIDTH}.',
     'Recipe: within a table all methods share iterations, learning rate, data and head, full fine-tuning and the frozen backbone '
-    'included; nothing was tuned for any of them.',
-    f'{FROZEN} (only output norms and head are trainable) is not in the paper.')
-TABLE_RULES = {6: 'The deepest stage of the mini Swin has 4 blocks instead of 18: row 9 is 2 blocks for a center, row 3 is '
-                  'one, and row 6 has no counterpart.'}
+    'included; nothing was tuned for any of them.', f'{FROZEN} (only output norms and head are trainable) is not in the paper.')
+TABLE_RULES = {
+    6: 'The deepest stage of the mini Swin has 4 blocks instead of 18: row 9 is 2 blocks for a center, row 3 is '
+    'one, and row 6 has no counterpart.'
+}
 
 
-def list_tiny_entries() -> List[TableEntry]:
+def list_tiny_entries() -> list[TableEntry]:
     """The entries at tiny scale: backbones of one family share one, and so do Table 4's data sets."""
-    groups: Dict[str, List[TableEntry]] = {}
+    groups: dict[str, list[TableEntry]] = {}
     for entry in list_paper_entries():
         mini = MINIS[entry.backbone]
         if entry.table > 4:
@@ -54,7 +56,7 @@ def list_tiny_entries() -> List[TableEntry]:
         else:
             name = '_'.join(filter(None, (TABLES[entry.table].head, mini, METHODS[entry.method])))
         groups.setdefault(f'{entry.table} {entry.row} {name}', []).append(entry)
-    entries: List[TableEntry] = []
+    entries: list[TableEntry] = []
     for key, papers in groups.items():
         first, name = papers[0], key.rpartition(' ')[2]
         here = TableEntry(first.table, first.row, MINIS[first.backbone], first.method, 'scenes', name, papers=tuple(papers))
@@ -80,13 +82,13 @@ class TinyScale:
     name = 'tiny'
     validates = False
 
-    def __init__(self, counter: Optional[ParameterCounter] = None, data: str = 'data/scenes', iterations: Optional[int] = None):
+    def __init__(self, counter: ParameterCounter | None = None, data: str = 'data/scenes', iterations: int | None = None):
         self.counter, self.data, self.iterations = counter or ParameterCounter(), data, iterations
-        self._adapters: Dict[str, Any] = {}
-        self._recipes: Dict[str, Config] = {}
+        self._adapters: dict[str, Any] = {}
+        self._recipes: dict[str, Config] = {}
 
     @cached_property
-    def entries(self) -> List[TableEntry]:
+    def entries(self) -> list[TableEntry]:
         return list_tiny_entries()
 
     def get_iterations(self, entry: TableEntry) -> int:
@@ -100,13 +102,13 @@ class TinyScale:
             self._recipes[model] = Config.fromstring(f'_base_ = {files!r}\n', '.py')
         return self._recipes[model]
 
-    def size_adapter(self, entry: TableEntry) -> Optional[Dict[str, Any]]:
+    def size_adapter(self, entry: TableEntry) -> dict[str, Any] | None:
         """Config of an entry's adapter, in the size that the rules give it."""
         if entry.name not in self._adapters:
             self._adapters[entry.name] = self._size_adapter(entry)
         return self._adapters[entry.name]
 
-    def _size_adapter(self, entry: TableEntry) -> Optional[Dict[str, Any]]:
+    def _size_adapter(self, entry: TableEntry) -> dict[str, Any] | None:
         if entry.method == FROZEN:
             return dict(type='mmparax.Frozen')
         full = read_config(entry.papers[0].config).model.backbone.adapter
@@ -121,8 +123,8 @@ class TinyScale:
     def describe_size(self, entry: TableEntry) -> str:
         """The width of an entry's adapter in words."""
         adapter = self.size_adapter(entry) or {}
-        options = ('num_prompts', 'branches', 'rank', 'hidden_dim', *(['experts_per_layer', 'layers_per_center']
-                                                                      if entry.table > 4 else []))
+        options = ('num_prompts', 'branches', 'rank', 'hidden_dim',
+                   *(['experts_per_layer', 'layers_per_center'] if entry.table > 4 else []))
         return ', '.join(f'{name.replace("_", " ")} {adapter[name]}' for name in options if adapter.get(name) is not None)
 
     def count_parameters(self, entry: TableEntry) -> int:
@@ -138,7 +140,7 @@ class TinyScale:
         cfg.model.backbone.adapter = self.size_adapter(entry)
         return cfg
 
-    def collect_settings(self, entry: TableEntry, seed: int) -> Dict[str, Any]:
+    def collect_settings(self, entry: TableEntry, seed: int) -> dict[str, Any]:
         """All that a result of the entry depends on, except the code."""
         cfg, classes = self.compose_config(entry, seed), Path(self.data) / 'classes.json'
         scenes = json.loads(classes.read_text(encoding='utf-8')) if classes.is_file() else {}
@@ -146,7 +148,7 @@ class TinyScale:
         return dict(config=entry.name, seed=seed, iterations=self.get_iterations(entry), scenes=scenes.get('counts'),
                     digest=compute_parts_digest(encode_content(cfg.to_dict()), encode_content(scenes), base))
 
-    def get_length(self, entry: TableEntry) -> Dict[str, Optional[int]]:
+    def get_length(self, entry: TableEntry) -> dict[str, int | None]:
         """Iterations or epochs of the training."""
         return dict(iterations=self.get_iterations(entry), epochs=None)
 
@@ -159,14 +161,14 @@ class TinyScale:
         cfg, path = self.compose_config(entry, seed), self.locate_config(entry, seed, folder)
         cfg.merge_from_dict(build_data_options(cfg, self.data))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'# {entry} at tiny scale, seed {seed}; written by tools/reproduce.py. To run it again:\n'
-                        f'# python tools/train.py {path} --no-validate --work-dir ANOTHER_FOLDER\n{cfg.pretty_text}',
-                        encoding='utf-8')
+        path.write_text(
+            f'# {entry} at tiny scale, seed {seed}; written by tools/reproduce.py. To run it again:\n'
+            f'# python tools/train.py {path} --no-validate --work-dir ANOTHER_FOLDER\n{cfg.pretty_text}', encoding='utf-8')
 
-    def build_options(self, entry: TableEntry, seed: int, gpus: int) -> Dict[str, Any]:
+    def build_options(self, entry: TableEntry, seed: int, gpus: int) -> dict[str, Any]:
         """What the command line adds to the config: nothing."""
         return {}
 
-    def get_best_metric(self, entry: TableEntry) -> Optional[str]:
+    def get_best_metric(self, entry: TableEntry) -> str | None:
         """None: the last checkpoint is evaluated."""
         return None

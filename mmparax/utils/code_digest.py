@@ -3,7 +3,7 @@ import ast
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SOURCES = ('.py', '.c', '.h')
@@ -26,7 +26,7 @@ def read_package_source(*parts: str) -> bytes:
     Raises:
         FileNotFoundError: if the package has no such part; a digest that silently leaves one out would never change with it.
     """
-    files: List[Path] = []
+    files: list[Path] = []
     for path in (PACKAGE / part for part in parts or ('.', )):
         if not path.exists():
             raise FileNotFoundError(f'{str(path)!r} is no part of the package.')

@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -62,15 +62,15 @@ def prepare_processes(cfg: Config) -> None:
         raise ParameterError('launcher', cfg.launcher, "without GPUs it must be 'pytorch' or 'slurm'")
     if not is_distributed():
         torch.distributed.init_process_group('gloo')
-    wrapper = cfg.get('model_wrapper_cfg') or dict(
-        type='MMDistributedDataParallel', broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    wrapper = cfg.get('model_wrapper_cfg') or dict(type='MMDistributedDataParallel', broadcast_buffers=False,
+                                                   find_unused_parameters=cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
     count = replace_sync_bn(cfg.model)
     cfg.pop('sync_bn', None)
-    print_log(f'No GPU: {torch.distributed.get_world_size()} process(es) on the CPU, which meet by gloo.'
-              + (f' SyncBN became BN in {count} place(s) of the config: statistics are those of each process.' if count else ''),
-              logger='current', level=logging.WARNING)
+    print_log(
+        f'No GPU: {torch.distributed.get_world_size()} process(es) on the CPU, which meet by gloo.' +
+        (f' SyncBN became BN in {count} place(s) of the config: statistics are those of each process.' if count else ''),
+        logger='current', level=logging.WARNING)
 
 
 def replace_sync_bn(config: Any) -> int:
@@ -96,7 +96,7 @@ def _read_slurm_environment() -> None:
                        LOCAL_RANK=environment.get('SLURM_LOCALID', '0'))
 
 
-def use_amp(cfg: Config, precision: Optional[str]) -> None:
+def use_amp(cfg: Config, precision: str | None) -> None:
     """Turn mixed precision on if asked to, and off, saying so, on a machine without a GPU.
 
     Args:

@@ -4,9 +4,8 @@ import logging
 import os
 import platform
 import struct
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Dict, Union
 
 from mmengine.logging import print_log
 
@@ -18,10 +17,10 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = '.running'
-_held: Dict[str, int] = {}
+_held: dict[str, int] = {}
 
 
-def lock_folder(folder: Union[str, Path]) -> None:
+def lock_folder(folder: str | Path) -> None:
     """Claim a folder for this process until it ends or :func:`unlock_folder`; claiming it again changes nothing.
 
     Raises:
@@ -56,19 +55,19 @@ def lock_folder(folder: Union[str, Path]) -> None:
     _held[folder] = file
 
 
-@lru_cache(maxsize=None)  # a sentence is said once
+@cache  # a sentence is said once
 def _warn_without_locks(reason: str) -> None:
     print_log(f'{reason}: nothing keeps a second run out of the folder of this one.', logger='current', level=logging.WARNING)
 
 
-def unlock_folder(folder: Union[str, Path]) -> None:
+def unlock_folder(folder: str | Path) -> None:
     """Give up the claim of :func:`lock_folder`."""
     file = _held.pop(os.path.realpath(folder), None)
     if file is not None:
         os.close(file)
 
 
-def in_use(folder: Union[str, Path]) -> bool:
+def in_use(folder: str | Path) -> bool:
     """Whether a process, this one included, has claimed a folder by :func:`lock_folder`; nothing is claimed or written."""
     folder = os.path.realpath(folder)
     if folder in _held:

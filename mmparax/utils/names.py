@@ -1,5 +1,6 @@
 """Dotted names of parts of a model: a prefix is a module's name with its dot, or empty for the model itself."""
-from typing import Dict, Mapping, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 T = TypeVar('T')
 
@@ -14,11 +15,11 @@ def make_prefix(owner: str) -> str:
     return f'{owner}.' if owner else ''
 
 
-def strip_prefix(named: Mapping[str, T], prefix: str) -> Dict[str, T]:
+def strip_prefix(named: Mapping[str, T], prefix: str) -> dict[str, T]:
     """Return the entries whose names begin with ``prefix``, in their order, by the rest of their names."""
     return {name[len(prefix):]: value for name, value in named.items() if name.startswith(prefix)}
 
 
-def add_prefix(named: Mapping[str, T], prefix: str) -> Dict[str, T]:
+def add_prefix(named: Mapping[str, T], prefix: str) -> dict[str, T]:
     """Return the entries, in their order, by their names behind ``prefix``."""
     return {prefix + name: value for name, value in named.items()}

@@ -16,5 +16,7 @@ def keyword_names(*callables: Any) -> list:
 def keyword_defaults(function: Any) -> dict:
     """Default of each keyword argument of a constructor that has one."""
     parameters = inspect.signature(function).parameters
-    return {name: parameters[name].default for name in keyword_names(function)
-            if parameters[name].default is not inspect.Parameter.empty}
+    return {
+        name: parameters[name].default for name in keyword_names(function)
+        if parameters[name].default is not inspect.Parameter.empty
+    }

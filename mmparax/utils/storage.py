@@ -1,7 +1,6 @@
 """Writes files so that a reader sees the old one or the new one."""
 import os
 from pathlib import Path
-from typing import List, Optional, Union
 
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
@@ -12,7 +11,7 @@ ATOMIC = 'mmparax.atomic'  # name of the backend in ``backend_args``
 RESUME = 'The checkpoints that were there before are whole: make room, then resume the run.'
 
 
-def write(path: Union[str, Path], content: bytes, remedy: str = RESUME) -> None:
+def write(path: str | Path, content: bytes, remedy: str = RESUME) -> None:
     """Write a file whole: to a temporary neighbour first, forced to the disk, then renamed over ``path``.
 
     Raises:
@@ -42,7 +41,7 @@ def write(path: Union[str, Path], content: bytes, remedy: str = RESUME) -> None:
                            f'{remedy}') from error
 
 
-def remove_parts(folder: Union[str, Path]) -> None:
+def remove_parts(folder: str | Path) -> None:
     """Remove what a killed run left half-written."""
     for part in Path(folder).glob('.*.part'):
         part.unlink(missing_ok=True)
@@ -53,12 +52,12 @@ class AtomicBackend(LocalBackend):
     """mmengine's local storage with :func:`write`; while ``postponed`` is a list, it gets the paths to remove."""
 
     def __init__(self):
-        self.postponed: Optional[List[str]] = None
+        self.postponed: list[str] | None = None
 
-    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+    def put(self, obj: bytes, filepath: str | Path) -> None:
         write(filepath, obj)
 
-    def remove(self, filepath: Union[str, Path]) -> None:
+    def remove(self, filepath: str | Path) -> None:
         if self.postponed is None:
             super().remove(filepath)
         else:

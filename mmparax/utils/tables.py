@@ -1,7 +1,7 @@
 """Tables, and what stands in them, as text."""
 import io
 import statistics
-from typing import Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table

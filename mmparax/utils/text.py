@@ -1,5 +1,5 @@
 """Lists of names in sentences."""
-from typing import Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 
 def summarize_names(names: Sequence[str], most: int = 3) -> str:

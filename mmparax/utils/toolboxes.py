@@ -1,6 +1,6 @@
 """Says in one sentence which OpenMMLab package is missing; imports nothing else."""
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Callable
 
 DISTRIBUTIONS = {
     'mmengine': 'onedl-mmengine',

@@ -5,9 +5,10 @@ docs/adapter_files.md describes it. This module knows no model.
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +24,16 @@ KEY = 'mmparax_adapter'  # name of the one text among the metadata of the file
 FORMAT = 2
 SUFFIX = '.safetensors'
 MARK = '.'  # begins the name of a tensor in a file, in place of the backbone's name and the dot behind it
-CODES = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.int64: 'I64',
-         torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL'}
+CODES = {
+    torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.int64: 'I64',
+    torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL'
+}
 BLANK = '0' * 64  # in place of the digest of the text while that is computed
 # Field of every description -> its types; None: may be null.
-FIELDS = {'version': (str, ), 'model': (str, ), 'backbones': (dict, ), 'fingerprint': (str, ), 'head': (dict, None),
-          'head_included': (bool, ), 'dtype': (str, None), 'dataset_meta': (dict, None), 'metric': (dict, None),
-          'tensors': (dict, )}
+FIELDS = {
+    'version': (str, ), 'model': (str, ), 'backbones': (dict, ), 'fingerprint': (str, ), 'head': (dict, None),
+    'head_included': (bool, ), 'dtype': (str, None), 'dataset_meta': (dict, None), 'metric': (dict, None), 'tensors': (dict, )
+}
 BACKBONE_FIELDS = {'type': (str, ), 'family': (str, ), 'options': (dict, ), 'adapter': (dict, ), 'base_checkpoint': (str, None)}
 
 
@@ -41,8 +45,8 @@ class AdapterFile:
         tensors: by their names in the model's state dict.
         about: the description; docs/adapter_files.md lists its fields.
     """
-    tensors: Dict[str, Tensor]
-    about: Dict[str, Any]
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
 
 
 class VerifiedDescription(dict):
@@ -64,7 +68,7 @@ def to_plain_json(value: Any) -> Any:
     return getattr(value, '__name__', None) or str(value)
 
 
-def write_adapter(path: Union[str, Path], tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Dict[str, Any]:
+def write_adapter(path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Any]:
     """Write a file whole or not at all.
 
     Args:
@@ -87,8 +91,10 @@ def write_adapter(path: Union[str, Path], tensors: Mapping[str, Tensor], about: 
         raise InputError(f'the description of an adapter file to write has no valid {", ".join(wrong)}: nothing was '
                          'written. docs/adapter_files.md lists its fields.')
     prefix = _find_prefix(about)
-    tensors = {MARK + name[len(prefix):] if prefix is not None and name.startswith(prefix) else name:
-               value.detach().cpu().contiguous() for name, value in tensors.items()}
+    tensors = {
+        MARK + name[len(prefix):] if prefix is not None and name.startswith(prefix) else name: value.detach().cpu().contiguous()
+        for name, value in tensors.items()
+    }
     summary = _summarize(tensors)
     about = {name: value for name, value in about.items() if name not in ('sha256', 'format_version', 'tensors')}
     about = {'sha256': BLANK, 'format_version': FORMAT, **about, 'tensors': summary}
@@ -108,7 +114,7 @@ def pack_safetensors(tensors: Mapping[str, Tensor], text: str) -> bytes:
     Raises:
         ParameterError: for a dtype that safetensors does not have.
     """
-    header: Dict[str, Any] = {'__metadata__': {KEY: text}}
+    header: dict[str, Any] = {'__metadata__': {KEY: text}}
     parts, end = [], 0
     for name, value in sorted(tensors.items(), key=lambda entry: (-entry[1].itemsize, entry[1].nbytes, entry[0])):
         if value.dtype not in CODES:
@@ -121,20 +127,22 @@ def pack_safetensors(tensors: Mapping[str, Tensor], text: str) -> bytes:
     return b''.join([len(packed).to_bytes(8, 'little'), packed, *parts])
 
 
-def _find_prefix(about: Mapping[str, Any]) -> Optional[str]:
+def _find_prefix(about: Mapping[str, Any]) -> str | None:
     """Return the prefix of a model's only adapted backbone; None if it has several."""
     names = list(about['backbones'])
     return make_prefix(names[0]) if len(names) == 1 else None
 
 
-def restore_names(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Dict[str, Tensor]:
+def restore_names(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of a file by the names that they have in the model that ``about`` describes."""
     prefix = _find_prefix(about)
-    return {prefix + name[len(MARK):] if prefix is not None and name.startswith(MARK) else name: value
-            for name, value in tensors.items()}
+    return {
+        prefix + name[len(MARK):] if prefix is not None and name.startswith(MARK) else name: value
+        for name, value in tensors.items()
+    }
 
 
-def verify(tensors: Mapping[str, Tensor], texts: Mapping[str, str], source: str) -> Dict[str, Any]:
+def verify(tensors: Mapping[str, Tensor], texts: Mapping[str, str], source: str) -> dict[str, Any]:
     """Return the description of a file whose tensors and metadata were read, after checking both against their digests.
 
     Raises:
@@ -152,8 +160,8 @@ def verify(tensors: Mapping[str, Tensor], texts: Mapping[str, str], source: str)
     if number != FORMAT or isinstance(number, bool):
         older = isinstance(number, int) and not isinstance(number, bool) and number < FORMAT
         raise InputError(f'the adapter file {source!r} has format version {number!r}, and this mmparax reads version {FORMAT}: '
-                         + ('export it again from the checkpoint of its run with this mmparax.' if older else
-                            f'use the mmparax that wrote it ({about.get("version")!r}), or a newer one.'))
+                         + ('export it again from the checkpoint of its run with this mmparax.'
+                            if older else f'use the mmparax that wrote it ({about.get("version")!r}), or a newer one.'))
     given = about.get('sha256')
     if not isinstance(given, str) or len(given) != len(BLANK) or \
             hashlib.sha256(texts[KEY].replace(given, BLANK, 1).encode(errors='surrogatepass')).hexdigest() != given:
@@ -166,19 +174,21 @@ def verify(tensors: Mapping[str, Tensor], texts: Mapping[str, str], source: str)
     return about
 
 
-def _summarize(tensors: Mapping[str, Tensor]) -> Dict[str, Any]:
+def _summarize(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return what a description says of the tensors, given by their names in the file."""
     return dict(number=len(tensors), bytes=sum(value.nbytes for value in tensors.values()),
                 sha256=compute_digest(tensors.items()))
 
 
-def _find_problems(about: Mapping[str, Any]) -> List[str]:
+def _find_problems(about: Mapping[str, Any]) -> list[str]:
     """Return the names of fields that a description lacks, or has in another form than it must."""
     wrong = _find_invalid(about, FIELDS)
     if wrong:
         return wrong
-    wrong = [f'backbones.{make_printable(name)}' for name, entry in about['backbones'].items()
-             if not isinstance(entry, dict) or _find_invalid(entry, BACKBONE_FIELDS) or 'type' not in entry['adapter']]
+    wrong = [
+        f'backbones.{make_printable(name)}' for name, entry in about['backbones'].items()
+        if not isinstance(entry, dict) or _find_invalid(entry, BACKBONE_FIELDS) or 'type' not in entry['adapter']
+    ]
     return wrong + ([] if has_valid_classes(about['dataset_meta'] or {}) else ['dataset_meta.classes'])
 
 
@@ -193,13 +203,15 @@ def make_printable(text: str) -> str:
     return ''.join(sign if sign.isprintable() else sign.encode('unicode_escape').decode() for sign in text)
 
 
-def _find_invalid(fields: Mapping[str, Any], types: Mapping[str, tuple]) -> List[str]:
+def _find_invalid(fields: Mapping[str, Any], types: Mapping[str, tuple]) -> list[str]:
     """Return the names of the fields that are absent or of another type."""
-    return [name for name, kinds in types.items() if name not in fields or not isinstance(
-        fields[name], tuple(type(None) if kind is None else kind for kind in kinds))]
+    return [
+        name for name, kinds in types.items()
+        if name not in fields or not isinstance(fields[name], tuple(type(None) if kind is None else kind for kind in kinds))
+    ]
 
 
-def read_adapter(path: Union[str, Path]) -> AdapterFile:
+def read_adapter(path: str | Path) -> AdapterFile:
     """Read a file and check that it is whole.
 
     Raises:
@@ -229,36 +241,34 @@ def as_checkpoint(content: Any, source: str) -> Any:
     return dict(state_dict=restore_names(content['state_dict'], about), meta=meta)
 
 
-def get_description(checkpoint: Any) -> Optional[Dict[str, Any]]:
+def get_description(checkpoint: Any) -> dict[str, Any] | None:
     """Return the description of an adapter file that :func:`as_checkpoint` returned; None for any other checkpoint."""
     found = (checkpoint.get('meta') or {}).get('mmparax') if isinstance(checkpoint, Mapping) else None
     return found if isinstance(found, VerifiedDescription) else None
 
 
-def format_description(about: Mapping[str, Any]) -> List[Tuple[str, str]]:
+def format_description(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return a description as (label, text) for people; no text of the file can command a terminal."""
     rows = [('format', f'{about["format_version"]}, written by mmparax {about["version"]}')]
     for name, entry in about['backbones'].items():
         options = {key: value for key, value in entry['options'].items() if value not in (None, {}, [], False, 0)}
         method_options = {key: value for key, value in entry['adapter'].items() if key != 'type'}
         rows += [('backbone' if len(about['backbones']) == 1 else name, f'{entry["type"]} ({entry["family"]})'),
-                 ('  options', _join_options(options)),
-                 ('  method', str(entry['adapter']['type'])),
-                 ('  its options', _join_options(method_options) or '–'),
-                 ('  base', str(entry['base_checkpoint']))]
+                 ('  options', _join_options(options)), ('  method', str(entry['adapter']['type'])),
+                 ('  its options', _join_options(method_options) or '–'), ('  base', str(entry['base_checkpoint']))]
     head, meta = about['head'] or {}, about['dataset_meta'] or {}
-    heads = [f'{name}: {value["type"]}' for name, value in head.items()
-             if isinstance(value, dict) and 'type' in value and name != 'data_preprocessor']
+    heads = [
+        f'{name}: {value["type"]}' for name, value in head.items()
+        if isinstance(value, dict) and 'type' in value and name != 'data_preprocessor'
+    ]
     classes = meta.get('classes') or []
     shown = ', '.join(map(str, classes[:8])) + (', …' if len(classes) > 8 else '')
     tensors = about['tensors']
-    rows += [
-        ('fingerprint of the base', about['fingerprint']), ('model', about['model']),
-        ('head', (', '.join(heads) or 'yes') if about['head_included'] else 'none'),
-        ('classes', f'{len(classes)}: {shown}' if classes else '–'),
-        ('metric', _join_options(about['metric'] or {}) or '–'),
-        ('tensors', f'{tensors["number"]}, {tensors["bytes"] / 1e6:.2f} MB, {about["dtype"]}'),
-        ('digest of the tensors', f'{tensors["sha256"]} (checked)')]
+    rows += [('fingerprint of the base', about['fingerprint']), ('model', about['model']),
+             ('head', (', '.join(heads) or 'yes') if about['head_included'] else 'none'),
+             ('classes', f'{len(classes)}: {shown}' if classes else '–'), ('metric', _join_options(about['metric'] or {}) or '–'),
+             ('tensors', f'{tensors["number"]}, {tensors["bytes"] / 1e6:.2f} MB, {about["dtype"]}'),
+             ('digest of the tensors', f'{tensors["sha256"]} (checked)')]
     return [(make_printable(label), make_printable(text)) for label, text in rows]
 
 
@@ -266,7 +276,9 @@ def _join_options(values: Mapping[str, Any]) -> str:
     return ', '.join(f'{name}={value}' for name, value in values.items())
 
 
-def to_tuples(dataset_meta: Mapping[str, Any]) -> Dict[str, Any]:
+def to_tuples(dataset_meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return names and colours of the classes in tuples, as the toolboxes' data sets have them."""
-    return {name: tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
-            if isinstance(value, list) else value for name, value in dataset_meta.items()}
+    return {
+        name: tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value) if isinstance(value, list) else value
+        for name, value in dataset_meta.items()
+    }

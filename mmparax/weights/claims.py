@@ -1,6 +1,7 @@
 """What a state dict says of itself: by which method and on which base it was trained."""
 from collections import OrderedDict
-from typing import Any, Iterable, Mapping, Optional
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ def attach_claim(weights: Mapping[str, Any], claim: Any, modules: Iterable[str])
     return copied
 
 
-def name_conversions(values: Iterable[Tensor]) -> Optional[str]:
+def name_conversions(values: Iterable[Tensor]) -> str | None:
     """Return the names of the dtypes other than float32 among tensors, or None if there are none."""
     return ', '.join(sorted(str(dtype)[len('torch.'):] for dtype in {value.dtype for value in values} - {torch.float32})) or None
 
@@ -30,7 +31,7 @@ def name_bases(claim: Mapping[str, Any]) -> str:
     return ', '.join(repr(entry.get('base_checkpoint')) for entry in (claim.get('backbones') or {}).values())
 
 
-def check_claimed_fingerprint(claim: Mapping[str, Any], own: Optional[str], frozen: Iterable[Tensor], source: str,
+def check_claimed_fingerprint(claim: Mapping[str, Any], own: str | None, frozen: Iterable[Tensor], source: str,
                               owner: str) -> None:
     """Check that a checkpoint was made on the base that a model has; fine if one of the two has no fingerprint.
 

@@ -1,12 +1,12 @@
 """One digest of named tensors: for the fingerprint of a base and for the content of an adapter file."""
 import hashlib
-from typing import Iterable, Tuple
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 
-def compute_digest(named: Iterable[Tuple[str, Tensor]]) -> str:
+def compute_digest(named: Iterable[tuple[str, Tensor]]) -> str:
     """Return the SHA-256 over name, shape, dtype and bytes of each tensor, in the order of the names.
 
     A tensor adds the line ``name (2, 3) torch.float32`` in UTF-8, with its newline, and then its elements, row by row.

@@ -1,6 +1,6 @@
 """Turns the key layouts of published files into those of the toolboxes' backbones."""
 import re
-from typing import Dict, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -40,14 +40,14 @@ MIT_RENAMES = (
 )
 
 
-def rename_key(name: str, rules: Sequence[Tuple[str, str]]) -> str:
+def rename_key(name: str, rules: Sequence[tuple[str, str]]) -> str:
     """Apply (pattern, replacement) rules to a key, one after the other."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def convert_swin(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def convert_swin(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return Swin weights in mmpretrain's layout; OpenMMLab's files pass as they are, Microsoft's are converted.
 
     Microsoft concatenates the four neighbours of a patch merging as (0,0), (1,0), (0,1), (1,1), each with all its
@@ -71,7 +71,7 @@ def reorder_merging(value: Tensor) -> Tensor:
     return neighbours.transpose(-1, -2).flatten(-2).contiguous()
 
 
-def convert_convnext(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def convert_convnext(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return ConvNeXt weights (V2 too) in mmpretrain's layout; OpenMMLab's files pass as they are, Meta's are converted."""
     converted = {}
     for name, value in weights.items():
@@ -80,7 +80,7 @@ def convert_convnext(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
     return converted
 
 
-def convert_vit(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def convert_vit(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return ViT weights in mmpretrain's layout, for the files of MAE, timm, DINOv2, AdaptFormer and OpenMMLab.
 
     AdaptFormer's files hold q, k and v as three linear maps, which become one.
@@ -97,7 +97,7 @@ def convert_vit(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
     return converted
 
 
-def convert_mit(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def convert_mit(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return MiT weights in mmsegmentation's layout; OpenMMLab's files pass as they are, NVIDIA's are converted.
 
     NVIDIA counts the stages from 1, keeps the query apart from key and value, and has linear maps where OpenMMLab has

@@ -1,6 +1,7 @@
 """Compares named tensors of a file with those of a model, before anything is copied; knows no model."""
 import re
-from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,7 @@ def is_ignorable(name: str) -> bool:
 
 
 @torch.no_grad()
-def copy_base(parameters: Mapping[str, nn.Parameter], weights: Dict[str, Tensor], source: str,
-              owner: str) -> None:
+def copy_base(parameters: Mapping[str, nn.Parameter], weights: dict[str, Tensor], source: str, owner: str) -> None:
     """Copy ``weights`` into ``parameters`` after checking that they are the same set of names and shapes.
 
     Raises:
@@ -40,16 +40,18 @@ def copy_base(parameters: Mapping[str, nn.Parameter], weights: Dict[str, Tensor]
         parameter.copy_(weights[name])
 
 
-def find_wrong_shapes(given: Mapping[str, Any], expected: Mapping[str, Tensor]) -> List[str]:
+def find_wrong_shapes(given: Mapping[str, Any], expected: Mapping[str, Tensor]) -> list[str]:
     """Return the names of ``given`` that have another shape than expected, with both shapes."""
-    return [f'{name} {tuple(given[name].shape)} instead of {tuple(value.shape)}' for name, value in expected.items()
-            if isinstance(given.get(name), Tensor) and given[name].shape != value.shape]
+    return [
+        f'{name} {tuple(given[name].shape)} instead of {tuple(value.shape)}' for name, value in expected.items()
+        if isinstance(given.get(name), Tensor) and given[name].shape != value.shape
+    ]
 
 
 def describe_misfit(missing: Sequence[str], wrong: Sequence[str], unexpected: Sequence[str]) -> str:
     """Return what does not fit as a clause with counts and the first names; empty if all does."""
-    return '; '.join(f'{summarize_names(names)} {label}' for label, names in
-                     (('missing', missing), ('of another shape', wrong), ('unexpected', unexpected)) if names)
+    return '; '.join(f'{summarize_names(names)} {label}'
+                     for label, names in (('missing', missing), ('of another shape', wrong), ('unexpected', unexpected)) if names)
 
 
 def check_keys(owner: str, given: Mapping[str, Any], expected: Mapping[str, Tensor], frozen: Collection[str],
@@ -67,21 +69,22 @@ def check_keys(owner: str, given: Mapping[str, Any], expected: Mapping[str, Tens
         InputError: naming the keys that are missing, of another shape or unexpected.
     """
     has_frozen = any(name in given for name in frozen)
-    missing = [name for name in expected if name not in given and name not in optional
-               and (has_frozen or name not in frozen)]
+    missing = [name for name in expected if name not in given and name not in optional and (has_frozen or name not in frozen)]
     problems = describe_misfit(missing, find_wrong_shapes(given, expected),
                                [name for name in given if name not in expected and not is_ignorable(name)])
     if problems:
         raise InputError(f'the checkpoint does not fit {owner}: of its {len(expected)} weights {problems}. {REMEDY}')
 
 
-def find_differences(given: Mapping[str, Any], present: Mapping[str, Tensor]) -> List[str]:
+def find_differences(given: Mapping[str, Any], present: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the tensors that have other values in ``given``, after rounding to the dtype that they have there."""
-    return [name for name, value in present.items() if isinstance(given.get(name), Tensor)
-            and not torch.equal(value.to(given[name].device, given[name].dtype), given[name])]
+    return [
+        name for name, value in present.items()
+        if isinstance(given.get(name), Tensor) and not torch.equal(value.to(given[name].device, given[name].dtype), given[name])
+    ]
 
 
-def check_same_base(owner: str, base_checkpoint: Optional[str], given: Mapping[str, Any], present: Mapping[str, Tensor]) -> None:
+def check_same_base(owner: str, base_checkpoint: str | None, given: Mapping[str, Any], present: Mapping[str, Tensor]) -> None:
     """Check that the part of the frozen base in a checkpoint equals what was loaded from ``base_checkpoint``.
 
     Raises:

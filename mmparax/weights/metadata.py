@@ -1,6 +1,7 @@
 """Metadata of a checkpoint as one text, for safetensors files, which hold nothing else besides tensors."""
 import json
-from typing import Any, Dict, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from mmparax.errors import InputError
 from mmparax.weights.adapter_file import to_plain_json, to_tuples
@@ -8,7 +9,7 @@ from mmparax.weights.adapter_file import to_plain_json, to_tuples
 KEY = 'mmparax_checkpoint'  # name of the one text
 
 
-def encode_meta(meta: Mapping[str, Any]) -> Dict[str, str]:
+def encode_meta(meta: Mapping[str, Any]) -> dict[str, str]:
     """Return the metadata of a checkpoint as safetensors takes them: one text by name."""
     return {KEY: json.dumps(to_plain_json(meta), separators=(',', ':'), allow_nan=False)}
 

@@ -4,7 +4,7 @@ import pathlib
 import pickle
 import re
 from pathlib import Path
-from typing import IO, Any, Dict, List, Union
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -30,22 +30,24 @@ def get_history_method(owner: Any, name: str) -> Any:
     raise pickle.UnpicklingError(f'Unsupported global: getattr of {name!r}')
 
 
-def list_safe_globals() -> List[Any]:
+def list_safe_globals() -> list[Any]:
     """List what a checkpoint of mmengine holds besides tensors: NumPy data, dates, paths, the message hub's histories."""
     core = np._core if hasattr(np, '_core') else np.core
     dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefdgFDSUmM'}
-    return [HistoryBuffer, (get_history_method, 'builtins.getattr'), slice, frozenset, np.ndarray, np.dtype,
-            core.multiarray._reconstruct, core.multiarray.scalar, datetime.date, datetime.datetime, datetime.timedelta,
-            pathlib.PosixPath, pathlib.PurePosixPath, *dtypes]
+    return [
+        HistoryBuffer, (get_history_method, 'builtins.getattr'), slice, frozenset, np.ndarray, np.dtype,
+        core.multiarray._reconstruct, core.multiarray.scalar, datetime.date, datetime.datetime, datetime.timedelta,
+        pathlib.PosixPath, pathlib.PurePosixPath, *dtypes
+    ]
 
 
-def read_torch(file: Union[str, Path, IO[bytes]], map_location: Any = 'cpu') -> Any:
+def read_torch(file: str | Path | IO[bytes], map_location: Any = 'cpu') -> Any:
     """Call ``torch.load`` with ``weights_only=True`` and mmengine's own types; nothing else is ever constructed."""
     with torch.serialization.safe_globals(list_safe_globals()):
         return torch.load(file, map_location=map_location, weights_only=True)
 
 
-def read_safetensors(path: Path, map_location: Any = 'cpu') -> Dict[str, Any]:
+def read_safetensors(path: Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Return ``dict(state_dict=tensors by name, meta=the texts of the file's header)``."""
     with safe_open(path, 'pt') as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}
@@ -55,7 +57,7 @@ def read_safetensors(path: Path, map_location: Any = 'cpu') -> Dict[str, Any]:
     return dict(state_dict=weights, meta=meta)
 
 
-def read_file(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
+def read_file(path: str | Path, map_location: Any = 'cpu') -> Any:
     """Read a checkpoint: ``.safetensors``, else a torch file with ``weights_only=True`` and mmengine's own types.
 
     Raises:
@@ -96,7 +98,7 @@ def build_refusal(name: str, error: Exception) -> InputError:
                       f'{detail}). Check the path, or get the file again.')
 
 
-def read_weights(path: Union[str, Path]) -> Dict[str, Tensor]:
+def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the weights of a model, which may stand under ``model`` or ``state_dict``.
 
     Returns:

@@ -5,7 +5,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Optional
 from urllib.parse import urlparse
 
 import torch
@@ -40,7 +39,7 @@ def get_origin_file(path: Path) -> Path:
     return path.with_name(f'{path.name}.url')
 
 
-def locate(source: str) -> Optional[Path]:
+def locate(source: str) -> Path | None:
     """Return the local file of a path, ``mmparax://`` name or cached URL, or None if it is not at hand."""
     if is_url(source):
         path = get_cached_path(source)
@@ -124,5 +123,3 @@ def wait_for_file(path: Path, source: str, seconds: float = 3600.) -> None:
             raise MissingFileError(f'base_checkpoint={source!r} was not downloaded within {seconds:.0f} s by the first '
                                    f'process of this machine. Put the file at {str(path)!r}.')
         time.sleep(0.5)
-
-

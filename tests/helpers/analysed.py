@@ -13,8 +13,7 @@ from helpers.tasks import config
 from mmparax.datasets.synthetic.writers import write_scenes
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'analysis_tools'
-SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,
-            **TINY_SWIN)
+SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True, **TINY_SWIN)
 SIZE = (96, 128)
 RESNET = dict(type='ResNet', depth=18, base_channels=8, norm_cfg=dict(type='SyncBN'))
 

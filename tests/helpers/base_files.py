@@ -17,16 +17,19 @@ def microsoft(weights):
             value = value[..., order]
         if not name.startswith('norm'):
             converted[name] = value
-    converted.update({'norm.weight': torch.ones(64), 'norm.bias': torch.zeros(64), 'head.weight': torch.ones(2, 64),
-                      'head.bias': torch.ones(2), 'layers.0.blocks.0.attn.relative_position_index': torch.zeros(49, 49),
-                      'layers.1.blocks.1.attn_mask': torch.zeros(4, 49, 49)})
+    converted.update({
+        'norm.weight': torch.ones(64), 'norm.bias': torch.zeros(64), 'head.weight': torch.ones(2, 64), 'head.bias': torch.ones(2),
+        'layers.0.blocks.0.attn.relative_position_index': torch.zeros(49,
+                                                                      49), 'layers.1.blocks.1.attn_mask': torch.zeros(4, 49, 49)
+    })
     return converted
 
 
 def meta_convnext(weights):
     """The same ConvNeXt weights in Meta's layout."""
-    converted = {'norm.weight': torch.ones(64), 'norm.bias': torch.zeros(64), 'head.weight': torch.ones(2, 64),
-                 'head.bias': torch.ones(2)}
+    converted = {
+        'norm.weight': torch.ones(64), 'norm.bias': torch.zeros(64), 'head.weight': torch.ones(2, 64), 'head.bias': torch.ones(2)
+    }
     for name, value in weights.items():
         if not name.startswith('norm'):
             own = name.replace('.depthwise_conv.', '.dwconv.').replace('.pointwise_conv', '.pwconv')
@@ -38,8 +41,9 @@ def vit(weights, layout):
     """The same ViT weights in the layout of 'mae', 'adaptformer' (q, k and v apart), or older 'openmmlab' files."""
     if layout == 'openmmlab':
         return {f'backbone.{name.replace(".ln", ".norm").replace("ln1.", "norm1.")}': value for name, value in weights.items()}
-    converted = {'mask_token': torch.zeros(1, 1, 16), 'decoder_embed.weight': torch.zeros(8, 16),
-                 'head.weight': torch.ones(2, 16)}
+    converted = {
+        'mask_token': torch.zeros(1, 1, 16), 'decoder_embed.weight': torch.zeros(8, 16), 'head.weight': torch.ones(2, 16)
+    }
     prefix = '' if layout == 'adaptformer' else 'mlp.'
     for name, value in weights.items():
         for own, theirs in [('patch_embed.projection.', 'patch_embed.proj.'), ('.ln1.', '.norm1.'), ('.ln2.', '.norm2.'),
@@ -59,9 +63,8 @@ def nvidia_mit(weights):
     for name, value in weights.items():
         _, stage, place, *rest = name.split('.')
         name = '.'.join([('patch_embed', 'block', 'norm')[int(place)] + str(int(stage) + 1), *rest])
-        for own, theirs in [('.projection.', '.proj.'), ('.attn.attn.out_proj.', '.attn.proj.'),
-                            ('.ffn.layers.0.', '.mlp.fc1.'), ('.ffn.layers.1.', '.mlp.dwconv.dwconv.'),
-                            ('.ffn.layers.4.', '.mlp.fc2.')]:
+        for own, theirs in [('.projection.', '.proj.'), ('.attn.attn.out_proj.', '.attn.proj.'), ('.ffn.layers.0.', '.mlp.fc1.'),
+                            ('.ffn.layers.1.', '.mlp.dwconv.dwconv.'), ('.ffn.layers.4.', '.mlp.fc2.')]:
             name = name.replace(own, theirs)
         if '.attn.attn.in_proj_' in name:
             width = len(value) // 3

@@ -40,6 +40,7 @@ def make_comparison(times, peaks=None, **options):
     rows = []
     for method, seconds in times.items():
         error = None if seconds else OUT_OF_MEMORY
-        rows.append(Measurement(Candidate(method, Toy, published=options.get(method)), 10, 40, (peaks or {}).get(method), 0,
-                                seconds or [], seconds or [], error))
+        rows.append(
+            Measurement(Candidate(method, Toy, published=options.get(method)), 10, 40, (peaks or {}).get(method), 0, seconds
+                        or [], seconds or [], error))
     return Comparison('swin-b', Workload((320, 320), batch=4), rows)

@@ -14,8 +14,10 @@ from pathlib import Path
 
 SIZES = {'phone': (360, 800), 'desk': (1280, 900)}
 SCHEMES = dict(dark=0, light=1)  # Blink's numbers
-OPTIONS = ['--headless=new', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--allow-file-access-from-files',
-           '--host-resolver-rules=MAP * ~NOTFOUND', '--virtual-time-budget=10000']
+OPTIONS = [
+    '--headless=new', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--allow-file-access-from-files',
+    '--host-resolver-rules=MAP * ~NOTFOUND', '--virtual-time-budget=10000'
+]
 # A window cannot be as narrow as a phone, a frame can.
 FRAME = """<!DOCTYPE html><body><iframe id="page" src="{address}" width="{width}" height="{height}" style="border: 0"></iframe>
 <script>
@@ -61,8 +63,8 @@ def find_faults(found, scheme):
         f'the content is {found["content"]} px wide': found['content'] <= found['width'],
         f'it loads {", ".join(found["loaded"][:3])}': not found['loaded'],
         f'{found["empty"]} pictures are empty': not found['empty'],
-        f'the ground is {found["ground"]}': (brightness < 64) == (scheme == 'dark'),
-        'the page has no title': bool(found['title'])}
+        f'the ground is {found["ground"]}': (brightness < 64) == (scheme == 'dark'), 'the page has no title': bool(found['title'])
+    }
     return [sentence for sentence, right in checks.items() if not right]
 
 

@@ -158,8 +158,9 @@ def images(backbone='swin', batch=2, dtype=torch.float32, seed=0):
 
 def block_info(dim=12, depth=3, **options):
     """What a method may know of a block of no family."""
-    return BlockInfo(**{**dict(dim=dim, depth=depth, index=0, stage=0, family='Test', ffn_dim=4 * dim, embed_dim=dim,
-                               patch_size=4), **options})
+    return BlockInfo(
+        **
+        {**dict(dim=dim, depth=depth, index=0, stage=0, family='Test', ffn_dim=4 * dim, embed_dim=dim, patch_size=4), **options})
 
 
 def adapter_and_center(dim=12, experts=3, linear_init='kaiming_uniform', **options):

@@ -14,11 +14,11 @@ from mmparax.registry import MODELS
 from mmparax.utils.meta_device import on_meta
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-LEAVES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py')
-                if '_base_' not in path.parts and 'existing' not in path.parts)
+LEAVES = sorted(
+    path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts and 'existing' not in path.parts)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def read(path):
     return Config.fromfile(CONFIGS / path)
 
@@ -30,7 +30,7 @@ def load(path):
     return cfg
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def metadata():
     """Path of each config below ``configs/`` -> its entry in the metafiles that model-index.yml names."""
     root = CONFIGS.parent

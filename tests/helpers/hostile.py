@@ -14,6 +14,7 @@ class Hostile:
 
 def through_getattr(trace):
     """A pickle that goes from an allowed class by getattr to its module's globals, puts eval there and lets it run."""
+
     def name(module, attribute):
         return f'c{module}\n{attribute}\n'.encode()
 
@@ -26,5 +27,5 @@ def through_getattr(trace):
     history = name('mmengine.logging.history_buffer', 'HistoryBuffer')
     eval_ = attribute(attribute(name('builtins', 'getattr'), '__self__'), 'eval')
     code = text(f"open({str(trace)!r}, 'w')")
-    return (b'\x80\x02' + attribute(attribute(history, '__init__'), '__globals__') + text('len') + eval_ + b's' + history
-            + code + code + b'\x86R.')
+    return (b'\x80\x02' + attribute(attribute(history, '__init__'), '__globals__') + text('len') + eval_ + b's' + history + code
+            + code + b'\x86R.')

@@ -13,13 +13,11 @@ from mmparax.ops.fused import out_conv as fused_out_conv
 # Float64 rounds by 1e-16, and no sum here has more than some thousand terms of about 1: what differs by rounding alone
 # differs by less than 1e-11, and a wrong term by far more.
 CLOSE = dict(rtol=1e-11, atol=1e-11)
-FUNCTIONS = dict(norm_conv=functional.scaled_norm_conv, mixing=functional.mix_spatially,
-                 out_conv=functional.conv_scale_shortcut)
+FUNCTIONS = dict(norm_conv=functional.scaled_norm_conv, mixing=functional.mix_spatially, out_conv=functional.conv_scale_shortcut)
 MADE_BY = dict(
     fused=dict(norm_conv=fused_norm_conv.ScaledNormConv, mixing=fused_mixing.MixSpatially,
                out_conv=fused_out_conv.ConvScaleShortcut),
-    cpu=dict(norm_conv=cpu_norm_conv.ScaledNormConv, mixing=cpu_mixing.MixSpatially,
-             out_conv=cpu_out_conv.ConvScaleShortcut),
+    cpu=dict(norm_conv=cpu_norm_conv.ScaledNormConv, mixing=cpu_mixing.MixSpatially, out_conv=cpu_out_conv.ConvScaleShortcut),
 )
 
 
@@ -44,8 +42,7 @@ def mixing_arguments(batch, hw, sizes=(3, 5, 7), layout='sequential', scored=Tru
     mixes = (count - 1) * dict(sequential=2, sequential_no_residual=1, parallel=0)[layout]
     kernels = [(leaf(batch, channels, 1, size, size) / size).detach().requires_grad_() for size in sizes]
     return dict(z=leaf(batch, hw[0] * hw[1], channels), hw=hw, kernels=kernels, stage_mix=leaf(mixes) if mixes else None,
-                layout=layout, score_weight=leaf(count, channels) if scored else None,
-                score_bias=leaf(count) if scored else None)
+                layout=layout, score_weight=leaf(count, channels) if scored else None, score_bias=leaf(count) if scored else None)
 
 
 ARGUMENTS = dict(norm_conv=norm_conv_arguments, mixing=mixing_arguments, out_conv=out_conv_arguments)
@@ -59,17 +56,20 @@ def tensors(arguments):
 
 def find_backend(operation, out):
     """The backend whose function made ``out``."""
-    return next((backend for backend, functions in MADE_BY.items()
-                 if isinstance(out.grad_fn, functions[operation]._backward_cls)), 'reference')
+    return next(
+        (backend for backend, functions in MADE_BY.items() if isinstance(out.grad_fn, functions[operation]._backward_cls)),
+        'reference')
 
 
 def compute_all(operation, arguments, backend, loss=None):
     """Outputs and gradients by one backend; the loss weighs every number of every output differently, if it is not given."""
     if loss is None:
+
         def loss(outs):
             generator = torch.Generator().manual_seed(7)
             weights = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype) for out in outs]
             return sum((out * weight).sum() for out, weight in zip(outs, weights))
+
     with use_backend(backend):
         outs = FUNCTIONS[operation](**arguments)
     outs = outs if isinstance(outs, tuple) else (outs, )

@@ -14,9 +14,8 @@ from mmengine.utils import ManagerMixin
 
 def run(command, cwd, timeout=600, **environment):
     """Run a command to its end, on one thread, with both outputs in one."""
-    return subprocess.run([str(word) for word in command], cwd=cwd, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=timeout,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **environment})
+    return subprocess.run([str(word) for word in command], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          timeout=timeout, env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **environment})
 
 
 def free_port():
@@ -96,8 +95,10 @@ def fork(script, *arguments, cwd, processes=1, timeout=600, **environment):
     if processes > 1:
         shared.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), WORLD_SIZE=str(processes))
     with tempfile.TemporaryFile('w+', errors='replace') as output:
-        forks = [Fork(command, output, cwd, dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) if processes > 1 else shared)
-                 for rank in range(processes)]
+        forks = [
+            Fork(command, output, cwd,
+                 dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) if processes > 1 else shared) for rank in range(processes)
+        ]
         end = time.time() + timeout
         while any(one.returncode is None for one in forks) and not any(one.returncode for one in forks):
             time.sleep(0.02)

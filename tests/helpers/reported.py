@@ -36,8 +36,10 @@ VOID = {'meta', 'img', 'br', 'wbr', 'line', 'rect', 'path', 'use', 'image', 'cir
 
 def make_entries(count, first=1, loss=3., **entries):
     """Make the entries of a training log, one for each ten iterations."""
-    return [dict(lr=0.1, loss=loss / place, time=0.5, iter=10 * place, step=10 * place, **entries)
-            for place in range(first, first + count)]
+    return [
+        dict(lr=0.1, loss=loss / place, time=0.5, iter=10 * place, step=10 * place, **entries)
+        for place in range(first, first + count)
+    ]
 
 
 def write_log(folder, session, entries, log=LOG):

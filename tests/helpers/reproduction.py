@@ -45,9 +45,11 @@ print('│ trainable in backbone │  │ 1,234 │')
 class StandInScale:
     """Two entries of Table 1 at tiny scale."""
     name = 'tiny'
-    entries = [TableEntry(1, row, 'swin-mini', row, 'scenes', row.lower(),
-                          papers=(TableEntry(1, row, 'swin-b', row, 'ade20k', '', 5.4, {'mIoU': published}), ))
-             for row, published in (('LoRA', 49.4), ('Mona', 49.8))]
+    entries = [
+        TableEntry(1, row, 'swin-mini', row, 'scenes', row.lower(), papers=(TableEntry(1, row, 'swin-b', row, 'ade20k', '', 5.4,
+                                                                                       {'mIoU': published}), ))
+        for row, published in (('LoRA', 49.4), ('Mona', 49.8))
+    ]
 
     def __init__(self, iterations=4, best_by=None):
         self.iterations_wanted, self.best, self.validates = iterations, best_by, best_by is not None

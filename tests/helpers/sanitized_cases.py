@@ -46,9 +46,8 @@ def run_grid(dtype):
                       eps=1e-5, weight=leaf(*taps), bias=vectors[3])
         for scaled in (True, False):
             extra = [leaf(channels), leaf(channels)] if scaled else [None, None]
-            differentiate(conv_scale_shortcut, y=leaf(*shape), hw=hw, weight=leaf(*taps), bias=vectors[0],
-                          layer_scale=vectors[1], layer_bias=vectors[2], shortcut=leaf(*shape), shortcut_scale=extra[0],
-                          shortcut_bias=extra[1])
+            differentiate(conv_scale_shortcut, y=leaf(*shape), hw=hw, weight=leaf(*taps), bias=vectors[0], layer_scale=vectors[1],
+                          layer_bias=vectors[2], shortcut=leaf(*shape), shortcut_scale=extra[0], shortcut_bias=extra[1])
         if hw[1] > 100:
             continue
         for sizes, layout, scored in itertools.product(KERNEL_SETS, LAYOUTS, (True, False)):

@@ -40,11 +40,11 @@ def segmentation(backbone, classes=THINGS + STUFF):
     channels = [width for width, _ in measure_outputs(backbone)]
     head = dict(channels=WIDTH, num_classes=classes, norm_cfg=dict(type='BN'), dropout_ratio=0., align_corners=False)
     return ConfigDict(
-        type='EncoderDecoder', backbone=backbone,
-        data_preprocessor=dict(type='SegDataPreProcessor', **STATISTICS, bgr_to_rgb=True, size=(CROP, CROP), seg_pad_val=255),
-        decode_head=dict(type='UPerHead', in_channels=channels, in_index=list(range(len(channels))), pool_scales=(1, 2), **head),
-        auxiliary_head=dict(type='FCNHead', in_channels=channels[-1], in_index=-1, num_convs=1, concat_input=False, **head),
-        test_cfg=dict(mode='whole'))
+        type='EncoderDecoder', backbone=backbone, data_preprocessor=dict(type='SegDataPreProcessor', **STATISTICS,
+                                                                         bgr_to_rgb=True, size=(CROP, CROP), seg_pad_val=255),
+        decode_head=dict(type='UPerHead', in_channels=channels, in_index=list(range(len(channels))), pool_scales=(1, 2),
+                         **head), auxiliary_head=dict(type='FCNHead', in_channels=channels[-1], in_index=-1, num_convs=1,
+                                                      concat_input=False, **head), test_cfg=dict(mode='whole'))
 
 
 def detection(backbone, classes=THINGS):
@@ -60,26 +60,27 @@ def detection(backbone, classes=THINGS):
                     out_channels=WIDTH, featmap_strides=list(strides))
 
     def targets(threshold, count, **options):
-        return dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=threshold, neg_iou_thr=min(threshold, 0.5),
-                                  min_pos_iou=0.3, match_low_quality=True, ignore_iof_thr=-1),
-                    sampler=dict(type='RandomSampler', num=count, pos_fraction=0.5, neg_pos_ub=-1,
-                                 add_gt_as_proposals='mask_size' in options), pos_weight=-1, debug=False, **options)
+        return dict(
+            assigner=dict(type='MaxIoUAssigner', pos_iou_thr=threshold, neg_iou_thr=min(threshold, 0.5), min_pos_iou=0.3,
+                          match_low_quality=True, ignore_iof_thr=-1),
+            sampler=dict(type='RandomSampler', num=count, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals='mask_size'
+                         in options), pos_weight=-1, debug=False, **options)
 
     proposals = dict(nms_pre=100, max_per_img=50, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
     return ConfigDict(
-        type='MaskRCNN', backbone=backbone,
-        data_preprocessor=dict(type='DetDataPreprocessor', **STATISTICS, bgr_to_rgb=True, pad_mask=True, pad_size_divisor=32),
-        neck=neck,
+        type='MaskRCNN', backbone=backbone, data_preprocessor=dict(type='DetDataPreprocessor', **STATISTICS, bgr_to_rgb=True,
+                                                                   pad_mask=True, pad_size_divisor=32), neck=neck,
         rpn_head=dict(
             type='RPNHead', in_channels=WIDTH, feat_channels=WIDTH, bbox_coder=BOXES,
-            anchor_generator=dict(type='AnchorGenerator', scales=[4], ratios=[0.5, 1.0, 2.0],
-                                  strides=[*strides, 2 * strides[-1]])),
+            anchor_generator=dict(type='AnchorGenerator', scales=[4], ratios=[0.5, 1.0, 2.0], strides=[*strides,
+                                                                                                       2 * strides[-1]])),
         roi_head=dict(
             type='StandardRoIHead', bbox_roi_extractor=regions(7), mask_roi_extractor=regions(14),
             bbox_head=dict(type='Shared2FCBBoxHead', in_channels=WIDTH, fc_out_channels=64, num_classes=classes,
                            bbox_coder={**BOXES, 'target_stds': [0.1, 0.1, 0.2, 0.2]}),
-            mask_head=dict(type='FCNMaskHead', num_convs=1, in_channels=WIDTH, conv_out_channels=WIDTH, num_classes=classes)),
-        train_cfg=dict(rpn=targets(0.7, 64, allowed_border=-1), rpn_proposal=proposals, rcnn=targets(0.5, 64, mask_size=28)),
+            mask_head=dict(type='FCNMaskHead', num_convs=1, in_channels=WIDTH, conv_out_channels=WIDTH,
+                           num_classes=classes)), train_cfg=dict(rpn=targets(0.7, 64, allowed_border=-1), rpn_proposal=proposals,
+                                                                 rcnn=targets(0.5, 64, mask_size=28)),
         test_cfg=dict(rpn=proposals, rcnn=dict(score_thr=0.05, nms=NMS, max_per_img=20, mask_thr_binary=0.5)))
 
 
@@ -92,8 +93,8 @@ def panoptic(backbone, things=THINGS, stuff=STUFF):
         type='PanopticFPN', panoptic_fusion_head=dict(type='HeuristicFusionHead', **count),
         semantic_head=dict(type='PanopticFPNHead', in_channels=WIDTH, inner_channels=WIDTH, start_level=0,
                            end_level=len(model['roi_head']['bbox_roi_extractor']['featmap_strides']),
-                           norm_cfg=dict(type='GN', num_groups=4), **count,
-                           loss_seg=dict(type='CrossEntropyLoss', ignore_index=255, loss_weight=0.5)))
+                           norm_cfg=dict(type='GN', num_groups=4), **count, loss_seg=dict(type='CrossEntropyLoss',
+                                                                                          ignore_index=255, loss_weight=0.5)))
     return model
 
 
@@ -101,11 +102,9 @@ def classification(backbone, classes=THINGS + STUFF):
     """The last output, averaged if it is a map, and a linear layer."""
     width, stride = measure_outputs(backbone)[-1]
     return ConfigDict(
-        type='ImageClassifier', backbone=backbone,
-        data_preprocessor=dict(type='ClsDataPreprocessor', **STATISTICS, to_rgb=True),
+        type='ImageClassifier', backbone=backbone, data_preprocessor=dict(type='ClsDataPreprocessor', **STATISTICS, to_rgb=True),
         neck=None if stride is None else dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', in_channels=width, num_classes=classes, topk=(1, 5),
-                  loss=dict(type='CrossEntropyLoss')))
+        head=dict(type='LinearClsHead', in_channels=width, num_classes=classes, topk=(1, 5), loss=dict(type='CrossEntropyLoss')))
 
 
 # task -> (model of a backbone, toolbox, its config of the synthetic scenes, how its visualizer and hook are called)
@@ -143,14 +142,14 @@ def config(task, scenes, work_dir, backbone, iterations=4, **changes):
     for name in ('train', 'val', 'test'):
         cfg[f'{name}_dataloader'].update(num_workers=0, persistent_workers=False, batch_size=2)
     cfg.update(
-        default_scope=scope, work_dir=str(work_dir), experiment_name=f'{task}_{os.getpid()}_{next(number)}',
-        model=make(backbone), train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations),
-        val_cfg=dict(), test_cfg=dict(), randomness=dict(seed=0), log_level='ERROR',
+        default_scope=scope, work_dir=str(work_dir), experiment_name=f'{task}_{os.getpid()}_{next(number)}', model=make(backbone),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations,
+                       val_interval=iterations), val_cfg={}, test_cfg={}, randomness=dict(seed=0), log_level='ERROR',
         optim_wrapper=dict(type='OptimWrapper', constructor='mmparax.OptimWrapperConstructor',
                            optimizer=dict(type='AdamW', lr=1e-3)),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1), visualization=dict(type=f'{kind}VisualizationHook'),
-                           checkpoint=dict(type='mmparax.CheckpointHook', by_epoch=False, interval=iterations)),
-        custom_hooks=[dict(type='mmparax.PEFTHook')],
+                           checkpoint=dict(type='mmparax.CheckpointHook', by_epoch=False,
+                                           interval=iterations)), custom_hooks=[dict(type='mmparax.PEFTHook')],
         visualizer=dict(type=f'{kind}LocalVisualizer' if kind else 'UniversalVisualizer', vis_backends=[]))
     cfg.update(changes)
     return Config(cfg)

@@ -23,8 +23,10 @@ def conv_case(name, batch, hw, channels, dtype='float32', full=False, **options)
 
 
 def mix_case(batch, hw, channels, sizes, layout='sequential', scored=True, dtype='float32', full=False):
-    label = '-'.join(['sum_convolutions', f'b{batch}', 'x'.join(map(str, hw)), f'r{channels}', dtype, ''.join(map(str, sizes)),
-                      layout, 'scored' if scored else 'mean'])
+    label = '-'.join([
+        'sum_convolutions', f'b{batch}', 'x'.join(map(str, hw)), f'r{channels}', dtype, ''.join(map(str, sizes)), layout,
+        'scored' if scored else 'mean'
+    ])
     return dict(id=label, full=full, name='sum_convolutions', batch=batch, hw=hw, channels=channels, dtype=dtype,
                 options=dict(sizes=sizes, layout=layout, scored=scored))
 
@@ -41,25 +43,31 @@ CASES = [
     mix_case(1, (5, 3), 33, (3, 5), 'parallel'),
     mix_case(3, (5, 3), 20, (5, ), scored=False),
 ]
-CASES += [dict(case, full=True) for case in (
-    conv_case('scaled_norm_conv', 1, (5, 7), 20),
-    conv_case('scaled_norm_conv', 1, (1, 9), 33),
-    conv_case('scaled_norm_conv', 1, (5, 7), 20, 'float16'),
-    conv_case('conv_scale_shortcut', 1, (5, 7), 20, scaled=True),
-    conv_case('conv_scale_shortcut', 1, (3, 17), 66, scaled=True),  # more than one block of channels
-    mix_case(1, (1, 9), 20, (5, 7, 9)),
-    mix_case(1, (5, 7), 20, (3, 3), scored=False),
-    mix_case(1, (5, 7), 20, (3, 5), dtype='float16'),
-)]
-CASES += [conv_case(name, batch, hw, channels, dtype, full=True, **options)
-          for name, options in (('scaled_norm_conv', {}), ('conv_scale_shortcut', dict(scaled=True)),
-                                ('conv_scale_shortcut', dict(scaled=False)))
-          for dtype in DTYPES for batch, hw, channels in ((1, (1, 1), 3), (3, (9, 17), 20), (1, (2, 33), 96))]
-CASES += [mix_case(batch, hw, channels, sizes, layout, scored, dtype, full=True)
-          for batch, hw, channels in ((1, (5, 7), 33), (3, (1, 9), 20), (3, (9, 3), 20)) for sizes in KERNEL_SETS
-          for layout in (LAYOUTS if len(sizes) > 1 else LAYOUTS[:1])
-          for scored in ((True, False) if len(sizes) > 1 and batch == 1 else (len(sizes) > 1, ))
-          for dtype in (DTYPES if (sizes, layout, scored) == ((3, 5, 7), 'sequential', True) else ('float32', ))]
+CASES += [
+    dict(case, full=True) for case in (
+        conv_case('scaled_norm_conv', 1, (5, 7), 20),
+        conv_case('scaled_norm_conv', 1, (1, 9), 33),
+        conv_case('scaled_norm_conv', 1, (5, 7), 20, 'float16'),
+        conv_case('conv_scale_shortcut', 1, (5, 7), 20, scaled=True),
+        conv_case('conv_scale_shortcut', 1, (3, 17), 66, scaled=True),  # more than one block of channels
+        mix_case(1, (1, 9), 20, (5, 7, 9)),
+        mix_case(1, (5, 7), 20, (3, 3), scored=False),
+        mix_case(1, (5, 7), 20, (3, 5), dtype='float16'),
+    )
+]
+CASES += [
+    conv_case(name, batch, hw, channels, dtype, full=True, **options)
+    for name, options in (('scaled_norm_conv', {}), ('conv_scale_shortcut', dict(scaled=True)), ('conv_scale_shortcut',
+                                                                                                 dict(scaled=False)))
+    for dtype in DTYPES for batch, hw, channels in ((1, (1, 1), 3), (3, (9, 17), 20), (1, (2, 33), 96))
+]
+CASES += [
+    mix_case(batch, hw, channels, sizes, layout, scored, dtype, full=True)
+    for batch, hw, channels in ((1, (5, 7), 33), (3, (1, 9), 20), (3, (9, 3), 20)) for sizes in KERNEL_SETS
+    for layout in (LAYOUTS if len(sizes) > 1 else LAYOUTS[:1])
+    for scored in ((True, False) if len(sizes) > 1 and batch == 1 else (len(sizes) > 1, ))
+    for dtype in (DTYPES if (sizes, layout, scored) == ((3, 5, 7), 'sequential', True) else ('float32', ))
+]
 COMPILED = [
     conv_case('scaled_norm_conv', 1, (40, 48), 192),
     conv_case('scaled_norm_conv', 1, (40, 48), 192, 'float16'),
@@ -129,9 +137,8 @@ def arguments(case):
     mixes = (count - 1) * dict(sequential=2, sequential_no_residual=1, parallel=0)[layout]
     # Unit gain: outputs of a chain of convolutions stay of one size, as in a network.
     stack = [(torch.randn(batch, channels, 1, k, k) / k).to(dtype).requires_grad_() for k in sizes]
-    return [('z', uniform(*shape, dtype=dtype)), ('hw', hw), ('kernels', stack),
-            ('stage_mix', uniform(mixes) if mixes else None), ('layout', layout),
-            ('score_weight', uniform(count, channels) if options['scored'] else None),
+    return [('z', uniform(*shape, dtype=dtype)), ('hw', hw), ('kernels', stack), ('stage_mix', uniform(mixes) if mixes else None),
+            ('layout', layout), ('score_weight', uniform(count, channels) if options['scored'] else None),
             ('score_bias', uniform(count) if options['scored'] else None)]
 
 
@@ -167,8 +174,11 @@ def errors(case):
     for (name, mine), (_, reference) in zip(leaves(ours), leaves(exact)):
         pairs[f'grad of {name}'] = mine.grad, reference.grad
         assert mine.grad.dtype == mine.dtype and mine.grad.shape == mine.shape, name
-    return dict(dtypes=dtypes, errors={name: ((mine - reference).abs().max() / reference.abs().max().clamp_min(1e-30)).item()
-                                       for name, (mine, reference) in pairs.items()})
+    return dict(
+        dtypes=dtypes, errors={
+            name: ((mine - reference).abs().max() / reference.abs().max().clamp_min(1e-30)).item()
+            for name, (mine, reference) in pairs.items()
+        })
 
 
 def adapter_errors():
@@ -178,8 +188,8 @@ def adapter_errors():
     clipping do: a gradient that shares memory with another is wrong by now.
     """
     torch.manual_seed(0)
-    adapter = AdaRouteAdapter(24, ExpertCenter(2, 24, 12, (3, 5), 'kaiming_uniform'), 4, True, 'sequential', 'softmax', 1.,
-                              True, 'trunc_normal')
+    adapter = AdaRouteAdapter(24, ExpertCenter(2, 24, 12, (3, 5), 'kaiming_uniform'), 4, True, 'sequential', 'softmax', 1., True,
+                              'trunc_normal')
     torch.nn.init.ones_(adapter.norm_scale)
     x, weight, results = uniform(2, 12, 24), torch.rand(2, 12, 24), {}
     for backend in ('reference', 'triton'):
@@ -193,9 +203,11 @@ def adapter_errors():
         for tensor in named.values():
             tensor.grad.mul_(0.5)
         results[backend] = {**{name: tensor.grad for name, tensor in named.items()}, 'out': out}
-    return dict(dtypes=[str(out.dtype)], errors={
-        name: ((results['triton'][name] - exact).abs().max() / exact.abs().max().clamp_min(1e-30)).item()
-        for name, exact in results['reference'].items()})
+    return dict(
+        dtypes=[str(out.dtype)], errors={
+            name: ((results['triton'][name] - exact).abs().max() / exact.abs().max().clamp_min(1e-30)).item()
+            for name, exact in results['reference'].items()
+        })
 
 
 def compile_all(capability):
@@ -238,8 +250,10 @@ def compile_all(capability):
         found = getattr(operations, case['name'])(*(value for _, value in arguments(case)))
         sum(out.float().sum() for out in (found if isinstance(found, tuple) else (found, ))).backward()
     # Functions of kernels are JITFunctions, too; only a kernel's name ends so.
-    kernels = {label(value) for module in (mixing, norm_conv, out_conv) for name, value in vars(module).items()
-               if isinstance(value, JITFunction) and name.endswith('_kernel')}
+    kernels = {
+        label(value) for module in (mixing, norm_conv, out_conv) for name, value in vars(module).items()
+        if isinstance(value, JITFunction) and name.endswith('_kernel')
+    }
     return dict(kernels=sorted(kernels), compiled={name: sorted(targets) for name, targets in results.items()})
 
 

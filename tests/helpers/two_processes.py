@@ -81,8 +81,8 @@ def every_method_synchronises(folder):
             for step in range(2):
                 wrapped.zero_grad()
                 sum(out.square().mean() for out in wrapped(images(backbone, seed=get_rank()))).backward()
-            gradients = all_gather_object({name: parameter.grad for name, parameter in model.named_parameters()
-                                           if parameter.requires_grad})
+            gradients = all_gather_object(
+                {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad})
             assert not runs.same(*gradients), (method, backbone)
 
 
@@ -98,8 +98,8 @@ def a_resumed_run_is_the_undisturbed_one(folder):
     assert not runs.same(first['state_dict'], second['state_dict'])
     assert not runs.same(first['ema_state_dict'], second['ema_state_dict'])
     states = [state['generators']['torch'] for state in first['resume_state']]
-    assert len(states) == 2 and all(torch.equal(state, other['generators']['torch'])
-                                    for state, other in zip(states, second['resume_state']))
+    assert len(states) == 2 and all(
+        torch.equal(state, other['generators']['torch']) for state, other in zip(states, second['resume_state']))
     statistics = all_gather_object({name: value for name, value in runner.model.module.named_buffers() if 'running' in name})
     assert statistics[0] and all(torch.equal(value, statistics[1][name]) for name, value in statistics[0].items())
     weights = all_gather_object({name: value.detach() for name, value in runner.model.module.named_parameters()})
@@ -158,8 +158,10 @@ def every_task_trains_and_evaluates(folder):
         unlock_folder(folder / task)
         weights = all_gather_object({name: value.detach() for name, value in runner.model.module.named_parameters()})
         assert not runs.same(*weights)
-        metrics = {name[len('val/'):]: scalar.current() for name, scalar in runner.message_hub.log_scalars.items()
-                   if name.startswith('val/') and not name.endswith('time')}
+        metrics = {
+            name[len('val/'):]: scalar.current() for name, scalar in runner.message_hub.log_scalars.items()
+            if name.startswith('val/') and not name.endswith('time')
+        }
         columns = all_gather_object(select_paper_metrics(metrics))
         assert columns[0] == columns[1] and None not in columns[0].values() and list(columns[0]) == COLUMNS[task]
 

@@ -1,10 +1,10 @@
 """A web server on this machine, with the files of a folder."""
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Iterator, List
 
 
 @dataclass
@@ -12,7 +12,7 @@ class WebSite:
     """A folder that is served at an address, and the paths that were asked for."""
     folder: Path
     url: str = ''
-    asked: List[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from helpers.golden_files import Golden
 from mmparax.adapters import AdaRoute
 from mmparax.ops.dispatch import use_backend
 
-GOLDENS = {'adaroute_full_357': {}, 'adaroute_no_dynamic_conv': {}, 'adaroute_single_k5': {},
-           'adaroute_det_swin_b': dict(shortcut_scale=False)}
+GOLDENS = {
+    'adaroute_full_357': {}, 'adaroute_no_dynamic_conv': {}, 'adaroute_single_k5': {},
+    'adaroute_det_swin_b': dict(shortcut_scale=False)
+}
 KERNEL_SETS = [(), (1, ), (5, ), (3, 5), (3, 3, 3), (3, 5, 7), (5, 7, 9)]
 
 
@@ -93,8 +95,9 @@ def direct_formula(adapter, center, x, hw, layout, sa, activation):
         hidden = torch.nn.functional.gelu(adapter.router.reduce(t.mean(0)))
         groups = adapter.router.gates(hidden).view(-1, center.num_experts)
         gates = groups.softmax(1) if activation == 'softmax' else groups.sigmoid()
-        mixed = [sum(g * e for g, e in zip(gate, experts))
-                 for gate, experts in zip(gates, [center.down, center.up, *center.kernels])]
+        mixed = [
+            sum(g * e for g, e in zip(gate, experts)) for gate, experts in zip(gates, [center.down, center.up, *center.kernels])
+        ]
         z0 = (t @ mixed[0].T).T.reshape(1, -1, *hw)
         dynamic = lambda z, kernel: torch.nn.functional.conv2d(  # noqa: E731
             z, kernel, padding=kernel.shape[-1] // 2, groups=z.shape[1])
@@ -133,8 +136,8 @@ def test_options_follow_the_method(layout, sa, activation, kernels):
     perturb(adapter, center)
     adapter.double(), center.double()
     x = torch.randn(2, 20, 12, dtype=torch.float64)
-    torch.testing.assert_close(adapter(x, (4, 5)), direct_formula(adapter, center, x, (4, 5), layout, sa, activation),
-                               rtol=0, atol=1e-11)
+    torch.testing.assert_close(adapter(x, (4, 5)), direct_formula(adapter, center, x, (4, 5), layout, sa, activation), rtol=0,
+                               atol=1e-11)
 
 
 @pytest.mark.parametrize('init', ['trunc_normal', 'kaiming_normal', 'kaiming_uniform'])
@@ -203,15 +206,22 @@ def test_the_mean_for_the_router_is_summed_in_single_precision(dtype, path):
 
 
 BAD = [
-    (dict(hidden_dim=0), 'hidden_dim=0'), (dict(hidden_dim=8.), 'hidden_dim=8.0'), (dict(router_dim=-1), 'router_dim=-1'),
-    (dict(kernel_sizes=(3, 4)), r'kernel_sizes=\(3, 4\)'), (dict(kernel_sizes=(0, )), 'kernel_sizes='),
-    (dict(kernel_sizes=(-3, )), 'kernel_sizes='), (dict(kernel_sizes=3), 'kernel_sizes=3'),
-    (dict(kernel_sizes='357'), "kernel_sizes='357'"), (dict(experts_per_layer=0), 'experts_per_layer=0'),
-    (dict(experts_per_layer=float('nan')), 'experts_per_layer=nan'), (dict(layers_per_center=0), 'layers_per_center=0'),
+    (dict(hidden_dim=0), 'hidden_dim=0'),
+    (dict(hidden_dim=8.), 'hidden_dim=8.0'),
+    (dict(router_dim=-1), 'router_dim=-1'),
+    (dict(kernel_sizes=(3, 4)), r'kernel_sizes=\(3, 4\)'),
+    (dict(kernel_sizes=(0, )), 'kernel_sizes='),
+    (dict(kernel_sizes=(-3, )), 'kernel_sizes='),
+    (dict(kernel_sizes=3), 'kernel_sizes=3'),
+    (dict(kernel_sizes='357'), "kernel_sizes='357'"),
+    (dict(experts_per_layer=0), 'experts_per_layer=0'),
+    (dict(experts_per_layer=float('nan')), 'experts_per_layer=nan'),
+    (dict(layers_per_center=0), 'layers_per_center=0'),
     (dict(conv_layout='serial'), "conv_layout='serial'.*'parallel'"),
     (dict(router_activation='relu'), "router_activation='relu'.*'sigmoid'"),
     (dict(expert_init='zeros'), "expert_init='zeros'.*'kaiming_normal'"),
-    (dict(sites=('linear:q', )), r"sites=\['linear:q'\].*after_token_mixer"), (dict(sites=()), r'sites=\[\]'),
+    (dict(sites=('linear:q', )), r"sites=\['linear:q'\].*after_token_mixer"),
+    (dict(sites=()), r'sites=\[\]'),
 ]
 
 

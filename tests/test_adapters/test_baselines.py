@@ -93,8 +93,8 @@ def test_starts():
     mona = Mona().build('after_block', block_info(DIM), None)
     assert mona.norm_scale.eq(1e-6).all() and mona.input_scale.eq(1).all()
     lorand = LoRand(branches=3, rank=5).build('after_block', block_info(64), None)
-    for stack, fan_in in ((lorand.down_in, 64), (lorand.up_in, 32), (lorand.kernels, 5), (lorand.down_bias, 64),
-                          (lorand.up_bias, 32)):
+    for stack, fan_in in ((lorand.down_in, 64), (lorand.up_in, 32), (lorand.kernels, 5), (lorand.down_bias, 64), (lorand.up_bias,
+                                                                                                                  32)):
         assert 0.7 / math.sqrt(fan_in) < stack.abs().max() <= 1 / math.sqrt(fan_in)
     prompts = VPT(num_prompts=50).build('prompts', block_info(DIM, embed_dim=6, patch_size=4), None)()
     bound = math.sqrt(6 / (3 * 16 + 6))
@@ -121,8 +121,8 @@ def test_dropout_acts_in_training_alone():
     ('bitfit', 'swin', lambda name: name.endswith('.bias')),
     ('norm-tuning', 'swin', lambda name: 'norm' in name),
     ('bitfit', 'convnext', lambda name: name.endswith('.bias')),
-    ('norm-tuning', 'convnext', lambda name: 'norm' in name or name.startswith('downsample_layers.') and '.0.' in name
-     and not name.startswith('downsample_layers.0') or name.startswith('downsample_layers.0.1')),
+    ('norm-tuning', 'convnext', lambda name: 'norm' in name or name.startswith('downsample_layers.') and '.0.' in name and
+     not name.startswith('downsample_layers.0') or name.startswith('downsample_layers.0.1')),
 ])
 def test_what_is_tuned_is_a_part_of_the_base(kind, backbone, trainable):
     model = build(kind, backbone)

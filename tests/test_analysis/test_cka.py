@@ -35,8 +35,8 @@ def hsic_by_terms(first, second):
     k, kernel = np.asarray(first) @ np.asarray(first).T, np.asarray(second) @ np.asarray(second).T
     np.fill_diagonal(k, 0), np.fill_diagonal(kernel, 0)
     n, one = len(k), np.ones(len(k))
-    return (np.trace(k @ kernel) + (one @ k @ one) * (one @ kernel @ one) / ((n - 1) * (n - 2))
-            - 2 / (n - 2) * (one @ k @ kernel @ one)) / (n * (n - 3))
+    return (np.trace(k @ kernel) + (one @ k @ one) * (one @ kernel @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) *
+            (one @ k @ kernel @ one)) / (n * (n - 3))
 
 
 def compute_directly(*parts):
@@ -131,10 +131,9 @@ def test_pooling_is_the_mean_over_positions():
     torch.testing.assert_close(compute_gram(tokens), compute_gram(maps))
 
 
-@pytest.mark.parametrize('parts, message', [
-    ([make_features()[0, :3]] * 2, 'batch_size=3 .* at least 4 samples'),
-    ([make_features()[0], make_features()[0, :5]], 'the same samples'),
-    ([make_features()[0]] * 3, 'the batches before had 2')])
+@pytest.mark.parametrize('parts, message', [([make_features()[0, :3]] * 2, 'batch_size=3 .* at least 4 samples'),
+                                            ([make_features()[0], make_features()[0, :5]], 'the same samples'),
+                                            ([make_features()[0]] * 3, 'the batches before had 2')])
 def test_wrong_batches(parts, message):
     measure = MinibatchCKA()
     measure.update([make_features()[0]] * 2)

@@ -160,7 +160,7 @@ def test_a_model_without_a_graph_is_refused():
 
 def test_area_ratios_of_maps_made_by_hand():
     point = center(np.ones((1, 1)), 9)
-    assert compute_area_ratios(point) == {threshold: 1 / 81 for threshold in (0.2, 0.3, 0.5, 0.99)}
+    assert compute_area_ratios(point) == dict.fromkeys((0.2, 0.3, 0.5, 0.99), 1 / 81)
     even = np.ones((10, 10))
     assert find_square_sides(even, (0.04, 0.041, 0.5, 1)) == {0.04: 2, 0.041: 4, 0.5: 8, 1: 10}
     assert compute_area_ratios(even, (0.5, )) == {0.5: 0.64}
@@ -171,10 +171,12 @@ def test_area_ratios_of_maps_made_by_hand():
     assert sides.tolist() == [1, 3, 5, 7] and shares.tolist() == [0.76, 0.84, 1, 1]
 
 
-@pytest.mark.parametrize('field, thresholds, message', [
-    (np.ones((3, 4)), (0.5, ), 'must be square'), (np.zeros((3, 3)), (0.5, ), 'zero everywhere'),
-    (np.full((3, 3), np.nan), (0.5, ), 'not finite'), (np.diag([1., -1, 1]), (0.5, ), 'negative'),
-    (np.ones((3, 3)), (0., ), 'above 0'), (np.ones((3, 3)), (1.5, ), 'at most 1')])
+@pytest.mark.parametrize('field, thresholds, message', [(np.ones((3, 4)), (0.5, ), 'must be square'),
+                                                        (np.zeros((3, 3)), (0.5, ), 'zero everywhere'),
+                                                        (np.full((3, 3), np.nan), (0.5, ), 'not finite'),
+                                                        (np.diag([1., -1, 1]), (0.5, ), 'negative'),
+                                                        (np.ones((3, 3)), (0., ), 'above 0'),
+                                                        (np.ones((3, 3)), (1.5, ), 'at most 1')])
 def test_wrong_maps(field, thresholds, message):
     with pytest.raises(InputError, match=message):
         compute_area_ratios(field, thresholds)

@@ -83,8 +83,8 @@ def test_gates_set_by_hand(tmp_path):
     shares = {2: [0.25, 0.75], 4: [0.5, 0.25, 0.25 - 1e-4, 1e-4]}
     set_gates(model, lambda experts: np.log(shares[experts]))
     run = measure(model, tmp_path)
-    assert [(adapter.name, adapter.num_experts) for adapter in run.adapters][:2] == [
-        ('stage1/block01/after_token_mixer', 2), ('stage1/block01/after_channel_mixer', 2)]
+    assert [(adapter.name, adapter.num_experts) for adapter in run.adapters][:2] == [('stage1/block01/after_token_mixer', 2),
+                                                                                     ('stage1/block01/after_channel_mixer', 2)]
     assert run.adapters[8].name == 'stage3/block01/after_token_mixer' and run.adapters[8].num_experts == 4
     assert run.adapters[0].groups == ('down', 'up', 'kernels.0', 'kernels.1', 'kernels.2')
     for adapter, _, found in list_groups(run):
@@ -112,11 +112,13 @@ def test_sigmoid_gates_are_divided_by_their_sum(tmp_path):
         assert found.mean_gate == pytest.approx(own, rel=1e-5) and found.usage == pytest.approx(own / own.sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize('gates, dependence, variation, largest', [
-    ([[1., 0.], [0., 1.]], math.log(2), 1., [0.5, 0.5]),  # each image its own expert
-    ([[0.5, 0.5], [0.5, 0.5]], 0., 0., [0.5, 0.5]),  # ties are split
-    ([[0.9, 0.1], [0.9, 0.1]], 0., 0., [1., 0.]),
-])
+@pytest.mark.parametrize(
+    'gates, dependence, variation, largest',
+    [
+        ([[1., 0.], [0., 1.]], math.log(2), 1., [0.5, 0.5]),  # each image its own expert
+        ([[0.5, 0.5], [0.5, 0.5]], 0., 0., [0.5, 0.5]),  # ties are split
+        ([[0.9, 0.1], [0.9, 0.1]], 0., 0., [1., 0.]),
+    ])
 def test_the_input_decides_or_does_not(gates, dependence, variation, largest):
     adapters = [SimpleNamespace(name='stage1/block01/x', center='stage1', groups=('down', ), num_experts=2)]
     sums = GateSums(adapters)
@@ -128,8 +130,10 @@ def test_the_input_decides_or_does_not(gates, dependence, variation, largest):
 
 
 def test_sums_of_several_processes_add_up():
-    adapters = [SimpleNamespace(name=f'stage1/block0{experts}/x', center=f'stage{experts}', groups=('down', 'up'),
-                                num_experts=experts) for experts in (2, 3)]
+    adapters = [
+        SimpleNamespace(name=f'stage1/block0{experts}/x', center=f'stage{experts}', groups=('down', 'up'), num_experts=experts)
+        for experts in (2, 3)
+    ]
     batch = [{number: torch.rand(2, 4, adapter.num_experts) for number, adapter in enumerate(adapters)} for _ in range(2)]
     whole, first, second, none = (GateSums(adapters) for _ in range(4))
     for sums, parts in ((whole, batch), (first, batch[:1]), (second, batch[1:])):
@@ -235,9 +239,8 @@ def test_images_are_spread_and_only_those_of_one_size_are_put_together():
     (dict(gt_label=torch.tensor([2, 0])), [0, 2]),
     (dict(gt_instances=InstanceData(labels=torch.tensor([1, 1, 0]))), [0, 1]),
     (dict(gt_sem_seg=PixelData(data=torch.tensor([[[2, 255], [1, 2]]]))), [1, 2]),
-    (dict(gt_sem_seg=PixelData(sem_seg=torch.tensor([[[2, 255]]])), gt_instances=InstanceData(labels=torch.tensor([0]))),
-     [0, 2]),
-    (dict(), []),
+    (dict(gt_sem_seg=PixelData(sem_seg=torch.tensor([[[2, 255]]])), gt_instances=InstanceData(labels=torch.tensor([0]))), [0, 2]),
+    ({}, []),
 ])
 def test_classes_in_an_annotation_of_any_task(sample, expected):
     assert find_labels(BaseDataElement(**sample), CLASSES) == expected
@@ -292,17 +295,20 @@ def test_copies_and_pickles_of_a_model_that_is_looked_at_read_nothing():
 def test_tool(task, tmp_path, capsys, monkeypatch):
     write_scenes(tmp_path / 'scenes', 2, 3, size=(64, 96), progress=False)
     one_output = dict(out_indices=(3, ), pad_small_map=True) if task == 'classification' else {}
-    cfg = task_config(task, tmp_path / 'scenes', tmp_path / task, dict(
-        type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4, kernel_sizes=()),
-        allow_random_base=True, **{**TINY_SWIN, **one_output}))
+    cfg = task_config(
+        task, tmp_path / 'scenes', tmp_path / task,
+        dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4, kernel_sizes=()),
+             allow_random_base=True, **{**TINY_SWIN, **one_output}))
     cfg.dump(tmp_path / 'config.py')
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     set_gates(model, lambda experts: [0.] * experts)
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'weights.pth')
     name = cfg.val_dataloader.dataset.metainfo.classes[0]
-    arguments = [tmp_path / 'config.py', tmp_path / 'weights.pth', '--out-dir', tmp_path / 'out', '--device', 'cpu',
-                 '--batch-size', '2', '--classes', name]
+    arguments = [
+        tmp_path / 'config.py', tmp_path / 'weights.pth', '--out-dir', tmp_path / 'out', '--device', 'cpu', '--batch-size', '2',
+        '--classes', name
+    ]
     monkeypatch.setattr(sys, 'argv', ['routing.py', *map(str, arguments)])
     runpy.run_path(str(TOOL), run_name='__main__')
     text = capsys.readouterr().out

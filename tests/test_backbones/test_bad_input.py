@@ -40,8 +40,8 @@ def test_outputs_that_do_not_exist_are_named(backbone, indices):
         build('frozen', backbone, out_indices=indices)
 
 
-@pytest.mark.parametrize('given, expected', [
-    (-1, (3, )), ([-1], (3, )), ([1, -1], (1, 3)), (2, (2, )), ((0, 3), (0, 3))], ids=str)
+@pytest.mark.parametrize('given, expected', [(-1, (3, )), ([-1], (3, )), ([1, -1], (1, 3)), (2, (2, )), ((0, 3), (0, 3))],
+                         ids=str)
 @pytest.mark.parametrize('backbone', ['swin', 'convnext', 'vit'])
 def test_outputs_may_be_counted_from_the_end(backbone, given, expected):
     assert tuple(build('frozen', backbone, out_indices=given).out_indices) == expected
@@ -59,9 +59,10 @@ def test_frozen_stages_and_an_adapter_exclude_each_other(backbone):
         build('frozen', backbone, frozen_stages=2)
 
 
-@pytest.mark.parametrize('cls, options, side', [
-    (AdaptedSwin, dict(arch='tiny', out_indices=(3, )), 193), (AdaptedConvNeXt, dict(arch='atto', out_indices=(0, 1, 2, 3)), 32),
-    (AdaptedConvNeXt, dict(arch='atto', out_indices=(0, 1), stem_patch_size=2), 16)], ids=str)
+@pytest.mark.parametrize('cls, options, side', [(AdaptedSwin, dict(arch='tiny', out_indices=(3, )), 193),
+                                                (AdaptedConvNeXt, dict(arch='atto', out_indices=(0, 1, 2, 3)), 32),
+                                                (AdaptedConvNeXt, dict(arch='atto', out_indices=(0, 1), stem_patch_size=2), 16)],
+                         ids=str)
 def test_the_smallest_image_is_exact(cls, options, side):
     model = cls(adapter=dict(type='mmparax.Frozen'), allow_random_base=True, **options).eval()
     with torch.no_grad():

@@ -126,8 +126,11 @@ def test_a_hostile_pickle_runs_nothing(tmp_path):
 def test_a_checkpoint_of_a_training_run_is_read(weights, tmp_path):
     history = HistoryBuffer()
     history.update(1.5)
-    torch.save({'state_dict': {f'backbone.{name}': value for name, value in weights.items()},
-                'message_hub': {'loss': history, 'lr': np.float64(1e-3)}, 'meta': {'seed': np.int64(3)}}, tmp_path / 'run.pth')
+    torch.save(
+        {
+            'state_dict': {f'backbone.{name}': value for name, value in weights.items()},
+            'message_hub': {'loss': history, 'lr': np.float64(1e-3)}, 'meta': {'seed': np.int64(3)}
+        }, tmp_path / 'run.pth')
     assert_loaded(make(tmp_path / 'run.pth'), weights)
 
 
@@ -207,8 +210,8 @@ def test_a_url_is_cached_where_torch_keeps_downloads(weights, tmp_path, monkeypa
 
 
 def test_the_shipped_base_fits_its_config():
-    model = AdaptedSwin(arch=dict(embed_dims=24, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]), window_size=4,
-                        adapter=FROZEN, out_indices=(0, 1, 2, 3), base_checkpoint='mmparax://swin_mini_glyphs.safetensors')
+    model = AdaptedSwin(arch=dict(embed_dims=24, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]), window_size=4, adapter=FROZEN,
+                        out_indices=(0, 1, 2, 3), base_checkpoint='mmparax://swin_mini_glyphs.safetensors')
     assert model.base_source is BaseSource.FILE
     with pytest.raises(FileNotFoundError, match='mmparax://absent.safetensors'):
         make('mmparax://absent.safetensors').init_weights()

@@ -17,8 +17,8 @@ OPTIONS = ('adaroute-no-kernels', 'adaroute-single', 'adaroute-parallel', 'adaro
            'adaroute-sigmoid', 'adaroute-groups', 'adaroute-detection', 'adaroute-one-site')
 pytestmark = pytest.mark.parametrize('method, backbone', [
     pytest.param(method, backbone, marks=[pytest.mark.full] if method in OPTIONS and backbone != 'swin' else [])
-    for method, backbone in CASES])
-
+    for method, backbone in CASES
+])
 
 # Two stages of two blocks: all kinds of layers, and experts to choose from.
 SMALL = dict(swin=dict(arch=dict(embed_dims=8, depths=[2, 2], num_heads=[1, 2]), out_indices=(0, 1)),
@@ -166,8 +166,9 @@ def test_init_weights_keeps_the_adapter_s_own_start(method, backbone):
     model = build(method, backbone, init_cfg=loud)
     roles, start = model.parameter_roles(), copy.deepcopy(model.state_dict())
     model.init_weights()
-    assert any(p.eq(3.).all() for name, p in model.named_parameters()
-               if name.endswith('.weight') and roles[name] in (Role.BASE, Role.TUNED))
+    assert any(
+        p.eq(3.).all() for name, p in model.named_parameters()
+        if name.endswith('.weight') and roles[name] in (Role.BASE, Role.TUNED))
     for name, parameter in model.named_parameters():
         if roles[name] in (Role.ADAPTER, Role.EXPERT_CENTER):
             if start[name].std(unbiased=False) < 1e-7:  # a constant start

@@ -13,10 +13,14 @@ FROZEN = dict(type='mmparax.Frozen')
 V2 = dict(use_grn=True, layer_scale_init_value=0.)
 
 
-@pytest.mark.parametrize('options', [
-    dict(), V2, dict(linear_pw_conv=False), dict(linear_pw_conv=False, **V2), dict(out_indices=-1),
-    dict(gap_before_final_norm=True), dict(with_cp=True), dict(drop_path_rate=0.5), dict(stem_patch_size=2)
-], ids=str)
+@pytest.mark.parametrize('options', [{}, V2,
+                                     dict(linear_pw_conv=False),
+                                     dict(linear_pw_conv=False, **V2),
+                                     dict(out_indices=-1),
+                                     dict(gap_before_final_norm=True),
+                                     dict(with_cp=True),
+                                     dict(drop_path_rate=0.5),
+                                     dict(stem_patch_size=2)], ids=str)
 @pytest.mark.parametrize('adapter', [None, FROZEN], ids=['full', 'frozen'])
 @pytest.mark.filterwarnings('ignore:torch.utils.checkpoint')
 def test_bit_equal_to_upstream(options, adapter):
@@ -62,9 +66,9 @@ def test_any_larger_size(size):
         assert out.shape[2:] == tuple(side // 2**(i + 2) for side in size) and out.isfinite().all()
 
 
-@pytest.mark.parametrize('arch, options, count', [
-    ('base', dict(), 6_456_000), ('large', dict(), 9_156_096), ('base', dict(router_dim=24), 6_630_912),
-    ('large', dict(router_dim=24), 9_403_200)], ids=str)
+@pytest.mark.parametrize('arch, options, count', [('base', {}, 6_456_000), ('large', {}, 9_156_096),
+                                                  ('base', dict(router_dim=24), 6_630_912),
+                                                  ('large', dict(router_dim=24), 9_403_200)], ids=str)
 def test_parameter_counts(arch, options, count):
     with on_meta():
         model = AdaRouteConvNeXt(arch=arch, out_indices=(0, 1, 2, 3), allow_random_base=True, **options)
@@ -94,7 +98,7 @@ def test_a_method_for_linear_layers_needs_linear_layers():
     assert model.stages[0][0].offered_sites() == ('block_parallel', 'after_block')
 
 
-@pytest.mark.parametrize('version', [dict(), V2], ids=['v1', 'v2'])
+@pytest.mark.parametrize('version', [{}, V2], ids=['v1', 'v2'])
 @pytest.mark.parametrize('layout', ['meta', 'openmmlab'])
 def test_base_files_of_both_publishers(layout, version, tmp_path):
     options = {**TINY_CONVNEXT, **version}
@@ -103,7 +107,8 @@ def test_base_files_of_both_publishers(layout, version, tmp_path):
         torch.nn.init.normal_(parameter, std=0.1)
     weights = upstream.state_dict()
     content = {'model': meta_convnext(weights)} if layout == 'meta' else {
-        'state_dict': {f'backbone.{name}': value for name, value in weights.items()} | {'head.fc.weight': torch.ones(1)}}
+        'state_dict': {f'backbone.{name}': value for name, value in weights.items()} | {'head.fc.weight': torch.ones(1)}
+    }
     torch.save(content, tmp_path / 'base.pth')
     for linear in (True, False):
         model = AdaptedConvNeXt(adapter=FROZEN, base_checkpoint=str(tmp_path / 'base.pth'), linear_pw_conv=linear, **options)

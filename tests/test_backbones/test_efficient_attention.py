@@ -43,8 +43,7 @@ def attention(request, monkeypatch):
 
 def pair(method, **options):
     """A backbone with efficient attention and one with upstream's, with the same weights, none of them neutral, in float64."""
-    efficient, upstream = (build(method, efficient_attention=choice, **{**SMALL, **options}).double()
-                           for choice in (True, False))
+    efficient, upstream = (build(method, efficient_attention=choice, **{**SMALL, **options}).double() for choice in (True, False))
     with torch.no_grad():
         for parameter in efficient.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -136,8 +135,8 @@ def test_single_precision_is_close_and_autocast_too(attention):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
         for dtype in (torch.bfloat16, torch.float16):
             with torch.autocast('cpu', dtype=dtype):
-                halves = [(out.float() - expected).abs().mean() / expected.abs().mean()
-                          for model in (efficient, upstream) for out, expected in zip(model(x), exact)]
+                halves = [(out.float() - expected).abs().mean() / expected.abs().mean() for model in (efficient, upstream)
+                          for out, expected in zip(model(x), exact)]
             # Half precision costs as much as with upstream's attention.
             for error, upstream_error in zip(halves[:len(exact)], halves[len(exact):]):
                 assert error < 2 * upstream_error + 1e-3
@@ -166,8 +165,8 @@ def test_the_shift_mask_is_that_of_mmpretrain(hw, side, shift):
     assert EfficientWindowMSA.get_attn_mask(hw, side, 0) is None is ShiftWindowMSA.get_attn_mask(hw, side, 0)
 
 
-@pytest.mark.parametrize('batch, windows, heads, whether', [
-    (4, 1334, 6, True), (1, 10922, 6, True), (1, 10923, 6, False), (6, 10923, 4, False), (1, 65535, 1, True)])
+@pytest.mark.parametrize('batch, windows, heads, whether', [(4, 1334, 6, True), (1, 10922, 6, True), (1, 10923, 6, False),
+                                                            (6, 10923, 4, False), (1, 65535, 1, True)])
 def test_images_with_more_windows_than_a_launch_takes_are_left_to_separate_operations(batch, windows, heads, whether):
     """On a GPU; windows are on the axis of the batch, or with a mask on that of the heads."""
     assert is_fused_attention_faster(SimpleNamespace(is_cuda=True, shape=(batch, windows, heads, 49, 32))) is whether
@@ -268,6 +267,7 @@ def base(tmp_path):
 
 @pytest.mark.parametrize('saved_efficient', [True, False])
 def test_adapters_go_between_fast_and_plain_bases(saved_efficient, base, tmp_path):
+
     def make(efficient_attention):
         return AdaptedSwin(adapter=METHODS['adaroute'][0], base_checkpoint=base, efficient_attention=efficient_attention,
                            **SMALL).double().eval()
@@ -336,8 +336,8 @@ def test_a_bias_of_queries_that_trains_gets_the_gradient_of_padding_too(attentio
 
 
 def test_without_bias_of_queries():
-    assert_close(*(results(model, picture((40, 58))) for model in pair(
-        'frozen', stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=False))))))
+    assert_close(*(results(model, picture((40, 58)))
+                   for model in pair('frozen', stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=False))))))
 
 
 def test_linear_maps_do_not_see_the_padding():

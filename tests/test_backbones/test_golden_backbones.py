@@ -9,8 +9,9 @@ FROZEN = dict(type='mmparax.Frozen')
 
 
 def swin(golden):
-    return dict(arch=dict(embed_dims=golden['config.embed_dims'], depths=list(golden['config.depths']),
-                          num_heads=list(golden['config.num_heads'])), out_indices=(0, 1, 2, 3), drop_path_rate=0.)
+    return dict(
+        arch=dict(embed_dims=golden['config.embed_dims'], depths=list(golden['config.depths']),
+                  num_heads=list(golden['config.num_heads'])), out_indices=(0, 1, 2, 3), drop_path_rate=0.)
 
 
 def convnext(golden):
@@ -20,15 +21,16 @@ def convnext(golden):
 
 def vit(golden):
     width = golden['config.embed_dims']
-    return dict(arch=dict(embed_dims=width, num_layers=golden['config.num_layers'], num_heads=golden['config.num_heads'],
-                          feedforward_channels=4 * width), img_size=golden['config.img_size'],
-                patch_size=golden['config.patch_size'])
+    return dict(
+        arch=dict(embed_dims=width, num_layers=golden['config.num_layers'], num_heads=golden['config.num_heads'],
+                  feedforward_channels=4 * width), img_size=golden['config.img_size'], patch_size=golden['config.patch_size'])
 
 
 # id -> (class, options from the golden's config, number of outputs, sites)
-FAMILIES = {'swin': (AdaptedSwin, swin, 4, ('after_token_mixer', 'after_channel_mixer')),
-            'convnext': (AdaptedConvNeXt, convnext, 4, ('after_block', )),
-            'vit': (AdaptedViT, vit, 1, ('after_channel_mixer', ))}
+FAMILIES = {
+    'swin': (AdaptedSwin, swin, 4, ('after_token_mixer', 'after_channel_mixer')),
+    'convnext': (AdaptedConvNeXt, convnext, 4, ('after_block', )), 'vit': (AdaptedViT, vit, 1, ('after_channel_mixer', ))
+}
 
 
 @pytest.fixture(scope='module', params=FAMILIES)

@@ -25,7 +25,11 @@ THREE_STAGES = dict(num_stages=3, num_layers=[1, 2, 1], num_heads=[1, 2, 4], pat
 
 
 @pytest.mark.parametrize('options', [
-    dict(), dict(out_indices=(1, 3)), THREE_STAGES, dict(qkv_bias=False, mlp_ratio=2), dict(patch_sizes=[4, 2, 2, 2]),
+    {},
+    dict(out_indices=(1, 3)),
+    THREE_STAGES,
+    dict(qkv_bias=False, mlp_ratio=2),
+    dict(patch_sizes=[4, 2, 2, 2]),
     dict(drop_path_rate=0.5, drop_rate=0.1, attn_drop_rate=0.1),
 ], ids=str)
 @pytest.mark.parametrize('adapter', [None, FROZEN, toy('token_mixer_branch', 'channel_mixer_branch')],
@@ -88,8 +92,11 @@ def test_any_input_size_is_maps_of_its_own_shape(size):
     assert [tuple(out.shape) for out in outs] == [(2, width, *grid) for width, grid in zip((8, 16, 32, 64), grids)]
 
 
-@pytest.mark.parametrize('options', [dict(), THREE_STAGES, dict(patch_sizes=[4, 2, 2, 2]), dict(sr_ratios=[2, 2, 2, 2]),
-                                     dict(strides=[4, 3, 2, 1])], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [{}, THREE_STAGES, dict(patch_sizes=[4, 2, 2, 2]),
+     dict(sr_ratios=[2, 2, 2, 2]),
+     dict(strides=[4, 3, 2, 1])], ids=str)
 def test_the_smallest_side_is_the_one_below_which_upstream_fails(options):
     model = AdaptedMiT(adapter=FROZEN, allow_random_base=True, **{**SMALL, **options}).eval()
     least = model.smallest_side()
@@ -101,8 +108,7 @@ def test_the_smallest_side_is_the_one_below_which_upstream_fails(options):
         MixVisionTransformer.forward(model, too_small)
 
 
-@pytest.mark.parametrize('width, depths', [(32, [2, 2, 2, 2]), (64, [3, 4, 6, 3]), (64, [3, 6, 40, 3])],
-                         ids=['b0', 'b2', 'b5'])
+@pytest.mark.parametrize('width, depths', [(32, [2, 2, 2, 2]), (64, [3, 4, 6, 3]), (64, [3, 6, 40, 3])], ids=['b0', 'b2', 'b5'])
 def test_every_arch_has_two_adapters_a_block(width, depths):
     with on_meta():
         model = AdaRouteMiT(embed_dims=width, num_layers=depths, num_heads=[1, 2, 5, 8], allow_random_base=True)

@@ -10,10 +10,13 @@ from mmparax.backbones.parameters import count_parameters
 from mmparax.utils.meta_device import on_meta
 
 
-@pytest.mark.parametrize('options', [
-    dict(), dict(out_indices=(3, ), pad_small_map=False), dict(with_cp=True), dict(use_abs_pos_embed=True),
-    dict(out_after_downsample=True, out_indices=(1, 2)), dict(drop_path_rate=0.5, drop_rate=0.1), dict(norm_cfg=None)
-], ids=str)
+@pytest.mark.parametrize('options', [{},
+                                     dict(out_indices=(3, ), pad_small_map=False),
+                                     dict(with_cp=True),
+                                     dict(use_abs_pos_embed=True),
+                                     dict(out_after_downsample=True, out_indices=(1, 2)),
+                                     dict(drop_path_rate=0.5, drop_rate=0.1),
+                                     dict(norm_cfg=None)], ids=str)
 @pytest.mark.parametrize('adapter', [None, dict(type='mmparax.Frozen')], ids=['full', 'frozen'])
 @pytest.mark.filterwarnings('ignore:torch.utils.checkpoint')
 def test_bit_equal_to_upstream(options, adapter):
@@ -52,8 +55,8 @@ def test_any_input_size(size):
 
 
 COUNTS = [
-    ('base', dict(), 5_242_992),
-    ('large', dict(), 7_302_384),
+    ('base', {}, 5_242_992),
+    ('large', {}, 7_302_384),
     ('large', dict(kernel_sizes=()), 6_994_368),
     ('base', dict(shortcut_scale=False, layer_scale_init=1e-5), 5_194_864),
     ('base', dict(layers_per_center=18), 5_242_992),
@@ -62,13 +65,16 @@ COUNTS = [
     ('base', dict(layers_per_center=3), 5_197_092),
 ]
 ROUNDED_COUNTS = [  # in millions, to three decimals
-    (dict(experts_per_layer=4, hidden_dim=40), 5.522), (dict(experts_per_layer=2, hidden_dim=72), 5.169),
-    (dict(experts_per_layer=1, hidden_dim=128), 5.243), (dict(experts_per_layer=0.5, hidden_dim=192), 5.376),
+    (dict(experts_per_layer=4, hidden_dim=40), 5.522),
+    (dict(experts_per_layer=2, hidden_dim=72), 5.169),
+    (dict(experts_per_layer=1, hidden_dim=128), 5.243),
+    (dict(experts_per_layer=0.5, hidden_dim=192), 5.376),
     (dict(kernel_sizes=(3, 3, 3), spatial_aggregation=False), 5.052),
     (dict(kernel_sizes=(5, 5, 5), spatial_aggregation=False), 5.200),
     (dict(kernel_sizes=(7, 7, 7), spatial_aggregation=False), 5.421),
     (dict(kernel_sizes=(3, 5, 7), spatial_aggregation=False), 5.224),
-    (dict(kernel_sizes=(5, 7, 9), spatial_aggregation=False), 5.446), (dict(kernel_sizes=(5, 7, 9)), 5.464),
+    (dict(kernel_sizes=(5, 7, 9), spatial_aggregation=False), 5.446),
+    (dict(kernel_sizes=(5, 7, 9)), 5.464),
 ]
 
 
@@ -115,9 +121,11 @@ def test_groups_of_blocks_share_a_center():
 
 
 def test_small_maps_are_padded_by_default_for_dense_tasks():
+
     def padding(**options):
         model = AdaptedSwin(allow_random_base=True, **{**TINY_SWIN, **options})
         return model.stages[0].blocks[0].attn.pad_small_map
+
     assert padding() is True
     assert padding(out_indices=(3, )) is False
     assert padding(pad_small_map=False) is False

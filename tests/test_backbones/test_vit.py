@@ -20,9 +20,17 @@ STREAM = ('token_mixer_branch', 'after_token_mixer', 'channel_mixer_parallel', '
 
 
 @pytest.mark.parametrize('options', [
-    dict(), dict(out_type='cls_token', out_indices=-1), dict(out_type='avg_featmap', out_indices=[3]), dict(out_type='raw'),
-    dict(with_cls_token=False), dict(patch_size=7, img_size=49), dict(final_norm=False), dict(drop_path_rate=0.5, drop_rate=0.1),
-    dict(layer_scale_init_value=1e-2), dict(pre_norm=True), dict(layer_cfgs=dict(ffn_type='swiglu_fused')),
+    {},
+    dict(out_type='cls_token', out_indices=-1),
+    dict(out_type='avg_featmap', out_indices=[3]),
+    dict(out_type='raw'),
+    dict(with_cls_token=False),
+    dict(patch_size=7, img_size=49),
+    dict(final_norm=False),
+    dict(drop_path_rate=0.5, drop_rate=0.1),
+    dict(layer_scale_init_value=1e-2),
+    dict(pre_norm=True),
+    dict(layer_cfgs=dict(ffn_type='swiglu_fused')),
 ], ids=str)
 @pytest.mark.parametrize('adapter', [None, FROZEN], ids=['full', 'frozen'])
 @pytest.mark.parametrize('with_cp', [False, True], ids=['plain', 'cp'])

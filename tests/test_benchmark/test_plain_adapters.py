@@ -24,10 +24,11 @@ def same_adapters(real, plain, block):
 
 
 @pytest.mark.parametrize('real, plain, options', [
-    *((AdaRoute, PlainAdaRoute, options) for options in (
-        dict(), dict(conv_layout='parallel'), dict(conv_layout='sequential_no_residual'), dict(spatial_aggregation=False),
-        dict(shortcut_scale=False, router_activation='sigmoid'), dict(kernel_sizes=()), dict(kernel_sizes=(5, )))),
-    (Mona, PlainMona, dict(dropout=0.))])
+    *((AdaRoute, PlainAdaRoute, options)
+      for options in ({}, dict(conv_layout='parallel'), dict(conv_layout='sequential_no_residual'),
+                      dict(spatial_aggregation=False), dict(shortcut_scale=False, router_activation='sigmoid'),
+                      dict(kernel_sizes=()), dict(kernel_sizes=(5, )))), (Mona, PlainMona, dict(dropout=0.))
+])
 @pytest.mark.parametrize('batch', [1, 3])
 def test_plain_references_are_the_same_functions(real, plain, options, batch):
     block = BlockInfo(dim=6, depth=2, index=0, stage=0, family='Swin', ffn_dim=24, embed_dim=6, patch_size=4)

@@ -29,7 +29,9 @@ def test_contenders_take_turns_and_every_round_begins_with_the_next_one():
     work = Workload(size=(8, 8), rounds=3, warmup=2)
     timer = run_timer(*(make_candidate(name, turns=turns) for name in 'abc'), work=work)
     assert turns[:9] == list('aaabbbccc'), 'two warm-up steps and the one that measures memory'
-    assert turns[9:] == list('abc' 'bca' 'cab')
+    assert turns[9:] == list('abc'
+                             'bca'
+                             'cab')
     assert all(len(measurement.training) == len(measurement.inference) == 3 for measurement in timer.measurements)
     assert all(measurement.trainable == 3 * 4 * 9 + 4 and measurement.error is None for measurement in timer.measurements)
 
@@ -82,8 +84,8 @@ def test_every_row_is_compiled(monkeypatch):
     """Models share code, of which the compiler keeps few versions unless it is told."""
     graphs = []
     original = torch.compile
-    monkeypatch.setattr(torch, 'compile', lambda model: original(
-        model, backend=lambda graph, inputs: graphs.append(graph) or graph.forward))
+    monkeypatch.setattr(torch, 'compile',
+                        lambda model: original(model, backend=lambda graph, inputs: graphs.append(graph) or graph.forward))
     torch._dynamo.reset()
     timer = run_timer(*(make_candidate(str(i)) for i in range(10)), work=Workload(size=(8, 8), rounds=1, compile=True))
     assert [measurement.error for measurement in timer.measurements] == [None] * 10

@@ -41,13 +41,17 @@ def test_ratios_to_the_plain_adapters_stand_where_those_ran():
 
 
 def test_published_ratios_are_a_column_of_their_own_and_only_for_the_papers_setting():
-    published = {(backbone, size, batch): [row.published for row in list_candidates(
-        backbone, ['full', 'adaroute', 'plain-adaroute'], size, batch, ['fp16'], ['auto'], [True])]
-        for backbone, size, batch in (('swin-l', (1280, 800), 4), ('swin-l', (1280, 800), 2), ('swin-b', (1280, 800), 4))}
+    published = {
+        (backbone, size, batch): [
+            row.published
+            for row in list_candidates(backbone, ['full', 'adaroute', 'plain-adaroute'], size, batch, ['fp16'], ['auto'], [True])
+        ] for backbone, size, batch in (('swin-l', (1280, 800), 4), ('swin-l', (1280, 800), 2), ('swin-b', (1280, 800), 4))
+    }
     assert published.pop(('swin-l', (1280, 800), 4)) == [1., pytest.approx(0.855, abs=5e-4), None]
     assert set(sum(published.values(), [])) == {None}
     assert 'L40S' not in make_comparison({'full': [1.]}).format_table()
     table = make_comparison({'full': [1.], 'adaroute': [1.]}, adaroute=0.855).format_table()
     assert 'published' in table and '0.855' in table and '1.000' in table
-    assert TABLE_11 == {'full': 4.63, 'lora': 4.07, 'adaptformer': 5.15, 'lorand': 5.11, 'mona': 3.94,
-                        'adaroute-no-conv': 4.96, 'adaroute': 3.96}
+    assert TABLE_11 == {
+        'full': 4.63, 'lora': 4.07, 'adaptformer': 5.15, 'lorand': 5.11, 'mona': 3.94, 'adaroute-no-conv': 4.96, 'adaroute': 3.96
+    }

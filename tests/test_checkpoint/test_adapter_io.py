@@ -229,10 +229,13 @@ def test_names_of_an_arch_and_options_of_training_do_not_matter(folder, tmp_path
     mmparax.save_adapter(Model(folder), tmp_path / 'a.safetensors')
     mmparax.load_adapter(Model(folder, drop_path_rate=0.3, with_cp=True, out_indices=(-4, 1, 2, 3)), tmp_path / 'a.safetensors')
     with on_meta():
-        tiny = [AdaptedConvNeXt(adapter=METHODS['frozen'][0], allow_random_base=True, **options)
-                for options in (dict(arch='tiny'), dict(arch=AdaptedConvNeXt.arch_settings['tiny']), dict(arch='base'))]
-    described = [dict(type='AdaptedConvNeXt', family='ConvNeXt', options=to_plain_config(model.upstream_options))
-                 for model in tiny]
+        tiny = [
+            AdaptedConvNeXt(adapter=METHODS['frozen'][0], allow_random_base=True, **options)
+            for options in (dict(arch='tiny'), dict(arch=AdaptedConvNeXt.arch_settings['tiny']), dict(arch='base'))
+        ]
+    described = [
+        dict(type='AdaptedConvNeXt', family='ConvNeXt', options=to_plain_config(model.upstream_options)) for model in tiny
+    ]
     check_backbone('', tiny[1], described[0], 'a')
     with pytest.raises(ValueError, match='other options of AdaptedConvNeXt: arch='):
         check_backbone('', tiny[2], described[0], 'a')
@@ -265,8 +268,8 @@ def test_what_cannot_be_saved(case, folder, tmp_path):
 
 
 def test_a_measure_of_one_element_is_a_number(folder, tmp_path):
-    about = mmparax.save_adapter(Model(folder), tmp_path / 'a.safetensors',
-                                 metric=dict(a=torch.tensor(50.5), b=np.array([2]), c=np.float32(0.5), d=1))
+    about = mmparax.save_adapter(Model(folder), tmp_path / 'a.safetensors', metric=dict(a=torch.tensor(50.5), b=np.array([2]),
+                                                                                        c=np.float32(0.5), d=1))
     assert about['metric'] == read_adapter(tmp_path / 'a.safetensors').about['metric'] == dict(a=50.5, b=2, c=0.5, d=1)
 
 
@@ -304,8 +307,9 @@ def test_runs_start_from_it_and_do_not_resume_from_it(run_base, tmp_path):
         new = build_run(config(tmp_path / name, iterations=3, **run_base), load_from=paths[name])
         new.logger.warning = lambda text, *args: lines.append(text % args if args else str(text))
         head = values(new.model.decode_head)
-        new.register_hook(type('Look', (mmparax.hooks.EMAHook.__base__, ), dict(
-            before_train=lambda self, runner: seen.update(values(runner.model))))())
+        new.register_hook(
+            type('Look', (mmparax.hooks.EMAHook.__base__, ),
+                 dict(before_train=lambda self, runner: seen.update(values(runner.model))))())
         new.train()
         assert equal({key: value for key, value in trained.items() if key.startswith('backbone.')}, seen)
         fresh = [line for line in lines if 'start fresh' in line]

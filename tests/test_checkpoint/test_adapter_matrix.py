@@ -99,7 +99,8 @@ def test_every_method_in_every_task(backbone, tmp_path):
 
 
 def test_the_tables_are_whole():
-    assert {case[0] for case in WHOLE} == set(SHIPPED) and {case[1:] for case in QUICK} >= {
-        (backbone, task) for backbone in BACKBONES for task in TASKS}
+    assert {case[0] for case in WHOLE} == set(SHIPPED) and {case[1:] for case in QUICK} >= {(backbone, task)
+                                                                                            for backbone in BACKBONES
+                                                                                            for task in TASKS}
     kinds = {METHODS[case[0]][0]['type'] for case in QUICK}
     assert kinds == {METHODS[method][0]['type'] for method in SHIPPED} and len(np.unique(QUICK, axis=0)) == len(QUICK)

@@ -132,8 +132,9 @@ def test_a_checkpoint_on_another_base_changes_nothing(tmp_path):
     assert torch.equal(model.state_dict()[ADAPTER], same[ADAPTER])
     torch.save(dict(state_dict=state_of('adaroute')), tmp_path / 'other.pth')
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"trained on another base than '.*base.pth', which AdaptedSwin has loaded: \d+ \(.*"
-                                         r'\) of \d+ frozen weights differ'):
+    with pytest.raises(
+            ValueError, match=r"trained on another base than '.*base.pth', which AdaptedSwin has loaded: \d+ \(.*"
+            r'\) of \d+ frozen weights differ'):
         load_checkpoint(model, str(tmp_path / 'other.pth'))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(ValueError, match='trained on another base'):  # torch's own loading, only a part of another base
@@ -155,8 +156,10 @@ def test_a_checkpoint_of_what_trains_is_enough(tmp_path):
     """The frozen base may be absent as a whole: it comes from the base."""
     torch.save(build('frozen', **SHALLOW['swin']).state_dict(), tmp_path / 'base.pth')
     source = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'base.pth'))
-    trained = {name: value for name, value in source.state_dict().items()
-               if dict(source.named_parameters()).get(name, value).requires_grad}
+    trained = {
+        name: value for name, value in source.state_dict().items()
+        if dict(source.named_parameters()).get(name, value).requires_grad
+    }
     torch.save(dict(state_dict=trained), tmp_path / 'small.pth')
     model = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'base.pth'))
     for buffers in (False, True):  # buffers of the base are computed again, whether or not the file has them
@@ -191,15 +194,16 @@ def test_buffers_of_a_base_do_not_make_it_whole(base, meta, small, tmp_path):
 
 def test_by_torch_a_small_state_dict_is_compared_where_it_says_its_base(small, tmp_path, monkeypatch):
     source, state = small
-    torch.save(dict(state_dict=state, ema_state_dict={f'module.{name}': value for name, value in state.items()},
-                    meta=dict(mmparax=describe(source))), tmp_path / 'small.pth')
+    torch.save(
+        dict(state_dict=state, ema_state_dict={f'module.{name}': value for name, value in state.items()},
+             meta=dict(mmparax=describe(source))), tmp_path / 'small.pth')
     content = CheckpointLoader.load_checkpoint(str(tmp_path / 'small.pth'))
     same, other = (Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / f'{name}.pth'))
                    for name in ('one', 'two'))
     lines = []
     monkeypatch.setattr('mmparax.backbones.base_weights.print_log', lambda text, **_: lines.append(text))
-    for key, models in (('state_dict', (same, other)),
-                        ('ema_state_dict', [nn.ModuleDict(dict(module=model)) for model in (same, other)])):
+    for key, models in (('state_dict', (same, other)), ('ema_state_dict',
+                                                        [nn.ModuleDict(dict(module=model)) for model in (same, other)])):
         models[0].load_state_dict(content[key])
         with pytest.raises(ValueError, match='the state dict was trained on another base: its fingerprint is'):
             models[1].load_state_dict(content[key])
@@ -227,8 +231,10 @@ def test_a_small_checkpoint_on_another_base_is_told_by_its_fingerprint(late, tmp
     for name in ('one', 'two'):
         torch.save(build('frozen', **SHALLOW['swin']).state_dict(), tmp_path / f'{name}.pth')
     source = Model('adaroute', allow_random_base=False, base_checkpoint=str(tmp_path / 'one.pth'))
-    trained = {name: value for name, value in source.state_dict().items()
-               if dict(source.named_parameters()).get(name, value).requires_grad}
+    trained = {
+        name: value for name, value in source.state_dict().items()
+        if dict(source.named_parameters()).get(name, value).requires_grad
+    }
     torch.save(dict(state_dict=trained, meta=dict(mmparax=describe(source))), tmp_path / 'small.pth')
     path = tmp_path / ('late.pth' if late else 'two.pth')
     model = Model('adaroute', allow_random_base=False, base_checkpoint=str(path))

@@ -37,7 +37,8 @@ def config(folder, base, work_dir):
     cfg.model.auxiliary_head.in_channels = 32
     cfg.merge_from_dict({
         'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False, 'train_dataloader.batch_size': 2,
-        'train_cfg.max_iters': 2, 'log_level': 'ERROR', 'work_dir': str(work_dir), 'experiment_name': str(work_dir)})
+        'train_cfg.max_iters': 2, 'log_level': 'ERROR', 'work_dir': str(work_dir), 'experiment_name': str(work_dir)
+    })
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[loader].dataset.data_root = str(folder / 'scenes')
         cfg[loader].update(num_workers=0, persistent_workers=False)
@@ -97,8 +98,9 @@ def by_load_adapter(path, file):
 
 
 ROUTES = [by_runner, by_init_model, by_inferencer, by_copy]
-CASES = [(route, 'small', 'at hand') for route in ROUTES] + [(route, 'whole', 'absent') for route in ROUTES] + [
-    (route, 'adapter', 'at hand') for route in [*ROUTES, by_load_adapter]]
+CASES = [(route, 'small', 'at hand') for route in ROUTES] + [(route, 'whole', 'absent')
+                                                             for route in ROUTES] + [(route, 'adapter', 'at hand')
+                                                                                     for route in [*ROUTES, by_load_adapter]]
 
 
 @pytest.mark.parametrize('route, file, base', CASES, ids=lambda part: getattr(part, '__name__', part))
@@ -130,19 +132,19 @@ def test_a_detector_by_every_route(folder, tmp_path):
     from mmdet.registry import MODELS
     anchors = dict(type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1, ratios=[1.0], strides=[8, 16, 32, 64])
     model = dict(
-        type='RetinaNet',
-        data_preprocessor=dict(type='DetDataPreprocessor', mean=[0.] * 3, std=[1.] * 3, pad_size_divisor=32),
-        backbone=dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4),
-                      base_checkpoint=str(folder / 'base.pth'), **{**SMALL_SWIN, 'out_indices': (1, 2, 3)}),
-        neck=dict(type='FPN', in_channels=[16, 32, 64], out_channels=8, num_outs=4, add_extra_convs='on_input'),
+        type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor', mean=[0.] * 3, std=[1.] * 3, pad_size_divisor=32),
+        backbone=dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute',
+                                                               hidden_dim=4), base_checkpoint=str(folder / 'base.pth'),
+                      **{**SMALL_SWIN, 'out_indices': (1, 2, 3)}), neck=dict(type='FPN', in_channels=[16, 32, 64], out_channels=8,
+                                                                             num_outs=4, add_extra_convs='on_input'),
         bbox_head=dict(type='RetinaHead', num_classes=2, in_channels=8, feat_channels=8, stacked_convs=1,
                        anchor_generator=anchors, bbox_coder=dict(type='DeltaXYWHBBoxCoder')),
         test_cfg=dict(nms_pre=10, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=5))
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs', meta_keys=('img_path', 'ori_shape', 'img_shape'))]
-    cfg = Config(dict(
-        default_scope='mmdet', model=model, visualizer=dict(type='DetLocalVisualizer', vis_backends=[]),
-        test_dataloader=dict(dataset=dict(type='CocoDataset', ann_file='absent.json', metainfo=dict(classes=('a', 'b')),
-                                          pipeline=pipeline))))
+    cfg = Config(
+        dict(
+            default_scope='mmdet', model=model, visualizer=dict(type='DetLocalVisualizer', vis_backends=[]), test_dataloader=dict(
+                dataset=dict(type='CocoDataset', ann_file='absent.json', metainfo=dict(classes=('a', 'b')), pipeline=pipeline))))
     cfg.dump(tmp_path / 'config.py')
     init_default_scope('mmdet')
     source = MODELS.build(cfg.model)
@@ -153,13 +155,15 @@ def test_a_detector_by_every_route(folder, tmp_path):
     torch.save(dict(state_dict=source.state_dict(), meta=dict(dataset_meta=dict(classes=('a', 'b')))), tmp_path / 'det.pth')
     image = torch.rand(1, 3, 64, 64)
     expected = source.eval()(image, mode='tensor')
-    routes = [lambda: init_detector(str(tmp_path / 'config.py'), str(tmp_path / 'det.pth'), device='cpu'),
-              lambda: DetInferencer(str(tmp_path / 'config.py'), str(tmp_path / 'det.pth'), device='cpu').model]
+    routes = [
+        lambda: init_detector(str(tmp_path / 'config.py'), str(tmp_path / 'det.pth'), device='cpu'),
+        lambda: DetInferencer(str(tmp_path / 'config.py'), str(tmp_path / 'det.pth'), device='cpu').model
+    ]
     routes.append(lambda: copy.deepcopy(routes[0]()))
     mmparax.save_adapter(source, tmp_path / 'det.safetensors', dataset_meta=dict(classes=('a', 'b')))
     for route in (init_detector, DetInferencer):
-        routes.append(lambda route=route: getattr(found := route(str(tmp_path / 'config.py'), str(tmp_path / 'det.safetensors'),
-                                                                 device='cpu'), 'model', found))
+        routes.append(lambda route=route: getattr(
+            found := route(str(tmp_path / 'config.py'), str(tmp_path / 'det.safetensors'), device='cpu'), 'model', found))
     warnings.simplefilter('ignore')
     for route in routes:
         found = route().eval()(image, mode='tensor')
@@ -172,8 +176,8 @@ def test_a_classifier_by_its_inferencer(folder, tmp_path):
     model = dict(
         type='ImageClassifier', data_preprocessor=dict(mean=[0.] * 3, std=[1.] * 3), neck=dict(type='GlobalAveragePooling'),
         backbone=dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4),
-                      base_checkpoint=str(folder / 'base.pth'), **SMALL_SWIN),
-        head=dict(type='LinearClsHead', in_channels=64, num_classes=2))
+                      base_checkpoint=str(folder / 'base.pth'), **SMALL_SWIN), head=dict(type='LinearClsHead', in_channels=64,
+                                                                                         num_classes=2))
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
     cfg = Config(dict(default_scope='mmpretrain', model=model, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
     cfg.dump(tmp_path / 'config.py')

@@ -28,11 +28,15 @@ MODEL_FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob('_base_/
 def bases_of(path):
     """The shipped configs that a config names in ``_base_``, by their paths below ``configs``."""
     lines = ast.parse((CONFIGS / path).read_text()).body
-    values = [ast.literal_eval(line.value) for line in lines
-              if isinstance(line, ast.Assign) and getattr(line.targets[0], 'id', None) == '_base_']
+    values = [
+        ast.literal_eval(line.value) for line in lines
+        if isinstance(line, ast.Assign) and getattr(line.targets[0], 'id', None) == '_base_'
+    ]
     names = [name for value in values for name in ([value] if isinstance(value, str) else value)]
-    files = [CONFIGS / name[len('mmparax::'):] if name.startswith('mmparax::') else (CONFIGS / path).parent / name
-             for name in names if name.startswith('mmparax::') or '::' not in name]
+    files = [
+        CONFIGS / name[len('mmparax::'):] if name.startswith('mmparax::') else (CONFIGS / path).parent / name for name in names
+        if name.startswith('mmparax::') or '::' not in name
+    ]
     return [file.resolve().relative_to(CONFIGS) for file in files]
 
 

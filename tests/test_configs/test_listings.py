@@ -14,8 +14,10 @@ ENTRIES = {}
 for found in list_paper_entries():
     ENTRIES.setdefault(found.config, []).append(found)
 # Columns of the metafiles, by OpenMMLab's habit -> those of the tables.
-METRICS = {'box AP': 'AP^b', 'box AP50': 'AP^b_50', 'box AP75': 'AP^b_75', 'mask AP': 'AP^m', 'mask AP50': 'AP^m_50',
-           'mask AP75': 'AP^m_75', 'Top 1 Accuracy': 'top-1'}
+METRICS = {
+    'box AP': 'AP^b', 'box AP50': 'AP^b_50', 'box AP75': 'AP^b_75', 'mask AP': 'AP^m', 'mask AP50': 'AP^m_50',
+    'mask AP75': 'AP^m_75', 'Top 1 Accuracy': 'top-1'
+}
 # What was measured: config -> start of its row in the README.
 MEASURED = {
     'upernet_swin-mini_frozen_1xb8-500_scenes-128x128': '| Frozen (head only) |',
@@ -71,8 +73,8 @@ def test_readme_and_metafile_have_the_config(path):
 def test_metafile_says_where_its_results_are_from(path):
     cells, found = ENTRIES.get(str(path), []), {}
     for result in metadata()[str(path)].get('Results', []):
-        found.setdefault(result['Source'], {}).update(
-            {METRICS.get(name, name): value for name, value in result['Metrics'].items()})
+        found.setdefault(result['Source'],
+                         {}).update({METRICS.get(name, name): value for name, value in result['Metrics'].items()})
     if cells:
         tables = sorted(cell.table for cell in cells)
         source = f'Table {tables[0]}' if len(tables) == 1 else f'Tables {tables[0]}-{tables[-1]}'
@@ -98,5 +100,5 @@ def test_nothing_else_is_listed():
 def test_mmengine_finds_configs_by_the_metafiles():
     name = 'ablations/ablation_mask-rcnn_swin-b_adaroute_4xb4-1x_coco_k579.py'
     assert get_config(f'mmparax::{name}').model.backbone.adapter.kernel_sizes == (5, 7, 9)
-    assert sorted(BaseInferencer.list_models('mmparax', 'vit-b16_mona')) == [
-        f'vit-b16_mona_4xb256-100e_{data}' for data in ('cifar100', 'food101', 'svhn')]
+    assert sorted(BaseInferencer.list_models(
+        'mmparax', 'vit-b16_mona')) == [f'vit-b16_mona_4xb256-100e_{data}' for data in ('cifar100', 'food101', 'svhn')]

@@ -50,9 +50,10 @@ def test_boxes_and_masks(here):
         image(here / f'data/fruit/images/{folder}/one.jpg')
         content = dict(
             images=[dict(id=1, file_name='one.jpg', height=64, width=64)],
-            categories=[dict(id=7, name='apple'), dict(id=9, name='pear')],
-            annotations=[dict(id=1, image_id=1, category_id=7 + 2 * number, iscrowd=0, area=400, bbox=[10, 10, 20, 20],
-                              segmentation=[[10, 10, 30, 10, 30, 30, 10, 30]])])
+            categories=[dict(id=7, name='apple'), dict(id=9, name='pear')], annotations=[
+                dict(id=1, image_id=1, category_id=7 + 2 * number, iscrowd=0, area=400, bbox=[10, 10, 20, 20],
+                     segmentation=[[10, 10, 30, 10, 30, 30, 10, 30]])
+            ])
         (here / 'data/fruit/annotations').mkdir(exist_ok=True)
         (here / f'data/fruit/annotations/{folder}.json').write_text(json.dumps(content))
     cfg = written('my_objects', LONGER)

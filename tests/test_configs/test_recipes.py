@@ -12,31 +12,55 @@ BACKBONES = ('swin-b', 'swin-l', 'convnext-b', 'convnext-l')
 METHODS = ('adaroute', 'frozen', 'full')
 # What the baselines' adapters are, with the sizes that meet the published counts.
 BASELINES = {
-    ('swin-b', 'vpt'): dict(type='mmparax.VPT', num_prompts=10), ('swin-l', 'vpt'): dict(type='mmparax.VPT', num_prompts=10),
-    ('swin-b', 'lora'): dict(type='mmparax.LoRA', rank=112), ('swin-l', 'lora'): dict(type='mmparax.LoRA', rank=112),
-    ('vit-b16', 'vpt'): dict(type='mmparax.VPT', num_prompts=10), ('vit-b16', 'lora'): dict(type='mmparax.LoRA', rank=106),
+    ('swin-b', 'vpt'): dict(type='mmparax.VPT', num_prompts=10),
+    ('swin-l', 'vpt'): dict(type='mmparax.VPT', num_prompts=10),
+    ('swin-b', 'lora'): dict(type='mmparax.LoRA', rank=112),
+    ('swin-l', 'lora'): dict(type='mmparax.LoRA', rank=112),
+    ('vit-b16', 'vpt'): dict(type='mmparax.VPT', num_prompts=10),
+    ('vit-b16', 'lora'): dict(type='mmparax.LoRA', rank=106),
     ('vit-b16', 'adaptformer'): dict(type='mmparax.AdaptFormer', hidden_dim=233),
     ('vit-b16', 'mona'): dict(type='mmparax.Mona', hidden_dim=92),
     ('vit-b16', 'lorand'): dict(type='mmparax.LoRand', branches=4, rank=35, sites=('after_channel_mixer', )),
-    **{(backbone, 'adaptformer'): dict(type='mmparax.AdaptFormer', hidden_dim=hidden_dim)
-       for backbone, hidden_dim in zip(BACKBONES, (224, 224, 176, 176))},
-    **{(backbone, 'lorand'): dict(type='mmparax.LoRand', branches=branches, rank=rank)
-       for backbone, branches, rank in zip(BACKBONES, (4, 2, 4, 4), (20, 37, 30, 28))},
-    **{(backbone, 'mona'): dict(type='mmparax.Mona', hidden_dim=hidden_dim)
-       for backbone, hidden_dim in zip(BACKBONES, (90, 90, 144, 144))},
+    **{(backbone, 'adaptformer'): dict(type='mmparax.AdaptFormer', hidden_dim=hidden_dim) for backbone, hidden_dim in zip(
+           BACKBONES, (224, 224, 176, 176))},
+    **{(backbone, 'lorand'): dict(type='mmparax.LoRand', branches=branches, rank=rank) for backbone, branches, rank in zip(
+           BACKBONES, (4, 2, 4, 4), (20, 37, 30, 28))},
+    **{(backbone, 'mona'): dict(type='mmparax.Mona', hidden_dim=hidden_dim) for backbone, hidden_dim in zip(
+           BACKBONES, (90, 90, 144, 144))},
 }
 DATA = {'cifar100': ('CIFAR100', 100), 'svhn': ('mmparax.SVHN', 10), 'food101': ('Food101', 101)}
 
 # Published trainable parameters of the backbone in millions, and the exact ones where the method text has them.
 PUBLISHED = {
-    ('swin-b', 'adaroute'): 5.2, ('swin-l', 'adaroute'): 7.3, ('convnext-b', 'adaroute'): 6.5, ('convnext-l', 'adaroute'): 9.2,
-    ('vit-b16', 'adaroute'): 3.9, ('swin-b', 'full'): 86.8, ('swin-l', 'full'): 195.0, ('convnext-b', 'full'): 87.6,
-    ('convnext-l', 'full'): 196.2, ('vit-b16', 'full'): 86.0,
-    ('swin-b', 'vpt'): 0.1, ('swin-b', 'lora'): 5.4, ('swin-b', 'adaptformer'): 5.4, ('swin-b', 'lorand'): 5.9,
-    ('swin-b', 'mona'): 5.2, ('swin-l', 'vpt'): 0.2, ('swin-l', 'lora'): 8.1, ('swin-l', 'adaptformer'): 8.1,
-    ('swin-l', 'lorand'): 8.2, ('swin-l', 'mona'): 7.5, ('convnext-b', 'adaptformer'): 6.4, ('convnext-b', 'lorand'): 6.7,
-    ('convnext-b', 'mona'): 6.5, ('convnext-l', 'adaptformer'): 9.6, ('convnext-l', 'lorand'): 9.3,
-    ('convnext-l', 'mona'): 9.1, ('vit-b16', 'vpt'): 0.1, ('vit-b16', 'lora'): 3.9, ('vit-b16', 'adaptformer'): 4.3,
+    ('swin-b', 'adaroute'): 5.2,
+    ('swin-l', 'adaroute'): 7.3,
+    ('convnext-b', 'adaroute'): 6.5,
+    ('convnext-l', 'adaroute'): 9.2,
+    ('vit-b16', 'adaroute'): 3.9,
+    ('swin-b', 'full'): 86.8,
+    ('swin-l', 'full'): 195.0,
+    ('convnext-b', 'full'): 87.6,
+    ('convnext-l', 'full'): 196.2,
+    ('vit-b16', 'full'): 86.0,
+    ('swin-b', 'vpt'): 0.1,
+    ('swin-b', 'lora'): 5.4,
+    ('swin-b', 'adaptformer'): 5.4,
+    ('swin-b', 'lorand'): 5.9,
+    ('swin-b', 'mona'): 5.2,
+    ('swin-l', 'vpt'): 0.2,
+    ('swin-l', 'lora'): 8.1,
+    ('swin-l', 'adaptformer'): 8.1,
+    ('swin-l', 'lorand'): 8.2,
+    ('swin-l', 'mona'): 7.5,
+    ('convnext-b', 'adaptformer'): 6.4,
+    ('convnext-b', 'lorand'): 6.7,
+    ('convnext-b', 'mona'): 6.5,
+    ('convnext-l', 'adaptformer'): 9.6,
+    ('convnext-l', 'lorand'): 9.3,
+    ('convnext-l', 'mona'): 9.1,
+    ('vit-b16', 'vpt'): 0.1,
+    ('vit-b16', 'lora'): 3.9,
+    ('vit-b16', 'adaptformer'): 4.3,
     ('vit-b16', 'lorand'): 3.9,
     ('vit-b16', 'mona'): 3.9,
 }
@@ -46,14 +70,21 @@ EXACT = {('swin-b', 'adaroute'): 5_242_992, ('swin-l', 'adaroute'): 7_302_384, (
 NOT_AS_PUBLISHED = {('swin-b', 'full'): 86.745, ('vit-b16', 'full'): 85.799}
 
 DROP_PATH = {
-    'upernet': dict(zip(BACKBONES, (0.15, 0.3, 0.25, 0.35))), 'mask-rcnn': dict(zip(BACKBONES, (0.15, 0.2, 0.2, 0.35))),
-    'panoptic-fpn': dict(zip(BACKBONES, (0.3, 0.3, 0.2, 0.25))), 'cifar100': 0., 'svhn': 0., 'food101': 0.05,
+    'upernet': dict(zip(BACKBONES, (0.15, 0.3, 0.25, 0.35))),
+    'mask-rcnn': dict(zip(BACKBONES, (0.15, 0.2, 0.2, 0.35))),
+    'panoptic-fpn': dict(zip(BACKBONES, (0.3, 0.3, 0.2, 0.25))),
+    'cifar100': 0.,
+    'svhn': 0.,
+    'food101': 0.05,
 }
-WIDTHS = {'swin-b': [128, 256, 512, 1024], 'swin-l': [192, 384, 768, 1536], 'convnext-b': [128, 256, 512, 1024],
-          'convnext-l': [192, 384, 768, 1536]}
-BASES = {'swin-b': 'swin_base_patch4_window7_224_22k.pth', 'swin-l': 'swin_large_patch4_window7_224_22k.pth',
-         'convnext-b': 'convnext_base_22k_224.pth', 'convnext-l': 'convnext_large_22k_224.pth',
-         'vit-b16': 'mae_pretrain_vit_base.pth'}
+WIDTHS = {
+    'swin-b': [128, 256, 512, 1024], 'swin-l': [192, 384, 768, 1536], 'convnext-b': [128, 256, 512, 1024],
+    'convnext-l': [192, 384, 768, 1536]
+}
+BASES = {
+    'swin-b': 'swin_base_patch4_window7_224_22k.pth', 'swin-l': 'swin_large_patch4_window7_224_22k.pth',
+    'convnext-b': 'convnext_base_22k_224.pth', 'convnext-l': 'convnext_large_22k_224.pth', 'vit-b16': 'mae_pretrain_vit_base.pth'
+}
 FOLDERS = {'upernet': 'semantic_segmentation', 'mask-rcnn': 'instance_segmentation', 'panoptic-fpn': 'panoptic_segmentation'}
 SUFFIXES = {'upernet': '4xb4-160k_ade20k-512x512', 'mask-rcnn': '4xb4-1x_coco', 'panoptic-fpn': '4xb4-1x_coco'}
 
@@ -135,8 +166,9 @@ def steps(loader):
     return {step.type: step for step in loader.dataset.pipeline}
 
 
-@pytest.mark.parametrize('head, backbone, method', [cell if in_short(*cell) else pytest.param(*cell, marks=pytest.mark.full)
-                                                   for cell in DENSE] + in_full(DENSE_BASELINES))
+@pytest.mark.parametrize('head, backbone, method',
+                         [cell if in_short(*cell) else pytest.param(*cell, marks=pytest.mark.full)
+                          for cell in DENSE] + in_full(DENSE_BASELINES))
 def test_dense_recipe(head, backbone, method):
     cfg = dense(head, backbone, method)
     model = build(cfg)
@@ -177,8 +209,8 @@ def check_rates(cfg, model, head, backbone, method):
 def check_ade20k(cfg, model, head, backbone):
     warmup, decay = cfg.param_scheduler
     assert (warmup.type, warmup.start_factor, warmup.begin, warmup.end, warmup.by_epoch) == ('LinearLR', 1e-6, 0, 1500, False)
-    assert (decay.type, decay.power, decay.eta_min, decay.begin, decay.end, decay.by_epoch) == (
-        'PolyLR', 1.0, 0.0, 1500, 160000, False)
+    assert (decay.type, decay.power, decay.eta_min, decay.begin, decay.end, decay.by_epoch) == ('PolyLR', 1.0, 0.0, 1500, 160000,
+                                                                                                False)
     assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (160000, 8000)
     assert cfg.default_hooks.checkpoint.save_best == 'mIoU' and cfg.default_hooks.checkpoint.interval == 8000
     train, test = steps(cfg.train_dataloader), steps(cfg.test_dataloader)
@@ -246,8 +278,8 @@ def test_classification_recipe(method, data):
     check_rates(cfg, model, 'vit-b16', 'vit-b16', method)
     assert cfg.train_dataloader.batch_size == 256 and cfg.auto_scale_lr.base_batch_size == 1024
     warmup, decay = cfg.param_scheduler
-    assert (warmup.type, warmup.begin, warmup.end, decay.type, decay.begin, decay.end, decay.eta_min) == (
-        'LinearLR', 0, 20, 'CosineAnnealingLR', 20, 100, 0.)
+    assert (warmup.type, warmup.begin, warmup.end, decay.type, decay.begin, decay.end,
+            decay.eta_min) == ('LinearLR', 0, 20, 'CosineAnnealingLR', 20, 100, 0.)
     assert cfg.train_cfg.max_epochs == 100
     train, test = steps(cfg.train_dataloader), steps(cfg.test_dataloader)
     assert (train['RandomResizedCrop'].scale, train['RandomResizedCrop'].interpolation) == (224, 'bicubic')
@@ -299,7 +331,7 @@ DEFAULT = 'ablation_mask-rcnn_swin-b_adaroute_4xb4-1x_coco'
 # Ablation -> its options, the published parameters of Tables 5 and 7 in millions, and those that it has: exact where the
 # method text is. The two that differ cannot be met as published.
 ABLATIONS = {
-    '': (dict(), 5.2, 5_242_992),
+    '': ({}, 5.2, 5_242_992),
     '_experts4-dim40': (dict(experts_per_layer=4, hidden_dim=40), 5.5, 5.522),
     '_experts2-dim72': (dict(experts_per_layer=2, hidden_dim=72), 5.4, 5.169),
     '_experts-half-dim192': (dict(experts_per_layer=0.5, hidden_dim=192), 5.4, 5.376),
@@ -336,10 +368,12 @@ def test_ablation(variant):
 
 
 def test_no_cell_is_missing_or_left_over():
-    expected = {f'{FOLDERS[head]}/{head}_{backbone}_{method}_{SUFFIXES[head]}'
-                for head, backbone, method in DENSE + DENSE_BASELINES}
-    expected |= {f'classification/vit-b16_{method}_4xb256-100e_{data}'
-                 for method, data in CLASSIFICATION + CLASSIFICATION_BASELINES}
+    expected = {
+        f'{FOLDERS[head]}/{head}_{backbone}_{method}_{SUFFIXES[head]}' for head, backbone, method in DENSE + DENSE_BASELINES
+    }
+    expected |= {
+        f'classification/vit-b16_{method}_4xb256-100e_{data}' for method, data in CLASSIFICATION + CLASSIFICATION_BASELINES
+    }
     expected |= {f'ablations/{DEFAULT}{variant}' for variant in ABLATIONS}
     found = {str(path)[:-len('.py')] for path in LEAVES if path.parts[0] not in ('examples', 'quickstart')}
     assert found == expected | {name for name in found if fnmatch.fnmatch(name, '*convnext-?_adaroute_*_released')}

@@ -67,8 +67,8 @@ def test_the_config_trains_on_what_was_written(model, suffix, tmp_path, monkeypa
     assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 8
     assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (60, 6 if model == 'swin-b' else 30)
     assert cfg.default_hooks.checkpoint.interval == cfg.train_cfg.val_interval
-    assert [(step.type, step.begin, step.end, step.by_epoch) for step in cfg.param_scheduler] == [
-        ('LinearLR', 0, 3, False), ('PolyLR', 3, 60, False)]
+    assert [(step.type, step.begin, step.end, step.by_epoch) for step in cfg.param_scheduler] == [('LinearLR', 0, 3, False),
+                                                                                                  ('PolyLR', 3, 60, False)]
     # What was not named is as in the base.
     assert cfg.train_dataloader.dataset.data_prefix.img_path == 'images/training'
     assert cfg.default_hooks.checkpoint.type == 'mmparax.CheckpointHook'

@@ -33,9 +33,9 @@ def test_layout_labels_and_table(folder, capsys):
             assert written.mode == 'L' and np.array_equal(written, read(f'masks/{stem}.png'))
             copied = Path(f'data/mine/images/{part}/{stem}.jpg')
             assert not copied.is_symlink() and copied.read_bytes() == Path(f'images/{stem}.jpg').read_bytes()
-    assert json.loads(Path('data/mine/classes.json').read_text()) == dict(
-        format='mmparax-masks', version=1, classes=NAMES, values=[0, 1, 2], ignored=[255],
-        counts=dict(training=3, validation=2), seed=0)
+    assert json.loads(Path('data/mine/classes.json').read_text()) == dict(format='mmparax-masks', version=1, classes=NAMES,
+                                                                          values=[0, 1, 2], ignored=[255],
+                                                                          counts=dict(training=3, validation=2), seed=0)
     for value, name in enumerate(NAMES):
         assert re.search(rf'│ +{value} │ +{value} │ {name} +│ +25.00% │ +3 │ +2 │', text)
     assert re.search(r'│ +255 │ +255 │ \(ignored\) +│ +25.00% │ +3 │ +2 │', text) and 'Warning' not in text
@@ -121,8 +121,8 @@ def test_what_is_probably_not_meant_is_said(folder, capsys):
     tag = Image.Exif()
     tag[0x0112] = 3
     Image.open('images/plant_0.jpg').save('images/plant_0.jpg', exif=tag)
-    assert prepare('--seed', next(str(seed) for seed in range(20) if 'plant_3' not in validation(seed)),
-                   classes=[*NAMES, 'soil']) is None
+    assert prepare('--seed', next(str(seed) for seed in range(20) if 'plant_3' not in validation(seed)), classes=[*NAMES,
+                                                                                                                  'soil']) is None
     text = capsys.readouterr().out
     assert "Warning: 'soil' (value 3) is in no mask" in text
     assert "Warning: 'stem' (value 2) is in no validation image" in text

@@ -68,10 +68,14 @@ def test_the_name_resolves_from_every_toolbox(site, scope):
 
 @pytest.mark.parametrize('training', [True, False])
 def test_the_pipelines_of_classification_take_it(site, training):
-    grown = [dict(type='RandomResizedCrop', scale=48, backend='pillow', interpolation='bicubic'),
-             dict(type='RandomFlip', prob=0.5, direction='horizontal')]
-    fixed = [dict(type='ResizeEdge', scale=56, edge='short', backend='pillow', interpolation='bicubic'),
-             dict(type='CenterCrop', crop_size=48)]
+    grown = [
+        dict(type='RandomResizedCrop', scale=48, backend='pillow', interpolation='bicubic'),
+        dict(type='RandomFlip', prob=0.5, direction='horizontal')
+    ]
+    fixed = [
+        dict(type='ResizeEdge', scale=56, edge='short', backend='pillow', interpolation='bicubic'),
+        dict(type='CenterCrop', crop_size=48)
+    ]
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         dataset = SVHN(site['remote'], 'train', pipeline=[*(grown if training else fixed), dict(type='PackInputs')])
     sample = dataset[3]
@@ -93,8 +97,8 @@ def test_a_file_is_fetched_once_if_it_is_not_there_whole(site, state):
     assert list(site['root'].iterdir()) == [path]
 
 
-@pytest.mark.parametrize('state, error, said', [
-    ('missing', FileNotFoundError, "there is no '{path}'"), ('damaged', ValueError, "the MD5 sum of '{path}' is not the")])
+@pytest.mark.parametrize('state, error, said', [('missing', FileNotFoundError, "there is no '{path}'"),
+                                                ('damaged', ValueError, "the MD5 sum of '{path}' is not the")])
 def test_without_download_the_parameter_the_file_and_the_remedy_are_named(site, state, error, said):
     path = site['root'] / 'test_32x32.mat'
     if state == 'damaged':
@@ -110,6 +114,7 @@ def test_without_download_the_parameter_the_file_and_the_remedy_are_named(site, 
 
 @pytest.mark.parametrize('problem', ['unreachable', 'another file', 'no permission'])
 def test_a_failed_download_leaves_nothing_and_names_the_place(site, monkeypatch, problem):
+
     def fail(url, target, **_):
         raise OSError('unreachable')
 
@@ -152,9 +157,9 @@ def test_waiting_ends(site, tmp_path):
         svhn._wait_for(tmp_path / 'train_32x32.mat', 'digest', seconds=0)
 
 
-@pytest.mark.parametrize('arguments, said', [
-    (dict(split='val'), "split='val' is not allowed: choose one of 'train', 'test', 'extra'"),
-    (dict(data_root=''), "data_root=''"), (dict(data_root=None), 'data_root=None is not allowed')])
+@pytest.mark.parametrize('arguments, said',
+                         [(dict(split='val'), "split='val' is not allowed: choose one of 'train', 'test', 'extra'"),
+                          (dict(data_root=''), "data_root=''"), (dict(data_root=None), 'data_root=None is not allowed')])
 def test_wrong_arguments_are_named(site, arguments, said):
     with pytest.raises(ValueError) as refused:
         SVHN(**{**dict(data_root=str(site['remote'])), **arguments})

@@ -49,8 +49,10 @@ def test_scene_does_not_depend_on_the_order_of_calls():
 
 
 def test_seed_split_and_index_change_the_scene():
-    images = [SceneGenerator(split, seed, SIZE).generate(index).image
-              for split, seed, index in (('train', 0, 0), ('train', 0, 1), ('train', 1, 0), ('val', 0, 0))]
+    images = [
+        SceneGenerator(split, seed, SIZE).generate(index).image
+        for split, seed, index in (('train', 0, 0), ('train', 0, 1), ('train', 1, 0), ('val', 0, 0))
+    ]
     for index, image in enumerate(images):
         assert not any(np.array_equal(image, other) for other in images[index + 1:])
 

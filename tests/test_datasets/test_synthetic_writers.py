@@ -48,8 +48,9 @@ def test_layout_of_the_written_files(written):
         expected |= {f'annotations/{kind}_{folder}.json' for kind in ('instances', 'panoptic')}
         for index in range(count):
             name = f'scene_{index:05d}'
-            expected |= {f'images/{folder}/{name}.jpg', f'annotations/{folder}/{name}.png',
-                         f'annotations/panoptic_{folder}/{name}.png'}
+            expected |= {
+                f'images/{folder}/{name}.jpg', f'annotations/{folder}/{name}.png', f'annotations/panoptic_{folder}/{name}.png'
+            }
             crops = SceneGenerator(split, SEED, SIZE).generate(index).find_crops()
             expected |= {f'crops/{folder}/{CLASSES[label]}/{name}_{number}.png' for number, (label, _) in enumerate(crops)}
     assert files == expected
@@ -107,8 +108,10 @@ def det_options(root, kind, load):
     """Arguments of mmdet's data sets for the training scenes."""
     return dict(
         data_root=str(root), ann_file=f'annotations/{kind}_training.json', filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=[dict(type='LoadImageFromFile'), load,
-                  dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape'))])
+        pipeline=[
+            dict(type='LoadImageFromFile'), load,
+            dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape'))
+        ])
 
 
 def test_mmdet_reads_the_instances_and_scores_them(written, scenes):
@@ -151,8 +154,9 @@ def test_mmdet_reads_the_segments_and_scores_them(written, scenes):
         segments = data.gt_sem_seg.sem_seg.long().clone()
         for number, mask in enumerate(truth.masks.masks, 1):
             segments[0][torch.from_numpy(mask).bool()] += 1000 * number
-        metric.process({}, [dict(img_id=data.img_id, img_path=data.img_path, ori_shape=data.ori_shape,
-                                 pred_panoptic_seg=dict(sem_seg=segments))])
+        metric.process({}, [
+            dict(img_id=data.img_id, img_path=data.img_path, ori_shape=data.ori_shape, pred_panoptic_seg=dict(sem_seg=segments))
+        ])
     scores = metric.evaluate(NUM_TRAIN)
     assert scores['coco_panoptic/PQ'] == scores['coco_panoptic/PQ_th'] == scores['coco_panoptic/PQ_st'] == 100
 
@@ -161,7 +165,8 @@ def test_mmseg_reads_the_class_maps(written, scenes):
     dataset = BaseSegDataset(
         data_root=str(written), metainfo=dict(classes=CLASSES, palette=[list(color) for color in PALETTE]),
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'), reduce_zero_label=True,
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations', reduce_zero_label=True)])
+        pipeline=[dict(type='LoadImageFromFile'),
+                  dict(type='mmseg.LoadAnnotations', reduce_zero_label=True)])
     assert len(dataset) == NUM_TRAIN
     for scene, sample in zip(scenes, dataset):
         assert sample['img'].shape == (*SIZE, 3)
@@ -182,8 +187,9 @@ def test_mmpretrain_reads_the_crops(written, scenes):
 
 def test_preview_draws_what_was_written(tmp_path, monkeypatch, capsys):
     root = tmp_path / 'scenes'
-    monkeypatch.setattr(sys, 'argv', [str(TOOL), '--out-dir', str(root), '--num-train', '2', '--num-val', '0', '--size', '64',
-                                      '--preview', '5'])
+    monkeypatch.setattr(
+        sys, 'argv', [str(TOOL), '--out-dir',
+                      str(root), '--num-train', '2', '--num-val', '0', '--size', '64', '--preview', '5'])
     runpy.run_path(str(TOOL), run_name='__main__')
     assert 'preview.png' in capsys.readouterr().out
     picture = np.asarray(Image.open(root / 'preview.png').convert('RGB'))
@@ -224,7 +230,8 @@ def test_other_parameters_are_refused(written):
 
 @pytest.mark.parametrize('pattern', [
     'images/training/*1.jpg', 'annotations/training/*1.png', 'annotations/instances_training.json',
-    'annotations/panoptic_validation.json', 'annotations/panoptic_training/*0.png', 'crops/training/*/*.png'])
+    'annotations/panoptic_validation.json', 'annotations/panoptic_training/*0.png', 'crops/training/*/*.png'
+])
 def test_missing_files_are_noticed_and_force_repairs(tmp_path, pattern):
     root = tmp_path / 'scenes'
     write_scenes(root, 2, 0, 0, SIZE, progress=False)
@@ -263,9 +270,10 @@ def test_foreign_folder_is_never_touched(tmp_path, force):
     assert [path.name for path in tmp_path.iterdir()] == ['notes.txt']
 
 
-@pytest.mark.parametrize('name, arguments', [
-    ('num_train', dict(num_train=0)), ('num_train', dict(num_train=2.5)), ('num_val', dict(num_val=-1)),
-    ('seed', dict(seed=-1)), ('size', dict(size=(63, 128))), ('size', dict(size=(128, 63))), ('size', dict(size=128))])
+@pytest.mark.parametrize('name, arguments', [('num_train', dict(num_train=0)), ('num_train', dict(num_train=2.5)),
+                                             ('num_val', dict(num_val=-1)), ('seed', dict(seed=-1)),
+                                             ('size', dict(size=(63, 128))), ('size', dict(size=(128, 63))),
+                                             ('size', dict(size=128))])
 def test_bad_arguments_of_the_writer_are_named(tmp_path, name, arguments):
     with pytest.raises(ParameterError) as caught:
         write_scenes(tmp_path / 'scenes', **{**dict(num_train=1, num_val=0, progress=False), **arguments})

@@ -52,8 +52,9 @@ def bank(files):
 def predict(model, seed=0):
     """Return all tensors of a model's prediction for an image, in order."""
     image = torch.randint(256, (3, 64, 96), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    sample = (SegDataSample if hasattr(model, 'decode_head') else DetDataSample)(metainfo=dict(
-        img_shape=(64, 96), ori_shape=(64, 96), pad_shape=(64, 96), scale_factor=(1., 1.), padding_size=(0, 0, 0, 0)))
+    sample = (SegDataSample if hasattr(model, 'decode_head') else DetDataSample)(
+        metainfo=dict(img_shape=(64, 96), ori_shape=(64, 96), pad_shape=(64, 96), scale_factor=(1., 1.), padding_size=(0, 0, 0,
+                                                                                                                       0)))
     found, = model.test_step(dict(inputs=[image], data_samples=[sample]))
     parts = [value for name, value in found.all_items() if name not in found.metainfo_keys()]
     return [value for part in parts for _, value in part.items() if isinstance(value, torch.Tensor)]
@@ -92,8 +93,10 @@ def test_the_toolboxes_functions_need_no_scope(files, monkeypatch):
     configs = {task: Config.fromfile(files[task][0]) for task in pipelines}
     for task, pipeline in pipelines.items():
         cfg = configs[task]
-        cfg.merge_from_dict(dict(test_pipeline=pipeline, test_dataloader=dict(dataset=dict(
-            type='ConcatDataset', datasets=[dict(type='BaseDataset', pipeline=pipeline)]))))
+        cfg.merge_from_dict(
+            dict(
+                test_pipeline=pipeline,
+                test_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dict(type='BaseDataset', pipeline=pipeline)]))))
         bank.add(task, cfg, files[task][1])
     assert '_scope_' not in str(configs)
     assert isinstance(mmdet.apis.inference_detector(bank.use('detection'), image), DetDataSample)
@@ -116,8 +119,9 @@ def test_the_base_is_there_once(bank, alone):
         roles = {f'backbone.{name}': role for name, role in model.backbone.parameter_roles().items()}
         own = [value for name, value in model.named_parameters() if roles.get(name) != 'base']
         assert counted['tasks'][task] == count_bytes([*own, *model.buffers()])
-    addresses = {value.data_ptr(): value.nbytes for task in TASKS for value in [*bank.use(task).parameters(),
-                                                                                *bank.use(task).buffers()]}
+    addresses = {
+        value.data_ptr(): value.nbytes for task in TASKS for value in [*bank.use(task).parameters(), *bank.use(task).buffers()]
+    }
     assert sum(addresses.values()) == counted['base'] + sum(counted['tasks'].values())
 
 
@@ -147,8 +151,8 @@ def test_a_model_that_left_has_a_base_of_its_own(bank):
     mmparax.unmerge_adapter(model)
     bank.adopt('again', model)
     assert find_storages(model, 'base') == find_storages(other, 'base')
-    assert not any(value.requires_grad for name, value in model.backbone.named_parameters()
-                   if model.backbone.parameter_roles()[name] == 'base')
+    assert not any(value.requires_grad
+                   for name, value in model.backbone.named_parameters() if model.backbone.parameter_roles()[name] == 'base')
 
 
 def test_tasks_run_at_the_same_time(bank, alone):
@@ -202,8 +206,8 @@ def test_a_model_of_a_bank_leaves_the_base_alone(bank):
     model.backbone.base_source = BaseSource.CHECKPOINT  # where it came from makes no difference
     with pytest.raises(ValueError, match='another base'):
         model.load_state_dict(other)
-    model.load_state_dict({name: value.half() if value.is_floating_point() else value
-                           for name, value in model.state_dict().items()})
+    model.load_state_dict(
+        {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()})
     roles = model.backbone.parameter_roles()
     assert all(torch.equal(value, before[name]) for name, value in model.backbone.named_parameters() if roles[name] == 'base')
 

@@ -9,8 +9,10 @@ from helpers.cases import BACKBONES, METHODS, build, fits, images
 
 LINEAR = ('lora', 'lora-ffn', 'toy-linear')
 CASES = [(method, backbone) for backbone in BACKBONES for method in LINEAR if fits(method, backbone)]
-WHY = {'adaroute': 'mixed anew for each input', 'vpt': 'more tokens', 'adaptformer': 'a ReLU inside',
-       'lorand': 'a GELU inside', 'mona': 'a norm and a GELU inside', 'toy-stream': 'no linear maps beside frozen ones'}
+WHY = {
+    'adaroute': 'mixed anew for each input', 'vpt': 'more tokens', 'adaptformer': 'a ReLU inside', 'lorand': 'a GELU inside',
+    'mona': 'a norm and a GELU inside', 'toy-stream': 'no linear maps beside frozen ones'
+}
 
 
 def build_trained(method='lora', backbone='swin', **options):

@@ -18,11 +18,13 @@ ADAROUTE = dict(type='mmparax.AdaRoute', hidden_dim=8, router_dim=6)
 # As small as each family can be: the exporter takes seconds for a block.
 FEW_BLOCKS = dict(swin=dict(arch=dict(embed_dims=8, depths=[2, 1], num_heads=[1, 2]), out_indices=(0, 1)),
                   convnext=dict(arch=dict(channels=[8], depths=[1]), out_indices=(0, ), gap_before_final_norm=False),
-                  vit=dict(arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32), out_indices=(0, )),
-                  mit=dict(num_layers=[1, 1]))
+                  vit=dict(arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32),
+                           out_indices=(0, )), mit=dict(num_layers=[1, 1]))
 QUICK = ('convnext', 2)
-CASES = [pytest.param(backbone, batch, marks=[] if (backbone, batch) == QUICK else pytest.mark.full)
-         for backbone in BACKBONES for batch in (1, 2)]
+CASES = [
+    pytest.param(backbone, batch, marks=[] if (backbone, batch) == QUICK else pytest.mark.full) for backbone in BACKBONES
+    for batch in (1, 2)
+]
 
 
 def build_small(backbone):

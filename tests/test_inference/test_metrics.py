@@ -34,14 +34,18 @@ def test_other_metrics_have_no_table():
 
 def test_a_list_of_evaluators(tmp_path):
     """Each that can writes its own files."""
+
     def cfg(*kinds):
         return Config(dict(default_scope='mmdet', test_evaluator=[dict(type=kind) for kind in kinds]))
 
     several = cfg('CocoPanopticMetric', 'mmpretrain.Accuracy', 'CocoMetric', 'mmseg.IoUMetric')
     write_predictions(several, str(tmp_path / 'out'))
     assert [dict(metric, type='') for metric in several.test_evaluator] == [
-        dict(type='', outfile_prefix=str(tmp_path / 'out' / 'results')), dict(type=''),
-        dict(type='', outfile_prefix=str(tmp_path / 'out' / 'results_1')), dict(type='', output_dir=str(tmp_path / 'out' / '2'))]
+        dict(type='', outfile_prefix=str(tmp_path / 'out' / 'results')),
+        dict(type=''),
+        dict(type='', outfile_prefix=str(tmp_path / 'out' / 'results_1')),
+        dict(type='', output_dir=str(tmp_path / 'out' / '2'))
+    ]
     assert (tmp_path / 'out').is_dir()
     none = cfg('mmpretrain.Accuracy', 'VOCMetric')
     write_predictions(none, str(tmp_path / 'out'))

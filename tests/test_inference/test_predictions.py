@@ -20,8 +20,9 @@ from mmparax.inference.predictions import (
 CLASSES = ('wood', 'grass', 'digit 1')
 LABELS = torch.tensor([[[0, 1, 1, 1], [0, 1, 1, 1]]])
 SEGMENTS = torch.tensor([[[1, 1, 2 + INSTANCE_OFFSET, 3]]])  # class 3 is none of the classes
-OBJECTS = InstanceData(labels=torch.tensor([2, 0]), scores=torch.tensor([0.9, 0.2]),
-                       bboxes=torch.tensor([[0., 1, 2, 3], [1, 1, 2, 2]]), masks=torch.tensor([[[True, False]]] * 2))
+OBJECTS = InstanceData(labels=torch.tensor([2, 0]), scores=torch.tensor([0.9, 0.2]), bboxes=torch.tensor([[0., 1, 2, 3],
+                                                                                                          [1, 1, 2, 2]]),
+                       masks=torch.tensor([[[True, False]]] * 2))
 SAMPLES = {
     'segmentation': dict(pred_sem_seg=PixelData(data=LABELS)),
     'panoptic': dict(pred_panoptic_seg=PixelData(sem_seg=SEGMENTS), pred_instances=OBJECTS),

@@ -153,8 +153,7 @@ def test_nothing_is_held_when_the_graph_is_gone(operation):
 def test_scratch_memory_is_for_as_many_threads_as_there_are_tasks(batch, channels, parts, threads, monkeypatch):
     """Eight channels in float64 are a task, and eight threads are asked for."""
     given, call = [], calling.call
-    monkeypatch.setattr(calling, 'call', lambda name, like, **arguments: (given.append(arguments),
-                                                                          call(name, like, **arguments)))
+    monkeypatch.setattr(calling, 'call', lambda name, like, **arguments: (given.append(arguments), call(name, like, **arguments)))
     threads(8)
     assert_equal('out_conv', ARGUMENTS['out_conv'](batch, (3, 4), channels=channels), 'cpu')
     assert len(given) == 2

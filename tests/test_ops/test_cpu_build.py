@@ -233,8 +233,10 @@ def make_link(path):
     path.symlink_to('elsewhere')
 
 
-CHANGES = {'a link': make_link, 'written by other users': lambda path: path.chmod(0o770),
-           'may be written': lambda path: path.chmod(0o702)}
+CHANGES = {
+    'a link': make_link, 'written by other users': lambda path: path.chmod(0o770),
+    'may be written': lambda path: path.chmod(0o702)
+}
 
 
 @pytest.mark.parametrize('what', ['folder', 'file'])

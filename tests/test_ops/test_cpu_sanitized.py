@@ -16,8 +16,10 @@ def find_runtimes():
     """The sanitizers' libraries, which must be there before all others; of gcc, whose they are."""
     if shutil.which('gcc') is None:
         pytest.skip('there is no gcc here')
-    found = [subprocess.run(['gcc', f'-print-file-name=lib{name}.so'], capture_output=True, text=True).stdout.strip()
-             for name in ('asan', 'ubsan')]
+    found = [
+        subprocess.run(['gcc', f'-print-file-name=lib{name}.so'], capture_output=True, text=True).stdout.strip()
+        for name in ('asan', 'ubsan')
+    ]
     if not all(Path(path).is_absolute() for path in found):
         pytest.skip('gcc has no sanitizers here')
     return found

@@ -33,9 +33,9 @@ def test_the_environment_variable_chooses_and_is_checked(monkeypatch):
         runpy.run_path(dispatch.__file__)
 
 
-@pytest.mark.parametrize('backend, compiled, expected', [
-    ('auto', True, 'cpu'), ('auto', False, 'fused'), ('fused', True, 'fused'), ('fused', False, 'fused'),
-    ('cpu', True, 'cpu')])
+@pytest.mark.parametrize('backend, compiled, expected', [('auto', True, 'cpu'),
+                                                         ('auto', False, 'fused'), ('fused', True, 'fused'),
+                                                         ('fused', False, 'fused'), ('cpu', True, 'cpu')])
 def test_single_and_double_precision_take_the_fastest_and_half_runs_by_the_reference(backend, compiled, expected, monkeypatch):
     monkeypatch.setattr(dispatch, 'load_library', lambda dtype: object() if compiled else None)
     x = torch.zeros(1)
@@ -54,8 +54,9 @@ ON_GPU = SimpleNamespace(is_cuda=True, dtype=torch.float32, device=torch.device(
 @pytest.mark.parametrize('x, found', [(torch.zeros(1, dtype=torch.int64), "torch.int64 on 'cpu'"),
                                       (ON_GPU, "torch.float32 on 'cuda'")], ids=['int64', 'cuda'])
 def test_cpu_names_what_it_cannot_take(x, found):
-    with use_backend('cpu'), pytest.raises(ParameterError, match=f"^backend='cpu' is not allowed: this tensor is {found}, .*"
-                                                                 "float32 and float64 on CPUs, .*Use backend 'auto'.$"):
+    with use_backend('cpu'), pytest.raises(
+            ParameterError, match=f"^backend='cpu' is not allowed: this tensor is {found}, .*"
+            "float32 and float64 on CPUs, .*Use backend 'auto'.$"):
         select_backend(x)
 
 
@@ -84,9 +85,9 @@ def test_compiled_and_exported_graphs_run_by_the_reference(backend, monkeypatch)
         assert select_backend(torch.zeros(1)) == 'reference'
 
 
-@pytest.mark.parametrize('installed, toolkit, capability, expected', [
-    (True, '12.8', (8, 0), True), (True, '12.8', (9, 0), True), (True, '12.8', (7, 5), False), (True, None, (9, 4), False),
-    (False, '12.8', (9, 0), False)])
+@pytest.mark.parametrize('installed, toolkit, capability, expected', [(True, '12.8', (8, 0), True), (True, '12.8', (9, 0), True),
+                                                                      (True, '12.8', (7, 5), False), (True, None, (9, 4), False),
+                                                                      (False, '12.8', (9, 0), False)])
 def test_triton_runs_on_gpus_that_it_compiles_for(installed, toolkit, capability, expected, monkeypatch):
     monkeypatch.setattr(triton, 'has_triton', lambda: installed)
     monkeypatch.setattr(torch.version, 'cuda', toolkit)
@@ -94,9 +95,9 @@ def test_triton_runs_on_gpus_that_it_compiles_for(installed, toolkit, capability
     assert triton.runs_on.__wrapped__(torch.device('cuda:0')) == expected
 
 
-@pytest.mark.parametrize('runs_triton, dtype, expected', [
-    (True, torch.float32, 'triton'), (True, torch.float16, 'triton'), (True, torch.float64, 'fused'),
-    (False, torch.float32, 'fused'), (False, torch.bfloat16, 'reference')])
+@pytest.mark.parametrize('runs_triton, dtype, expected', [(True, torch.float32, 'triton'), (True, torch.float16, 'triton'),
+                                                          (True, torch.float64, 'fused'), (False, torch.float32, 'fused'),
+                                                          (False, torch.bfloat16, 'reference')])
 def test_a_gpu_takes_triton_where_it_can(runs_triton, dtype, expected, monkeypatch):
     monkeypatch.setattr(dispatch, 'runs_on', lambda device: runs_triton)
     on_gpu = SimpleNamespace(is_cuda=True, dtype=dtype, device=torch.device('cuda'))
@@ -116,12 +117,13 @@ def test_nested_choices_end_where_they_began():
     assert select_backend(x) == 'cpu'
 
 
-@pytest.mark.parametrize('backend, dtype, autocast, expected', [
-    ('auto', torch.float32, None, 'cpu (C, float32, 3 threads)'), ('cpu', torch.float64, None, 'cpu (C, float64, 3 threads)'),
-    ('fused', torch.float32, None, 'fused (PyTorch, fused autograd functions, float32)'),
-    ('reference', torch.float64, None, 'reference (PyTorch, step by step, float64)'),
-    ('auto', torch.float32, torch.bfloat16, 'reference (PyTorch, step by step, bfloat16)'),
-    ('triton', torch.float32, None, 'triton (Triton kernels, float32)')])
+@pytest.mark.parametrize('backend, dtype, autocast, expected',
+                         [('auto', torch.float32, None, 'cpu (C, float32, 3 threads)'),
+                          ('cpu', torch.float64, None, 'cpu (C, float64, 3 threads)'),
+                          ('fused', torch.float32, None, 'fused (PyTorch, fused autograd functions, float32)'),
+                          ('reference', torch.float64, None, 'reference (PyTorch, step by step, float64)'),
+                          ('auto', torch.float32, torch.bfloat16, 'reference (PyTorch, step by step, bfloat16)'),
+                          ('triton', torch.float32, None, 'triton (Triton kernels, float32)')])
 def test_a_line_for_the_log_says_what_runs(backend, dtype, autocast, expected, monkeypatch):
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 3)
     with use_backend(backend):

@@ -160,10 +160,12 @@ def checkpointed_without_reentrance(model):
     return checkpointed_as_a_whole(model, use_reentrant=False)
 
 
-STEPS = [input_alone_first, twice_on_one_graph, two_forwards_and_one_backward, two_backwards_the_other_way_round,
-         accumulated_over_two_steps, with_inference_between, input_without_gradient, forward_in_another_thread,
-         backward_in_another_thread, after_a_forward_that_failed, image_by_name, checkpointed_as_a_whole,
-         checkpointed_without_reentrance]
+STEPS = [
+    input_alone_first, twice_on_one_graph, two_forwards_and_one_backward, two_backwards_the_other_way_round,
+    accumulated_over_two_steps, with_inference_between, input_without_gradient, forward_in_another_thread,
+    backward_in_another_thread, after_a_forward_that_failed, image_by_name, checkpointed_as_a_whole,
+    checkpointed_without_reentrance
+]
 
 
 @pytest.fixture(scope='module')
@@ -202,17 +204,20 @@ def test_training_with_accumulation_and_clipping_goes_the_same_way(shared_model,
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=step == 1)
         trained[each] = {name: value.detach() for name, value in parameters.items()}
-    moved = [name for name, value in shared_model.named_parameters() if name in trained['reference'] and
-             not torch.equal(trained['reference'][name], value)]
+    moved = [
+        name for name, value in shared_model.named_parameters()
+        if name in trained['reference'] and not torch.equal(trained['reference'][name], value)
+    ]
     assert len(moved) == len(trained['reference'])
     for name, value in trained['reference'].items():
         torch.testing.assert_close(trained[backend][name], value, rtol=1e-10, atol=1e-10,
                                    msg=lambda text, name=name: f'{name}: {text}')
 
 
-@pytest.mark.parametrize('method, options', [
-    ('adaroute', dict(with_cp=True)), ('adaroute-groups', dict(arch=dict(SMALL['arch'], depths=[2, 4]))),
-    ('adaroute-no-kernels', {}), ('adaroute-no-sa', {}), ('adaroute-one-site', {})], ids=str)
+@pytest.mark.parametrize('method, options', [('adaroute', dict(with_cp=True)),
+                                             ('adaroute-groups', dict(arch=dict(SMALL['arch'], depths=[2, 4]))),
+                                             ('adaroute-no-kernels', {}), ('adaroute-no-sa', {}), ('adaroute-one-site', {})],
+                         ids=str)
 def test_other_backbones(method, options):
     model = make(method, **options)
     assert_close(*(gradients(model, once, each) for each in ('auto', 'reference')))
@@ -228,8 +233,8 @@ def test_the_output_of_one_stage_alone(shared_model, index):
 
     found, expected = (gradients(shared_model, one, each) for each in ('auto', 'reference'))
     assert_close(found, expected, ('norm0', ) if index else ('norm1', 'stages.1', 'expert_centers.1'))
-    assert [name for name, value in found.items() if value is None and name.startswith('expert_centers')] == (
-        [] if index else [name for name in expert_parameters(shared_model) if name.startswith('expert_centers.1')])
+    assert [name for name, value in found.items() if value is None and name.startswith('expert_centers')
+            ] == ([] if index else [name for name in expert_parameters(shared_model) if name.startswith('expert_centers.1')])
 
 
 @pytest.mark.parametrize('frozen', [('up', ), ('down', 'kernels.1'), ('down', 'up', 'kernels.0', 'kernels.1', 'kernels.2')],

@@ -61,8 +61,7 @@ def test_larger_maps_are_the_reference(backend, operation, hw, batch, channels):
 
 
 GRADCHECKS = [('norm_conv', {}), ('out_conv', dict(scaled=True)), ('out_conv', dict(scaled=False))]
-GRADCHECKS += [('mixing', dict(sizes=(3, 5), layout=layout, scored=scored))
-               for layout in LAYOUTS for scored in (True, False)]
+GRADCHECKS += [('mixing', dict(sizes=(3, 5), layout=layout, scored=scored)) for layout in LAYOUTS for scored in (True, False)]
 GRADCHECKS += [('mixing', dict(sizes=(5, ), scored=False)), ('mixing', dict(sizes=(3, 3, 3)))]
 
 
@@ -97,8 +96,10 @@ def without_first_token(tensor):
 @pytest.mark.parametrize('batch', [1, 3])
 def test_tokens_need_not_be_contiguous(backend, operation, layout, batch):
     arguments = ARGUMENTS[operation](batch, (3, 4))
-    arguments = {name: layout(value) if isinstance(value, torch.Tensor) and value.ndim == 3 else value
-                 for name, value in arguments.items()}
+    arguments = {
+        name: layout(value) if isinstance(value, torch.Tensor) and value.ndim == 3 else value
+        for name, value in arguments.items()
+    }
     assert not all(value.is_contiguous() for value in tensors(arguments).values()) or batch == 1
     assert_equal(operation, arguments, backend)
 
@@ -130,8 +131,8 @@ def test_tokens_that_are_no_map_of_this_size_are_refused(backend, operation):
 
 LOSSES = dict(
     expanded=lambda outs: sum(out.sum() for out in outs),
-    transposed=lambda outs: sum((out.flatten(1, -2).transpose(1, -1).contiguous() if out.ndim == 3 else out).sin().sum()
-                                for out in outs),
+    transposed=lambda outs: sum(
+        (out.flatten(1, -2).transpose(1, -1).contiguous() if out.ndim == 3 else out).sin().sum() for out in outs),
     first_alone=lambda outs: outs[0].sin().sum(),
     last_alone=lambda outs: outs[-1].sin().sum(),
 )
@@ -169,8 +170,10 @@ def test_gradients_that_nothing_needs_change_nothing(backend, operation, options
 @OPERATIONS
 def test_a_backward_under_autocast_is_exact(backend, operation):
     """The gradient of a loss may be asked for where autocast is on, although the operation ran where it was not."""
-    arguments = {name: value.detach().float().requires_grad_() if isinstance(value, torch.Tensor) else value
-                 for name, value in ARGUMENTS[operation](2, (3, 4)).items()}
+    arguments = {
+        name: value.detach().float().requires_grad_() if isinstance(value, torch.Tensor) else value
+        for name, value in ARGUMENTS[operation](2, (3, 4)).items()
+    }
     if 'kernels' in arguments:
         arguments['kernels'] = [kernel.detach().float().requires_grad_() for kernel in arguments['kernels']]
     with use_backend(backend):
@@ -209,8 +212,12 @@ def trained(adapter, center):
     return {**dict(adapter.named_parameters()), **{f'center.{name}': value for name, value in center.named_parameters()}}
 
 
-ADAPTERS = [{}, dict(kernel_sizes=()), dict(kernel_sizes=(5, )), dict(kernel_sizes=(3, 3, 3), spatial_aggregation=False),
-            dict(conv_layout='parallel'), dict(conv_layout='sequential_no_residual', router_activation='sigmoid'),
+ADAPTERS = [{},
+            dict(kernel_sizes=()),
+            dict(kernel_sizes=(5, )),
+            dict(kernel_sizes=(3, 3, 3), spatial_aggregation=False),
+            dict(conv_layout='parallel'),
+            dict(conv_layout='sequential_no_residual', router_activation='sigmoid'),
             dict(shortcut_scale=False, layer_scale_init=1e-5)]
 
 

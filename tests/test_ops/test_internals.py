@@ -54,8 +54,8 @@ def test_without_a_number_each_adapter_adds_its_own_gradient(backend, monkeypatc
         return torch.autograd.grad(forward(x).sin().sum(), [x, *both.parameters()])
 
     calls = []
-    monkeypatch.setattr(experts.AliasExperts, 'apply', lambda *inputs, apply=experts.AliasExperts.apply: (calls.append(1),
-                                                                                                       apply(*inputs))[1])
+    monkeypatch.setattr(experts.AliasExperts, 'apply', lambda *inputs, apply=experts.AliasExperts.apply:
+                        (calls.append(1), apply(*inputs))[1])
     with use_backend(backend):
         expected = differentiate()
         assert calls == [1]

@@ -18,8 +18,8 @@ from mmparax.ops.recompute import disable_recomputation, should_recompute, use_r
 
 HW = (5, 7)
 BACKENDS = pytest.mark.parametrize('backend', ['reference', 'fused', 'cpu'])
-OPTIONS = pytest.mark.parametrize('options', [{}, dict(kernel_sizes=()), dict(shortcut_scale=False, conv_layout='parallel')],
-                                  ids=str)
+OPTIONS = pytest.mark.parametrize(
+    'options', [{}, dict(kernel_sizes=()), dict(shortcut_scale=False, conv_layout='parallel')], ids=str)
 
 
 class Alive(TorchDispatchMode):
@@ -31,8 +31,10 @@ class Alive(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         results = function(*args, **(kwargs or {}))
-        given, made = ({StorageWeakRef(leaf.untyped_storage()): leaf.untyped_storage().nbytes()
-                        for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)} for tree in ((args, kwargs), results))
+        given, made = ({
+            StorageWeakRef(leaf.untyped_storage()): leaf.untyped_storage().nbytes() for leaf in tree_leaves(tree)
+            if isinstance(leaf, torch.Tensor)
+        } for tree in ((args, kwargs), results))
         self._found.update({storage: size for storage, size in made.items() if storage not in given})
         return results
 

@@ -40,15 +40,16 @@ def interpreted(case_id, full=False):
     return results_of('full' if full else 'fast', TRITON_INTERPRET='1')[case_id]
 
 
-@pytest.mark.parametrize('case', [pytest.param(case, id=case['id'], marks=[pytest.mark.full] * case['full'])
-                                  for case in CASES])
+@pytest.mark.parametrize('case', [pytest.param(case, id=case['id'], marks=[pytest.mark.full] * case['full']) for case in CASES])
 def test_outputs_and_gradients_are_those_of_the_definition(case):
     result = interpreted(case['id'], case['full'])
     out_dtype = case['options'].get('out_dtype', case['dtype'])
     assert result['dtypes'][0] == f'torch.{out_dtype}' and result['dtypes'][1:] in ([], ['torch.float32'])
     tolerance = TOLERANCES[case['dtype']]
-    errors = {name: error for name, error in result['errors'].items()
-              if not error <= (TOLERANCES[out_dtype] if name == 'out0' else tolerance)}
+    errors = {
+        name: error for name, error in result['errors'].items()
+        if not error <= (TOLERANCES[out_dtype] if name == 'out0' else tolerance)
+    }
     assert len(result['errors']) > 2 and not errors
 
 

@@ -17,6 +17,9 @@ def scenes(tmp_path_factory):
 def three(tmp_path_factory, scenes):
     """Two seeds of AdaRoute, one run of the frozen base and one of full fine-tuning."""
     root = tmp_path_factory.mktemp('three')
-    return [make_run(root / 'a0', scenes, seed=0, miou=20.), make_run(root / 'f0', scenes, 'Frozen', miou=19.),
-            make_run(root / 'a1', scenes, seed=1, miou=22., entries=make_entries(4, loss=5.)),
-            make_run(root / 'full', scenes, FULL, miou=15.)]
+    return [
+        make_run(root / 'a0', scenes, seed=0, miou=20.),
+        make_run(root / 'f0', scenes, 'Frozen', miou=19.),
+        make_run(root / 'a1', scenes, seed=1, miou=22., entries=make_entries(4, loss=5.)),
+        make_run(root / 'full', scenes, FULL, miou=15.)
+    ]

@@ -14,13 +14,14 @@ def group_folders(folders):
 
 def test_runs_that_differ_in_the_seed_are_one_group(three):
     groups = group_folders(three)
-    assert [(found.label, [run.name for run in found.runs]) for found in groups] == [
-        ('AdaRoute', ['a0', 'a1']), ('Frozen', ['f0']), (FULL, ['full'])]
+    assert [(found.label, [run.name for run in found.runs]) for found in groups] == [('AdaRoute', ['a0', 'a1']),
+                                                                                     ('Frozen', ['f0']), (FULL, ['full'])]
     assert groups[0].metrics == {'mIoU': [20., 22.]} and find_best(groups, 'mIoU') is groups[0]
     assert find_differences(groups) == {
         'model.backbone.adapter.hidden_dim': ['4', 'not set', 'not set'],
-        'model.backbone.adapter.type': ['mmparax.AdaRoute', 'mmparax.Frozen', 'not set'],
-        'model.backbone.adapter': ['not set', 'not set', 'None']}
+        'model.backbone.adapter.type': ['mmparax.AdaRoute', 'mmparax.Frozen',
+                                        'not set'], 'model.backbone.adapter': ['not set', 'not set', 'None']
+    }
 
 
 def test_groups_of_one_method_are_told_apart(tmp_path, scenes):
@@ -45,13 +46,13 @@ def test_runs_of_two_tasks_have_columns_of_their_own(tmp_path, scenes, three):
     (detector / TEST / f'{TEST}.json').write_text(json.dumps({'coco/bbox_mAP': 0.087, 'coco/segm_mAP': 0.08}))
     header, first, second = list_rows(Page(make_page(three[0], detector)))[:3]
     place = header.index('mIoU')
-    assert [row[place:place + 3] for row in (header, first, second)] == [
-        ['mIoU', 'AP^b', 'AP^m'], ['20.0', '–', '–'], ['–', '8.7', '8.0']]
+    assert [row[place:place + 3] for row in (header, first, second)] == [['mIoU', 'AP^b', 'AP^m'], ['20.0', '–', '–'],
+                                                                         ['–', '8.7', '8.0']]
 
 
-@pytest.mark.parametrize('text, shown', [
-    ("the file '/home/me/data/x.png' is missing", "the file '…/x.png' is missing"),
-    ('(/a/b: no)', '(…/b: no)'),
-    ('mmparax://x/y.safetensors and work_dirs/a/b', 'mmparax://x/y.safetensors and work_dirs/a/b')])
+@pytest.mark.parametrize('text, shown',
+                         [("the file '/home/me/data/x.png' is missing", "the file '…/x.png' is missing"),
+                          ('(/a/b: no)', '(…/b: no)'),
+                          ('mmparax://x/y.safetensors and work_dirs/a/b', 'mmparax://x/y.safetensors and work_dirs/a/b')])
 def test_sentences_name_no_folders_of_the_machine(text, shown):
     assert shorten_paths(text) == shown

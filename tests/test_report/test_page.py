@@ -31,8 +31,10 @@ def whole(three, scenes, tmp_path_factory):
     row = dict(method='<b>adaroute</b>', efficient_attention=True, ops='auto', dtype='fp32', images_per_second=2., error=None,
                rounds=3, ratio_to_full=0.8, published_ratio_to_full=None, peak_memory_bytes=2e9, memory_ratio_to_full=0.5,
                inference_images_per_second=None)
-    benchmark.write_text(json.dumps(dict(environment=dict(device='CPU', threads=2, torch='2'), comparisons=[dict(
-        backbone='swin-b', size=[32, 48], batch=1, stopped=None, rows=[row])])))
+    benchmark.write_text(
+        json.dumps(
+            dict(environment=dict(device='CPU', threads=2, torch='2'),
+                 comparisons=[dict(backbone='swin-b', size=[32, 48], batch=1, stopped=None, rows=[row])])))
     out = root / 'new' / 'folder' / 'report.html'
     with pytest.MonkeyPatch.context() as patch:
         for module in ('erf', 'cka'):  # their own pictures
@@ -133,8 +135,9 @@ HOSTILE = '<script>alert(1)</script>'
 
 def test_names_from_files_are_text(tmp_path, scenes):
     folder = make_run(tmp_path / HOSTILE.replace('/', '∕'), scenes, **{'model.backbone.arch.num_heads': [1, 2, 4, 8]})
-    other = make_run(tmp_path / '"><img src=x onerror=alert(1)>', scenes, miou=None, entries=[
-        *make_entries(2), {f'{HOSTILE}': 1., 'time': 1., 'step': 20}], **{'train_dataloader.dataset.serialize_data': HOSTILE})
+    other = make_run(tmp_path / '"><img src=x onerror=alert(1)>', scenes, miou=None,
+                     entries=[*make_entries(2), {f'{HOSTILE}': 1., 'time': 1.,
+                                                 'step': 20}], **{'train_dataloader.dataset.serialize_data': HOSTILE})
     page = Page(make_page(folder, other, title=HOSTILE, arguments=(HOSTILE, )))
     assert not page.tags['script'] and not page.tags['img']
     words = ''.join(page.words)
@@ -165,13 +168,14 @@ def test_colours_can_be_told_from_the_page(three, scheme):
 # ---- the tool ----
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['absent'], "MissingFileError: the folder 'absent' does not exist"),
-    (['.', '--out', 'report.txt'], "--out='report.txt' is not allowed"),
-    (['.', '--num-images', '-1'], '--num-images=-1 is not allowed'),
-    (['.', '--benchmark', 'none.json'], "MissingFileError: the benchmark 'none.json' does not exist"),
-    (['.', '--analyse', '--num-analysis-images', '2'], '--num-analysis-images=2 is not allowed'),
-    (['.'], "InputError: the folder '.' is empty")], ids=lambda value: ' '.join(value) if isinstance(value, list) else '')
+@pytest.mark.parametrize('arguments, message',
+                         [(['absent'], "MissingFileError: the folder 'absent' does not exist"),
+                          (['.', '--out', 'report.txt'], "--out='report.txt' is not allowed"),
+                          (['.', '--num-images', '-1'], '--num-images=-1 is not allowed'),
+                          (['.', '--benchmark', 'none.json'], "MissingFileError: the benchmark 'none.json' does not exist"),
+                          (['.', '--analyse', '--num-analysis-images', '2'], '--num-analysis-images=2 is not allowed'),
+                          (['.'], "InputError: the folder '.' is empty")], ids=lambda value: ' '.join(value)
+                         if isinstance(value, list) else '')
 def test_wrong_arguments_are_one_sentence(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('MMPARAX_TRACEBACK', raising=False)

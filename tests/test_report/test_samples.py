@@ -9,8 +9,8 @@ from mmparax.report.runs import gather_runs
 from mmparax.report.samples import sample_predictions
 
 
-@pytest.mark.parametrize('task', [
-    pytest.param(task, marks=[pytest.mark.full] if task != 'segmentation' else []) for task in TASKS])
+@pytest.mark.parametrize('task',
+                         [pytest.param(task, marks=[pytest.mark.full] if task != 'segmentation' else []) for task in TASKS])
 def test_predictions_of_every_task(task, tmp_path, scenes):
     folder = make_run(tmp_path / 'run', scenes, task=task)
     add_checkpoint(folder)
@@ -27,6 +27,8 @@ def test_predictions_of_every_task(task, tmp_path, scenes):
 def test_why_there_are_no_predictions(tmp_path, scenes, three):
     lost = make_run(tmp_path / 'lost', tmp_path / 'absent', 'Frozen')
     (lost / 'iter_40.pth').write_bytes(b'broken')
-    notes = {name: text for gallery in sample_predictions(gather_runs([str(three[0]), str(lost)]), 1)
-             for name, text in gallery.notes.items()}
+    notes = {
+        name: text for gallery in sample_predictions(gather_runs([str(three[0]), str(lost)]), 1)
+        for name, text in gallery.notes.items()
+    }
     assert [re.sub(r'\(.*', '', text) for text in notes.values()] == ['its checkpoint is not there', 'its data are not there ']

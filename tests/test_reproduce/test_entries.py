@@ -61,17 +61,22 @@ def test_tiny_entries_stand_for_all_entries_that_have_a_counterpart():
     papers = [paper for entry in entries for paper in entry.papers]
     assert len(papers) == len(set(map(str, papers))) == sum(ENTRIES.values()) - sum(blocks is None for blocks in BLOCKS.values())
     frozen = [entry for entry in entries if not entry.papers]
-    assert [(entry.table, entry.row, entry.backbone) for entry in frozen] == [
-        (1, 'Frozen', 'swin-mini'), (1, 'Frozen', 'convnext-mini'), (2, 'Frozen', 'swin-mini'), (2, 'Frozen', 'convnext-mini'),
-        (3, 'Frozen', 'swin-mini'), (3, 'Frozen', 'convnext-mini'), (4, 'Frozen', 'vit-mini')]
+    assert [(entry.table, entry.row, entry.backbone) for entry in frozen] == [(1, 'Frozen', 'swin-mini'),
+                                                                              (1, 'Frozen', 'convnext-mini'),
+                                                                              (2, 'Frozen', 'swin-mini'),
+                                                                              (2, 'Frozen', 'convnext-mini'),
+                                                                              (3, 'Frozen', 'swin-mini'),
+                                                                              (3, 'Frozen', 'convnext-mini'),
+                                                                              (4, 'Frozen', 'vit-mini')]
     assert Counter(entry.table for entry in entries) == {1: 14, 2: 14, 3: 14, 4: 8, 5: 4, 6: 3, 7: 7, 8: 3, 9: 3, 10: 2}
     names = {entry.name for entry in entries}
     assert len(names) == len(entries) - 5 and not any(entry.published for entry in entries)
 
 
-@pytest.mark.parametrize('parameter, values, known', [
-    ('table', dict(table=[11]), '1, 2, 3'), ('row', dict(table=[1], row=['DoRA']), 'LoRA'),
-    ('row', dict(table=[4], row=['k579']), 'Full-tuning'), ('backbone', dict(backbone=['resnet']), 'swin-b')])
+@pytest.mark.parametrize('parameter, values, known', [('table', dict(table=[11]), '1, 2, 3'),
+                                                      ('row', dict(table=[1], row=['DoRA']), 'LoRA'),
+                                                      ('row', dict(table=[4], row=['k579']), 'Full-tuning'),
+                                                      ('backbone', dict(backbone=['resnet']), 'swin-b')])
 def test_what_is_not_in_the_tables_is_named_with_what_is(parameter, values, known):
     with pytest.raises(ParameterError, match=f'choose among those.*{known}') as caught:
         select_entries(list_paper_entries(), **values)

@@ -77,8 +77,8 @@ def until(condition, seconds=30):
 def test_what_is_missing_is_run_and_what_is_done_is_kept(runner):
     assert runner.read_state(LORA, 0).kind == NOT_RUN and not runner.get_folder(LORA, 0).path.exists()
     assert run(runner, seeds=(0, 1)) == [DONE] * 4
-    assert [line.strip() for line in runner.said if 'entry' in line][1] == (
-        'Table entry 2 of 4: Table 1, swin-mini, Mona, seed 0')
+    assert [line.strip() for line in runner.said
+            if 'entry' in line][1] == ('Table entry 2 of 4: Table 1, swin-mini, Mona, seed 0')
     folder = runner.get_folder(MONA, 1)
     result = json.loads((folder.path / 'result.json').read_text())
     assert result['metrics'] == {'mIoU': 12.5} and result['parameters'] == 1234 and result['starts'] == 1
@@ -241,11 +241,13 @@ def test_a_lock_is_seen_without_being_taken(tmp_path):
     assert not in_use(tmp_path)
 
 
-@pytest.mark.parametrize('line, mode, epochs, expected', [
-    ('mmengine - INFO - Iter(train) [  50/160000]  lr: 1e-4', 'train', None, (50, 160000)),
-    ('Epoch(train)  [3][  50/7330]  lr', 'train', 12, (2 * 7330 + 50, 12 * 7330)),
-    ('Epoch(test) [10/50]    eta', 'test', None, (10, 50)), ('Iter(test) [ 10/250]    eta', 'test', None, (10, 250)),
-    ('Iter(train) [ 50/100]\nIter(val) [10/10]', 'train', None, (50, 100)), ('Saving checkpoint at 50', 'train', None, None)])
+@pytest.mark.parametrize('line, mode, epochs, expected',
+                         [('mmengine - INFO - Iter(train) [  50/160000]  lr: 1e-4', 'train', None, (50, 160000)),
+                          ('Epoch(train)  [3][  50/7330]  lr', 'train', 12, (2 * 7330 + 50, 12 * 7330)),
+                          ('Epoch(test) [10/50]    eta', 'test', None, (10, 50)),
+                          ('Iter(test) [ 10/250]    eta', 'test', None, (10, 250)),
+                          ('Iter(train) [ 50/100]\nIter(val) [10/10]', 'train', None, (50, 100)),
+                          ('Saving checkpoint at 50', 'train', None, None)])
 def test_progress_is_read_off_the_lines_of_mmengine(line, mode, epochs, expected):
     assert parse_progress(line, mode, epochs) == expected
 
@@ -256,13 +258,14 @@ def test_what_a_detector_does_not_find_counts_as_zero_and_what_has_no_value_as_n
     assert fill_columns({'coco/bbox_mAP': 0.081}, '', ('AP^b', )) == {'AP^b': pytest.approx(8.1)}
 
 
-@pytest.mark.parametrize('output, reason', [
-    ('log\nMissingFileError: no data\nreport of the launcher\n', 'MissingFileError: no data'), ('log\nKilled', 'Killed'),
-    ('InputError: wrong\nbrokenpipe.SomeError: late\n' + 'line\n' * 99, 'InputError: wrong'),
-    ('[rank0]: mmparax.errors.StorageError: full\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====',
-     'mmparax.errors.StorageError: full'),
-    ('KeyError: 1\nRuntimeError: 2\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError:', 'RuntimeError: 2'),
-    ('', 'it printed nothing')])
+@pytest.mark.parametrize(
+    'output, reason',
+    [('log\nMissingFileError: no data\nreport of the launcher\n', 'MissingFileError: no data'), ('log\nKilled', 'Killed'),
+     ('InputError: wrong\nbrokenpipe.SomeError: late\n' + 'line\n' * 99, 'InputError: wrong'),
+     ('[rank0]: mmparax.errors.StorageError: full\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====',
+      'mmparax.errors.StorageError: full'),
+     ('KeyError: 1\nRuntimeError: 2\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError:', 'RuntimeError: 2'),
+     ('', 'it printed nothing')])
 def test_the_reason_of_a_failure_is_its_own_error_and_not_the_launchers(output, reason):
     assert find_reason(output) == reason
 

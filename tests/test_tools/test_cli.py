@@ -97,10 +97,12 @@ def test_options_are_not_abbreviated(capsys):
     assert 'unrecognized arguments: --batch 4' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('given, expected', [
-    ('--amp config.py', '--amp=fp16 config.py'), ('config.py --amp', 'config.py --amp=fp16'),
-    ('config.py --amp bf16 --resume', 'config.py --amp bf16 --resume'), ('--amp fp16 config.py', '--amp fp16 config.py'),
-    ('config.py --amp --resume', 'config.py --amp=fp16 --resume'), ('config.py', 'config.py')])
+@pytest.mark.parametrize('given, expected', [('--amp config.py', '--amp=fp16 config.py'),
+                                             ('config.py --amp', 'config.py --amp=fp16'),
+                                             ('config.py --amp bf16 --resume', 'config.py --amp bf16 --resume'),
+                                             ('--amp fp16 config.py', '--amp fp16 config.py'),
+                                             ('config.py --amp --resume', 'config.py --amp=fp16 --resume'),
+                                             ('config.py', 'config.py')])
 def test_amp_may_stand_before_the_config(given, expected):
     assert ' '.join(complete_amp(given.split())) == expected
 

@@ -45,8 +45,8 @@ def test_one_config_by_part_and_by_stage(call):
 def test_json_adds_up(call):
     found = json.loads(call(SWIN, '--json'))
     assert found['config'] == SWIN and found['trainable_in_backbone'] == TRAINED
-    assert [stage['stage'] for stage in found['stages']] == [
-        'stage 1 (2 blocks)', 'stage 2 (2 blocks)', 'stage 3 (4 blocks)', 'stage 4 (2 blocks)', OUTSIDE]
+    assert [stage['stage'] for stage in found['stages']
+            ] == ['stage 1 (2 blocks)', 'stage 2 (2 blocks)', 'stage 3 (4 blocks)', 'stage 4 (2 blocks)', OUTSIDE]
     for group in GROUPS:
         for number in ('tensors', 'parameters'):
             assert sum(stage[group][number] for stage in found['stages']) == found[group][number], group

@@ -60,8 +60,7 @@ def test_without_data_and_base_the_rest_is_still_examined(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     code, text = call([str(CONFIG), '--gpus', '4', '--cfg-options', 'model.backbone.base_checkpoint=absent.pth'], monkeypatch,
                       capsys)
-    assert code == 1 and text.strip().splitlines()[-1] == (
-        'NOT READY: 2 problem(s): data, base. 1 warning(s): batch and rate.')
+    assert code == 1 and text.strip().splitlines()[-1] == ('NOT READY: 2 problem(s): data, base. 1 warning(s): batch and rate.')
     assert re.search(r"problem +data +train_dataloader.dataset.data_root='data/scenes' does not exist", text)
     assert re.search(r"problem +base +base_checkpoint='absent.pth' does not exist", text)
     assert re.search(r'warning +batch and rate +.* the effective batch size is 32', text, re.IGNORECASE)

@@ -50,8 +50,10 @@ def test_one_step_without_the_data(task, tmp_path):
 
 
 def test_random_labels_are_those_of_the_heads(tmp_path):
-    for task, fields in {'segmentation': ['gt_sem_seg'], 'detection': ['gt_instances'], 'classification': ['gt_label'],
-                         'panoptic': ['gt_instances', 'gt_sem_seg']}.items():
+    for task, fields in {
+            'segmentation': ['gt_sem_seg'], 'detection': ['gt_instances'], 'classification': ['gt_label'],
+            'panoptic': ['gt_instances', 'gt_sem_seg']
+    }.items():
         cfg = run(task, tmp_path, tmp_path)
         init_default_scope(cfg.default_scope)
         batch = make_random_batch(MODELS.build(cfg.model), 3)

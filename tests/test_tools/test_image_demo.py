@@ -48,17 +48,19 @@ def demo(*arguments):
             return stopped.code
 
 
-EXPECTED = {'segmentation': r'│ (digit \d|wood|brick|grass|water|sand) +│ +\d+\.\d% │',
-            'detection': r'│ digit \d +│ +0\.\d\d │ +\d+, \d+, \d+, \d+ │',
-            'panoptic': r'│ (digit \d|wood|brick|grass|water|sand|\(none\)) +│ +\d+\.\d% │',
-            'classification': r'│ (digit \d|wood|brick|grass|water|sand) +│ +0\.\d\d\d │'}
+EXPECTED = {
+    'segmentation': r'│ (digit \d|wood|brick|grass|water|sand) +│ +\d+\.\d% │',
+    'detection': r'│ digit \d +│ +0\.\d\d │ +\d+, \d+, \d+, \d+ │',
+    'panoptic': r'│ (digit \d|wood|brick|grass|water|sand|\(none\)) +│ +\d+\.\d% │',
+    'classification': r'│ (digit \d|wood|brick|grass|water|sand) +│ +0\.\d\d\d │'
+}
 
 
 @pytest.mark.parametrize('task', TASKS)
 def test_prints_and_draws(task, folder, capsys):
     picture = folder / 'pictures' / f'{task}.png'
-    assert demo(folder / 'scene.png', folder / f'{task}.py', folder / f'{task}.pth', '--out', picture, '--score-thr',
-                '0.05', '--device', 'cpu') is None
+    assert demo(folder / 'scene.png', folder / f'{task}.py', folder / f'{task}.pth', '--out', picture, '--score-thr', '0.05',
+                '--device', 'cpu') is None
     text = capsys.readouterr().out
     rows = re.findall(EXPECTED[task], text)
     assert rows, text
@@ -77,8 +79,8 @@ def test_a_picture_without_anything_found(task, folder, capsys):
     """Nothing is drawn, and nothing fails."""
     picture = folder / 'empty.png'
     options = ['model.test_cfg.rcnn.score_thr=2.', 'model.test_cfg.panoptic.stuff_area_limit=100000']
-    assert demo(folder / 'scene.png', folder / f'{task}.py', folder / f'{task}.pth', '--out', picture, '--score-thr',
-                '2', '--device', 'cpu', '--cfg-options', *options[:1 + (task == 'panoptic')]) is None
+    assert demo(folder / 'scene.png', folder / f'{task}.py', folder / f'{task}.pth', '--out', picture, '--score-thr', '2',
+                '--device', 'cpu', '--cfg-options', *options[:1 + (task == 'panoptic')]) is None
     text = capsys.readouterr().out
     assert 'no object with a score of 2.0 or more' in text if task == 'detection' else re.search(r'\(none\) +│ +100.0%', text)
     drawn = np.asarray(Image.open(picture))
@@ -95,8 +97,8 @@ def test_images_of_data_sets_without_files_are_in_rgb_order(folder, capsys):
     arrays.test_dataloader.dataset.pipeline.pop(0)
     arrays.dump(folder / 'arrays.py')
     first = capsys.readouterr().out
-    demo(folder / 'scene.png', folder / 'arrays.py', folder / 'classification.pth', '--out', folder / 'first.png',
-         '--device', 'cpu')
+    demo(folder / 'scene.png', folder / 'arrays.py', folder / 'classification.pth', '--out', folder / 'first.png', '--device',
+         'cpu')
     rows = [re.findall(r'│ .+ │ +0\.\d{3} │', text) for text in (first, capsys.readouterr().out)]
     assert rows[0] == rows[1] and len(rows[0]) == 5
 

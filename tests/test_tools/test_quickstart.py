@@ -25,12 +25,14 @@ def quickstart(tmp_path, monkeypatch):
     return lambda *arguments: fork(TOOL, *SHORT, *arguments, cwd=tmp_path)
 
 
-COLUMNS = {'segmentation': {'mIoU'}, 'detection': {'AP^b', 'AP^b_50', 'AP^b_75', 'AP^m', 'AP^m_50', 'AP^m_75'},
-           'panoptic': {'PQ', 'SQ', 'RQ'}, 'classification': {'top-1'}}
+COLUMNS = {
+    'segmentation': {'mIoU'}, 'detection': {'AP^b', 'AP^b_50', 'AP^b_75', 'AP^m', 'AP^m_50', 'AP^m_75'},
+    'panoptic': {'PQ', 'SQ', 'RQ'}, 'classification': {'top-1'}
+}
 
 
-@pytest.mark.parametrize('task', [pytest.param(task, marks=[] if task == 'segmentation' else pytest.mark.full)
-                                  for task in COLUMNS])
+@pytest.mark.parametrize('task',
+                         [pytest.param(task, marks=[] if task == 'segmentation' else pytest.mark.full) for task in COLUMNS])
 def test_quickstart_ends_with_table_metric_and_picture(task, quickstart, tmp_path):
     """In processes of its own: what each of the scripts needs, it imports itself."""
     done = run([sys.executable, TOOL, *SHORT, '--task', task], tmp_path)
@@ -71,8 +73,10 @@ def test_a_folder_with_something_else_is_left_alone(quickstart, tmp_path):
 
 @pytest.mark.full
 def test_wheel_holds_configs_tools_and_the_small_base(tmp_path):
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', str(tmp_path),
-                    str(ROOT)], check=True)
+    subprocess.run(
+        [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w',
+         str(tmp_path),
+         str(ROOT)], check=True)
     names = zipfile.ZipFile(next(tmp_path.glob('mmparax-*.whl'))).namelist()
     for name in ('mmparax/.mim/configs/_base_/models/upernet_swin-b.py', 'mmparax/.mim/tools/train.py',
                  'mmparax/.mim/demo/image_demo.py', 'mmparax/backbones/swin.py', 'mmparax/.mim/model-index.yml',

@@ -118,10 +118,12 @@ def test_scenes_that_another_start_has_written_in_the_meantime_are_taken(tmp_pat
     count = writers._count_files
 
     def while_another(source, target):
+
         def counted(root):
             if not target.exists():
                 shutil.copytree(source, target)
             return count(root)
+
         return counted
 
     monkeypatch.setattr(writers, '_count_files', while_another(first, second))
@@ -133,14 +135,16 @@ def test_scenes_that_another_start_has_written_in_the_meantime_are_taken(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ['first', 'other', 'second', 'third']
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['--table', '11'], '--table=11 is not allowed'), (['--table', '1', '--row', 'DoRA'], "--row='DoRA' is not allowed.*LoRA"),
-    (['--table', '1', '--backbone', 'vit-b16'], '--backbone=.*swin-b'),
-    (['--table', '1', '--gpus', '4'], '--gpus=4.*--launcher'),
-    (['--report', 'out.pdf'], r'--report=.*\.md or \.html'),
-    (['--table', '1', '--iterations', '10'], '--iterations=10'), (['--table', '1', '--num-seeds', '0'], '--num-seeds=0'),
-    (['--table', '1', '--scale', 'tiny', '--gpus', '2'], 'one process'), ([], 'nothing to do'),
-    (['--table', '1', '--launcher', 'pytorch', '--gpus', '64'], 'needs 64: use --scale tiny')])
+@pytest.mark.parametrize('arguments, message',
+                         [(['--table', '11'], '--table=11 is not allowed'),
+                          (['--table', '1', '--row', 'DoRA'], "--row='DoRA' is not allowed.*LoRA"),
+                          (['--table', '1', '--backbone', 'vit-b16'], '--backbone=.*swin-b'),
+                          (['--table', '1', '--gpus', '4'], '--gpus=4.*--launcher'),
+                          (['--report', 'out.pdf'], r'--report=.*\.md or \.html'),
+                          (['--table', '1', '--iterations', '10'], '--iterations=10'),
+                          (['--table', '1', '--num-seeds', '0'], '--num-seeds=0'),
+                          (['--table', '1', '--scale', 'tiny', '--gpus', '2'], 'one process'), ([], 'nothing to do'),
+                          (['--table', '1', '--launcher', 'pytorch', '--gpus', '64'], 'needs 64: use --scale tiny')])
 def test_wrong_arguments_are_one_sentence(reproduce, arguments, message, monkeypatch):
     monkeypatch.delenv('MMPARAX_TRACEBACK')
     with pytest.raises(SystemExit) as stopped:

@@ -62,16 +62,23 @@ def pickled(out):
     assert len(found) == 4 and all(len(entry['pred_score']) == 15 for entry in found)
 
 
-OUT = {'segmentation': (labels, 'mIoU'), 'detection': (objects, 'AP^b ┃ AP^b_50 ┃ AP^b_75 ┃ AP^m ┃ AP^m_50 ┃ AP^m_75'),
-       'panoptic': (segments, 'PQ ┃ SQ ┃ RQ'), 'classification': (pickled, 'top-1')}
+OUT = {
+    'segmentation': (labels, 'mIoU'), 'detection': (objects, 'AP^b ┃ AP^b_50 ┃ AP^b_75 ┃ AP^m ┃ AP^m_50 ┃ AP^m_75'),
+    'panoptic': (segments, 'PQ ┃ SQ ┃ RQ'), 'classification': (pickled, 'top-1')
+}
 
 
 @pytest.mark.parametrize('task', OUT)
 def test_every_task_is_evaluated_and_its_predictions_written(task, folder, monkeypatch, capfd):
     check, header = OUT[task]
-    monkeypatch.setattr(sys, 'argv', ['test.py', str(folder / f'{task}.py'), str(folder / f'{task}.pth'), '--out-dir',
-                                      str(folder / f'{task}_out'), '--show-dir', str(folder / f'{task}_pictures'),
-                                      '--work-dir', str(folder / 'work')])
+    monkeypatch.setattr(sys, 'argv', [
+        'test.py',
+        str(folder / f'{task}.py'),
+        str(folder / f'{task}.pth'), '--out-dir',
+        str(folder / f'{task}_out'), '--show-dir',
+        str(folder / f'{task}_pictures'), '--work-dir',
+        str(folder / 'work')
+    ])
     runpy.run_path(str(TOOL), run_name='__main__')
     lines = capfd.readouterr().out.strip().splitlines()
     assert 'Results in percent' in lines[-6] and ' '.join(lines[-4].split()) == f'┃ {header} ┃'

@@ -43,10 +43,12 @@ def folder(tmp_path_factory):
     return path
 
 
-SHORT = ['train_dataloader.batch_size=2', 'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
-         'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False', 'val_dataloader.batch_size=1',
-         'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', 'default_hooks.logger.interval=1',
-         'train_cfg.val_interval=3', 'default_hooks.checkpoint.interval=3', 'randomness.seed=0']
+SHORT = [
+    'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
+    'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False', 'val_dataloader.batch_size=1',
+    'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', 'default_hooks.logger.interval=1',
+    'train_cfg.val_interval=3', 'default_hooks.checkpoint.interval=3', 'randomness.seed=0'
+]
 
 
 @pytest.fixture(scope='module')
@@ -70,8 +72,7 @@ def test_training_says_what_trains(trained):
 
 
 def test_resume_goes_on(trained, folder):
-    done = call('train.py', CONFIG, '--work-dir', 'run', '--resume', '--cfg-options', *SHORT, 'train_cfg.max_iters=5',
-                cwd=folder)
+    done = call('train.py', CONFIG, '--work-dir', 'run', '--resume', '--cfg-options', *SHORT, 'train_cfg.max_iters=5', cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.findall(r'Iter\(train\) \[(\d)/5\]', done.stdout) == ['4', '5']
     assert 'resumed epoch: 0, iter: 3' in done.stdout
@@ -159,8 +160,7 @@ REFUSED = {
     'other width': (('test.py', 'GOOD', '--cfg-options', 'model.backbone.adapter.hidden_dim=8'),
                     'other options of AdaRoute: hidden_dim=16 instead of 8'),
     'other arch': (('test.py', 'GOOD', '--cfg-options', 'model.backbone.arch.depths=[2,2,2,2]',
-                    'model.backbone.base_checkpoint=None', 'model.backbone.allow_random_base=True'),
-                   'does not fit AdaptedSwin'),
+                    'model.backbone.base_checkpoint=None', 'model.backbone.allow_random_base=True'), 'does not fit AdaptedSwin'),
     'other head': (('test.py', 'GOOD', '--cfg-options', 'model.decode_head.channels=16'),
                    'does not fit the head of EncoderDecoder: '),
     'other classes': (('test.py', 'GOOD', '--cfg-options', 'model.decode_head.num_classes=9',
@@ -169,7 +169,6 @@ REFUSED = {
     'missing keys': (('test.py', 'no_head.pth'), 'decode_head.conv_seg.bias'),
     'a web page': (('test.py', 'page.pth'), "'page.pth' is a web page"),
 }
-
 
 # What the unit tests of the checks cover as well.
 LONGER = {'resume of a base', 'test of a base', 'test on another base', 'other width', 'other arch', 'missing keys'}
@@ -209,9 +208,10 @@ def test_two_runs_in_one_work_dir_are_refused_before_anything_is_written(folder,
         os.waitpid(child, 0)
 
 
-TWO = ['train_dataloader.batch_size=2', 'model.backbone.drop_path_rate=0.2', 'train_cfg.max_iters=4',
-       'train_cfg.val_interval=4', 'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1',
-       'randomness.seed=0']
+TWO = [
+    'train_dataloader.batch_size=2', 'model.backbone.drop_path_rate=0.2', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4',
+    'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1', 'randomness.seed=0'
+]
 
 
 def test_two_processes_train_and_evaluate_without_gpus(folder):
@@ -263,20 +263,24 @@ def test_several_machines_and_slurm_without_gpus(folder):
 @pytest.mark.full
 def test_twenty_kills_of_a_real_run_change_nothing(folder):
     """kill -9 of tools/train.py at random moments, its start included, then --resume, until it has got through."""
-    options = ['--cfg-options', *SHORT, 'train_cfg.max_iters=240', 'train_cfg.val_interval=60',
-               'default_hooks.checkpoint.interval=2', 'model.backbone.drop_path_rate=0.2', 'model.decode_head.dropout_ratio=0.1',
-               'train_dataloader.num_workers=1', 'default_hooks.checkpoint.save_best=mIoU']
+    options = [
+        '--cfg-options', *SHORT, 'train_cfg.max_iters=240', 'train_cfg.val_interval=60', 'default_hooks.checkpoint.interval=2',
+        'model.backbone.drop_path_rate=0.2', 'model.decode_head.dropout_ratio=0.1', 'train_dataloader.num_workers=1',
+        'default_hooks.checkpoint.save_best=mIoU'
+    ]
     done = call('train.py', CONFIG, '--work-dir', 'undisturbed', *options, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:]
     moments, iterations, last = random.Random(0), [], folder / 'killed' / 'last_checkpoint'
     for turn in range(20):
         before, latest = last.read_text() if last.exists() else None, time.monotonic() + 120
         with open(folder / 'killed.log', 'a') as log:
-            run = subprocess.Popen([sys.executable, str(ROOT / 'tools' / 'train.py'), CONFIG, '--work-dir', 'killed', '--resume',
-                                    *options], cwd=folder, stdout=log, stderr=log, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+            run = subprocess.Popen(
+                [sys.executable,
+                 str(ROOT / 'tools' / 'train.py'), CONFIG, '--work-dir', 'killed', '--resume', *options], cwd=folder, stdout=log,
+                stderr=log, env={**os.environ, 'OMP_NUM_THREADS': '1'})
         # Most are killed some time after they have gone on, whatever the machine's speed.
-        while turn % 4 and run.poll() is None and time.monotonic() < latest and (
-                last.read_text() if last.exists() else None) == before:
+        while turn % 4 and run.poll() is None and time.monotonic() < latest and (last.read_text()
+                                                                                 if last.exists() else None) == before:
             time.sleep(0.05)
         try:
             run.wait(moments.uniform(0, 1 if turn % 4 else 8))

@@ -22,8 +22,10 @@ from mmparax.utils.launch import (
 )
 
 ROOT = Path(__file__).parents[2]
-CHECKS = ['gradients_are_those_of_one_process', 'every_method_synchronises', 'a_resumed_run_is_the_undisturbed_one',
-          'processes_that_start_elsewhere_are_refused', 'one_process_of_a_machine_downloads', 'every_task_trains_and_evaluates']
+CHECKS = [
+    'gradients_are_those_of_one_process', 'every_method_synchronises', 'a_resumed_run_is_the_undisturbed_one',
+    'processes_that_start_elsewhere_are_refused', 'one_process_of_a_machine_downloads', 'every_task_trains_and_evaluates'
+]
 
 
 @pytest.fixture(scope='module')
@@ -47,8 +49,8 @@ PRECISION = {
     'bf16-over-fp16': ('bf16', dict(type='AmpOptimWrapper', loss_scale='dynamic'),
                        dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False))),
     'kept': (None, dict(type='AmpOptimWrapper', loss_scale=128.), dict(type='AmpOptimWrapper', loss_scale=128.)),
-    'scale-kept': ('fp16', dict(type='OptimWrapper', loss_scale=128.), dict(type='AmpOptimWrapper', dtype='float16',
-                                                                            loss_scale=128.)),
+    'scale-kept': ('fp16', dict(type='OptimWrapper',
+                                loss_scale=128.), dict(type='AmpOptimWrapper', dtype='float16', loss_scale=128.)),
     'fp16-over-bf16': ('fp16', dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False)),
                        dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')),
     'none': (None, dict(type='OptimWrapper'), dict(type='OptimWrapper')),
@@ -122,8 +124,9 @@ def test_freed_memory_is_kept_on_a_cpu_alone(monkeypatch):
 
 
 def test_sync_bn_becomes_bn_everywhere():
-    cfg = Config(dict(model=dict(norm_cfg=dict(type='SyncBN'), heads=[dict(norm_cfg=dict(type='MMSyncBN')), dict(type='GN')],
-                                 backbone=dict(norm_cfg=dict(type='LN')))))
+    cfg = Config(
+        dict(model=dict(norm_cfg=dict(type='SyncBN'), heads=[dict(norm_cfg=dict(
+            type='MMSyncBN')), dict(type='GN')], backbone=dict(norm_cfg=dict(type='LN')))))
     assert replace_sync_bn(cfg.model) == 2
     assert cfg.model.heads[0].norm_cfg.type == cfg.model.norm_cfg.type == 'BN' and cfg.model.backbone.norm_cfg.type == 'LN'
 

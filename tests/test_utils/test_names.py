@@ -4,9 +4,9 @@ import pytest
 from mmparax.utils.names import add_prefix, join_name, make_prefix, strip_prefix
 
 
-@pytest.mark.parametrize('parts, name', [
-    (('backbone', 'norm.weight'), 'backbone.norm.weight'), (('', 'norm.weight'), 'norm.weight'), (('backbone', ''), 'backbone'),
-    (('a', '', 'b', 'c'), 'a.b.c'), (('', ''), ''), ((), '')], ids=str)
+@pytest.mark.parametrize('parts, name', [(('backbone', 'norm.weight'), 'backbone.norm.weight'),
+                                         (('', 'norm.weight'), 'norm.weight'), (('backbone', ''), 'backbone'),
+                                         (('a', '', 'b', 'c'), 'a.b.c'), (('', ''), ''), ((), '')], ids=str)
 def test_empty_parts_leave_no_dot(parts, name):
     assert join_name(*parts) == name
 

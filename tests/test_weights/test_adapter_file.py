@@ -88,17 +88,18 @@ def test_metadata_and_tensors_belong_together(folder, tmp_path):
     texts = [json.loads(content[8:8 + int.from_bytes(content[:8], 'little')])['__metadata__'] for content in contents]
     about = json.loads(texts[0][KEY])
     cases = [(tensors[0], texts[1]), (tensors[1], texts[0]), (tensors[0], {}), (tensors[0], {'other': texts[0][KEY]}),
-             (tensors[0], {KEY: texts[0][KEY].replace('norm', 'Norm', 1)}),
-             (tensors[0], {KEY: texts[0][KEY] + ' '}), (tensors[0], {KEY: '[' * 100_000}), (tensors[0], {KEY: '"text"'}),
-             (tensors[0], {KEY: '{}'}), (tensors[0], {KEY: 'null'}), (tensors[0], {KEY: signed({'format_version': 1})})]
+             (tensors[0], {KEY: texts[0][KEY].replace('norm', 'Norm', 1)}), (tensors[0], {KEY: texts[0][KEY] + ' '}),
+             (tensors[0], {KEY: '[' * 100_000}), (tensors[0], {KEY: '"text"'}), (tensors[0], {KEY: '{}'}),
+             (tensors[0], {KEY: 'null'}), (tensors[0], {KEY: signed({'format_version': 1})})]
     cases += [(tensors[0], {KEY: signed({key: value for key, value in about.items() if key != absent})}) for absent in about
               if absent != 'sha256']
     cases += [(tensors[0], {KEY: signed({**about, key: 7.5})}) for key in about if key != 'sha256']
     cases += [(tensors[0], {KEY: signed({**about, 'dataset_meta': {'classes': bad}})}) for bad in (5, 'abc', [1], {'a': 1})]
-    cases += [(tensors[0], {KEY: signed({**about, 'tensors': {**about['tensors'], name: value}})})
-              for name in ('number', 'bytes') for value in ('5', None, 10**400)]
-    cases += [(tensors[0], {KEY: signed({**about, 'backbones': {'backbone': entry}})}) for entry in
-              (None, {}, {**about['backbones']['backbone'], 'adapter': None}, {**about['backbones']['backbone'], 'options': 3})]
+    cases += [(tensors[0], {KEY: signed({**about, 'tensors': {**about['tensors'], name: value}})}) for name in ('number', 'bytes')
+              for value in ('5', None, 10**400)]
+    cases += [(tensors[0], {KEY: signed({**about, 'backbones': {'backbone': entry}})})
+              for entry in (None, {}, {**about['backbones']['backbone'], 'adapter': None},
+                            {**about['backbones']['backbone'], 'options': 3})]
     cases += [({**tensors[0], 'head.bias': tensors[0]['head.bias'] + 1e-6}, texts[0]),
               ({name.replace('head', 'heads'): value for name, value in tensors[0].items()}, texts[0]),
               ({name: value for name, value in tensors[0].items() if name != 'head.bias'}, texts[0]),
@@ -172,8 +173,10 @@ def test_hostile_text_is_text(folder, tmp_path):
 
 def test_no_text_of_a_file_commands_the_terminal(folder, tmp_path, monkeypatch, capsys):
     about = read_adapter(folder / 'good.safetensors').about
-    bad = {**about, 'model': TERMINAL, 'version': TERMINAL, 'dataset_meta': {'classes': [TERMINAL]},
-           'metric': {TERMINAL: TERMINAL}, 'head': {TERMINAL: {'type': TERMINAL}}}
+    bad = {
+        **about, 'model': TERMINAL, 'version': TERMINAL, 'dataset_meta': {'classes': [TERMINAL]}, 'metric': {TERMINAL: TERMINAL},
+        'head': {TERMINAL: {'type': TERMINAL}}
+    }
     entry = about['backbones']['backbone']
     tensors = load((folder / 'good.safetensors').read_bytes())
     for backbones in ({'a': {**entry, 'adapter': {'type': TERMINAL, TERMINAL: TERMINAL}}}, {TERMINAL: entry, 'b': entry}):
@@ -198,5 +201,6 @@ def test_whatever_is_wrong_the_model_is_as_it_was(folder, tmp_path):
                 act(model, str(tmp_path / 'a.safetensors'))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     load_checkpoint(model, str(folder / 'good.safetensors'))
-    assert all(torch.equal(model.state_dict()[name.replace('.', 'backbone.', 1) if name[0] == '.' else name], value)
-               for name, value in whole.items())
+    assert all(
+        torch.equal(model.state_dict()[name.replace('.', 'backbone.', 1) if name[0] == '.' else name], value)
+        for name, value in whole.items())

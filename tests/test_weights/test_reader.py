@@ -31,10 +31,9 @@ def test_no_way_through_what_is_allowed(archive, tmp_path):
 def test_what_runs_and_tools_write_is_read(tmp_path):
     history = HistoryBuffer()
     history.update(2.)
-    content = dict(
-        history=history, palette=np.zeros((3, 3), np.uint8), names=np.array(['a', 'bc']), half=np.float16(1), text=np.str_('x'),
-        path=Path('a/b'), date=datetime.datetime(2020, 1, 2), kinds=frozenset('a'), state=OrderedDict(a=1), number=np.int8(3),
-        flags=np.array([True]), large=np.arange(3, dtype=np.uint64))
+    content = dict(history=history, palette=np.zeros((3, 3), np.uint8), names=np.array(['a', 'bc']), half=np.float16(1),
+                   text=np.str_('x'), path=Path('a/b'), date=datetime.datetime(2020, 1, 2), kinds=frozenset('a'),
+                   state=OrderedDict(a=1), number=np.int8(3), flags=np.array([True]), large=np.arange(3, dtype=np.uint64))
     torch.save(content, tmp_path / 'a.pth')
     loaded = read_file(tmp_path / 'a.pth')
     assert loaded.pop('history').mean() == content.pop('history').mean() == 2.

@@ -7,9 +7,10 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, List, Sequence, Tuple
+from typing import Any
 
 from tqdm import tqdm
 
@@ -51,9 +52,12 @@ RECOMPUTE = {'auto': None, 'on': True, 'off': False}
 PRESETS = {
     'cpu': dict(backbone=['swin-b', 'convnext-b'], size=(320, 320), batch_size=1, dtype=['fp32'], device='cpu', rounds=4,
                 minutes=3.6, methods=METHODS, efficient_attention='both'),
-    'table11': dict(backbone=['swin-l'], size=(1280, 800), batch_size=4, dtype=['fp16'], device='cuda', rounds=20, warmup=5,
-                    steps=5, methods=['full', 'lora', 'adaptformer', 'lorand', 'mona', 'adaroute-no-conv', 'adaroute',
-                                      'plain-adaroute', 'plain-mona', 'frozen'], efficient_attention='both'),
+    'table11': dict(
+        backbone=['swin-l'], size=(1280, 800), batch_size=4, dtype=['fp16'], device='cuda', rounds=20, warmup=5, steps=5,
+        methods=[
+            'full', 'lora', 'adaptformer', 'lorand', 'mona', 'adaroute-no-conv', 'adaroute', 'plain-adaroute', 'plain-mona',
+            'frozen'
+        ], efficient_attention='both'),
 }
 
 
@@ -63,8 +67,9 @@ def build_parser() -> ToolParser:
         'on random data, side by side in one run, and measure memory. "full" is the toolbox\'s own backbone in which '
         'every parameter is trainable; plain-adaroute and plain-mona are the two written plainly, for comparison. Sizes are '
         'those of the shipped configs; a method without a config for the backbone has its defaults.')
-    parser.add_argument('--preset', choices=list(PRESETS), help="settings that other options change. cpu: Swin-B and "
-                        "ConvNeXt-B at 320x320, under 5 minutes on 2 cores; table11: the paper's Table 11, for a GPU")
+    parser.add_argument(
+        '--preset', choices=list(PRESETS), help="settings that other options change. cpu: Swin-B and "
+        "ConvNeXt-B at 320x320, under 5 minutes on 2 cores; table11: the paper's Table 11, for a GPU")
     what = parser.add_argument_group('what')
     what.add_argument('--backbone', nargs='+', default=['swin-b'], metavar='NAME',
                       help=f'{", ".join(list_backbones())} (default: swin-b)')
@@ -92,8 +97,7 @@ def build_parser() -> ToolParser:
     rounds.add_argument('--minutes', type=float, help='begin no round after so many minutes, shared by the backbones')
     parser.add_argument('--saved', action='store_true',
                         help='measure instead what autograd saves for the backward pass, by block and token')
-    parser.add_argument('--profile', action='store_true',
-                        help='show instead which operations a training step spends its time in')
+    parser.add_argument('--profile', action='store_true', help='show instead which operations a training step spends its time in')
     add_out_dir_argument(parser, 'work_dirs/benchmark', 'folder of the JSON and the chart')
     preset = parser.parse_known_args()[0].preset
     parser.set_defaults(**PRESETS.get(preset, {}))
@@ -136,16 +140,16 @@ def check_writable(folder: Path) -> None:
         raise StorageError(f'{str(folder)!r} cannot be written to: {error.strerror}. {AGAIN}') from error
 
 
-def list_rows(args: argparse.Namespace, backbone: str) -> Tuple[List[Candidate], Workload]:
+def list_rows(args: argparse.Namespace, backbone: str) -> tuple[list[Candidate], Workload]:
     """What runs on a backbone, and what it does."""
     size = args.size or choose_size(backbone)
     rows = list_candidates(backbone, args.methods, size, args.batch_size, list(dict.fromkeys(args.dtype)),
-                      list(dict.fromkeys(args.ops)), ATTENTION[args.efficient_attention], args.with_cp)
-    return rows, Workload(size, args.batch_size, args.device, args.rounds, args.warmup, args.steps,
-                          args.minutes and 60 * args.minutes / len(args.backbone), args.compile)
+                           list(dict.fromkeys(args.ops)), ATTENTION[args.efficient_attention], args.with_cp)
+    return rows, Workload(size, args.batch_size, args.device, args.rounds, args.warmup, args.steps, args.minutes
+                          and 60 * args.minutes / len(args.backbone), args.compile)
 
 
-def compare(args: argparse.Namespace, done: List[Comparison]) -> None:
+def compare(args: argparse.Namespace, done: list[Comparison]) -> None:
     """Measure every backbone and print its table; ``done`` grows, by what was measured before an interrupt, too."""
     for backbone in args.backbone:
         rows, work = list_rows(args, backbone)
@@ -170,8 +174,10 @@ def save(args: argparse.Namespace, done: Sequence[Comparison], facts: Any) -> No
     memory = MEMORY[args.device.type]
     picture = io.BytesIO()
     draw_chart(done).savefig(picture, dpi=120, format='png')
-    write(folder / 'benchmark.json', json.dumps(dict(environment=facts, memory=memory, comparisons=[
-        comparison.to_dict() for comparison in done]), indent=1).encode(), AGAIN)
+    write(
+        folder / 'benchmark.json',
+        json.dumps(dict(environment=facts, memory=memory, comparisons=[comparison.to_dict() for comparison in done]),
+                   indent=1).encode(), AGAIN)
     write(folder / 'benchmark.png', picture.getvalue(), AGAIN)
     if any(measurement.error == OUT_OF_MEMORY for comparison in done for measurement in comparison.measurements):
         print('Out of memory beside the other models, which stay loaded: --methods with fewer may show that it fits alone.')
@@ -197,11 +203,11 @@ def show_saved(args: argparse.Namespace) -> None:
     found = []
     for backbone in args.backbone:
         size = args.size or choose_size(backbone)
-        rows = measure_saved(backbone, args.methods, size, args.batch_size, ATTENTION[args.efficient_attention],
-                             args.with_cp)
+        rows = measure_saved(backbone, args.methods, size, args.batch_size, ATTENTION[args.efficient_attention], args.with_cp)
         print(format_saved_table(backbone, size, args.batch_size, rows), flush=True)
-        found.append(dict(backbone=backbone, size=list(size), batch=args.batch_size, with_cp=args.with_cp,
-                          rows=[asdict(row) for row in rows]))
+        found.append(
+            dict(backbone=backbone, size=list(size), batch=args.batch_size, with_cp=args.with_cp,
+                 rows=[asdict(row) for row in rows]))
     path = Path(args.out_dir) / 'saved_memory' / 'saved_memory.json'
     write(path, json.dumps(dict(command=describe_command(), comparisons=found), indent=1).encode(), AGAIN)
     print(f'Written: {path}')
@@ -219,7 +225,7 @@ def main(args: argparse.Namespace) -> None:
             show_saved(args) if args.saved else show_profiles(args)
             return
         facts = describe_environment(args.device, args.threads, describe_command())
-        done: List[Comparison] = []
+        done: list[Comparison] = []
         try:
             compare(args, done)
         except KeyboardInterrupt:

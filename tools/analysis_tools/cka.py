@@ -12,10 +12,12 @@ def build_parser() -> ToolParser:
         'estimator of HSIC. Several models see the same images and are drawn side by side; of two, the blocks of one are '
         'compared with those of the other, too. Writes cka.png and cka.json. Interrupted, the same command goes on.')
     add_measuring_arguments(parser, num_images=128, batch_size=16)
-    parser.add_argument('--blocks', nargs='+', metavar='NAME', help='blocks, by label (3.2, or "3.*" for the third stage) or '
-                        'by the name of the module (default: all)')
-    parser.add_argument('--pool', choices=POOLS, default='none', help='what the feature of an image is: the whole output of a '
-                        'block (none), or its mean over positions (default: %(default)s)')
+    parser.add_argument(
+        '--blocks', nargs='+', metavar='NAME', help='blocks, by label (3.2, or "3.*" for the third stage) or '
+        'by the name of the module (default: all)')
+    parser.add_argument(
+        '--pool', choices=POOLS, default='none', help='what the feature of an image is: the whole output of a '
+        'block (none), or its mean over positions (default: %(default)s)')
     return parser
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 from torch import nn
 
@@ -26,10 +26,12 @@ def build_parser() -> ToolParser:
     return parser
 
 
-def as_dict(config: str, model: nn.Module) -> Dict[str, Any]:
+def as_dict(config: str, model: nn.Module) -> dict[str, Any]:
     """All counts of a model as plain numbers."""
-    stages = [dict(stage=label, **{name: value for name, value in count.as_dict().items() if 'head' not in name})
-              for label, count in count_by_stage(model).items()]
+    stages = [
+        dict(stage=label, **{name: value for name, value in count.as_dict().items() if 'head' not in name})
+        for label, count in count_by_stage(model).items()
+    ]
     return dict(config=config, **count_parameters(model).as_dict(), stages=stages)
 
 

@@ -25,9 +25,10 @@ def build_parser() -> ToolParser:
     add_out_argument(parser, 'report.html', 'HTML file to write')
     parser.add_argument('--title', help='heading (default: what was trained)')
     add_num_images_argument(parser, 4, 'let each run predict N test images; 0 for none (default: %(default)s)')
-    parser.add_argument('--analyse', action='store_true',
-                        help='make the receptive fields, similarities and routing that are missing, in WORK_DIR/analysis; '
-                        'interrupted, the same command goes on')
+    parser.add_argument(
+        '--analyse', action='store_true',
+        help='make the receptive fields, similarities and routing that are missing, in WORK_DIR/analysis; '
+        'interrupted, the same command goes on')
     parser.add_argument('--num-analysis-images', type=int, metavar='N',
                         help='with --analyse: look at N images (default: as many as the tools for each do)')
     parser.add_argument('--benchmark', nargs='+', metavar='JSON',

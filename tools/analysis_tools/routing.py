@@ -42,8 +42,9 @@ def build_parser() -> ToolParser:
     add_num_images_argument(parser, None, 'look at N images, evenly spread over the data (default: all)')
     add_batch_size_argument(parser, 8)
     add_device_argument(parser)
-    parser.add_argument('--adapter', metavar='NAME', help='draw the top images of this adapter, such as '
-                        'stage1/block01/after_token_mixer (default: the one whose gates tell most of the image)')
+    parser.add_argument(
+        '--adapter', metavar='NAME', help='draw the top images of this adapter, such as '
+        'stage1/block01/after_token_mixer (default: the one whose gates tell most of the image)')
     parser.add_argument('--classes', nargs='+', default=[], metavar='CLASS',
                         help='draw layers x experts for the images with these classes, too')
     add_cfg_options_argument(parser)

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,9 +33,10 @@ def build_parser() -> ToolParser:
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the scenes (default: %(default)s)')
     add_size_argument(parser, f'height and width in pixels, each at least {MIN_SIDE} (default: 128)', default=(128, 128))
     parser.add_argument('--force', action='store_true', help='replace other scenes in the folder')
-    parser.add_argument('--preview', type=int, default=0, metavar='N',
-                        help='also write OUT_DIR/preview.png: the first N training scenes with their ground truth, up to '
-                        f'{MAX_PREVIEW} (default: none)')
+    parser.add_argument(
+        '--preview', type=int, default=0, metavar='N',
+        help='also write OUT_DIR/preview.png: the first N training scenes with their ground truth, up to '
+        f'{MAX_PREVIEW} (default: none)')
     return parser
 
 
@@ -51,15 +52,15 @@ def write_preview(root: Path, count: int) -> None:
     images = annotations['images'][:count]
     figure = Figure(figsize=(15, 2.3 * len(images) + 0.9))  # not pyplot: needs no display
     height = figure.get_figheight()
-    lines = figure.add_gridspec(len(images), 5, width_ratios=[1, 1, 1, 1, 2.4], left=0.01, right=0.99, wspace=0.04,
-                                hspace=0.12, top=1 - 0.25 / height, bottom=0.65 / height)
+    lines = figure.add_gridspec(len(images), 5, width_ratios=[1, 1, 1, 1, 2.4], left=0.01, right=0.99, wspace=0.04, hspace=0.12,
+                                top=1 - 0.25 / height, bottom=0.65 / height)
     for line, info in enumerate(images):
         name = Path(info['file_name']).stem
         image = _read(root / 'images' / folder / info['file_name'])
         objects = [each for each in annotations['annotations'] if each['image_id'] == info['id']]
         segments = _read(root / 'annotations' / f'panoptic_{folder}' / f'{name}.png')
-        panels = [(name, image),
-                  ('classes', np.array(PALETTE, np.uint8)[_read(root / 'annotations' / folder / f'{name}.png') - 1]),
+        panels = [(name, image), ('classes', np.array(PALETTE,
+                                                      np.uint8)[_read(root / 'annotations' / folder / f'{name}.png') - 1]),
                   ('instances', _draw_instances(image, objects)),
                   ('panoptic segments', outline(segments, segments @ (1, 256, 256**2)))]
         axes = [figure.add_subplot(lines[line, column]) for column in range(len(panels))]
@@ -86,7 +87,7 @@ def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
     axis.axis('off')
 
 
-def _draw_instances(image: np.ndarray, annotations: List[Dict[str, Any]]) -> np.ndarray:
+def _draw_instances(image: np.ndarray, annotations: list[dict[str, Any]]) -> np.ndarray:
     """The masks, boxes and class names of one image, drawn on it."""
     labels = [annotation['category_id'] - 1 for annotation in annotations]
     x, y, width, height = np.array([annotation['bbox'] for annotation in annotations]).reshape(-1, 4).T

@@ -18,8 +18,9 @@ def build_parser() -> ToolParser:
         description='Check images and masks, split them into training and validation, write them in the layout that the '
         'configs read, and give the config. If anything is wrong, all of it is listed and nothing is written.')
     parser.add_argument('images', help='folder of images')
-    parser.add_argument('masks', help='folder of PNG masks with the names of the images: one channel or a palette, the number '
-                        'of a class in each pixel')
+    parser.add_argument(
+        'masks', help='folder of PNG masks with the names of the images: one channel or a palette, the number '
+        'of a class in each pixel')
     add_out_dir_argument(parser, meaning='folder to create, such as data/mine')
     parser.add_argument('--val-ratio', type=float, default=0.2, metavar='SHARE',
                         help='share of the images kept for validation (default: %(default)s)')
@@ -37,11 +38,14 @@ def build_parser() -> ToolParser:
     parser.add_argument('--force', action='store_true', help='replace what this tool wrote to the folder before')
     parser.add_argument('--config', metavar='FILE', help='write the config to this file, such as configs/my_data.py (default: '
                         'print it)')
-    parser.add_argument('--model', choices=list(RECIPES), default='swin-b',
-                        help="of the config: the paper's Swin-B for a GPU, or the mini backbone that ships for a CPU "
-                        '(default: %(default)s)')
-    parser.add_argument('--iterations', type=int, metavar='N', help='of the config: training iterations (default: ' +
-                        ', '.join(f'{steps} for {name}' for name, (_, steps, _) in RECIPES.items()) + ')')
+    parser.add_argument(
+        '--model', choices=list(RECIPES), default='swin-b',
+        help="of the config: the paper's Swin-B for a GPU, or the mini backbone that ships for a CPU "
+        '(default: %(default)s)')
+    parser.add_argument(
+        '--iterations', type=int, metavar='N',
+        help='of the config: training iterations (default: ' + ', '.join(f'{steps} for {name}'
+                                                                         for name, (_, steps, _) in RECIPES.items()) + ')')
     return parser
 
 
@@ -69,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
     config = Path(args.config) if args.config else None
     if config is not None and config.exists() and (not config.is_file() or config.read_text(encoding='utf-8') != text):
         raise InputError(f'the config {args.config!r} exists already and is another one; nothing was written. Choose '
-                             'another file or remove it.')
+                         'another file or remove it.')
     write_masks(found, args.out_dir, args.link)
     console = Console(soft_wrap=True, highlight=False)
     console.print(make_table(found))

@@ -48,8 +48,5 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type='CocoMetric',
-    ann_file=data_root + '/annotations/instances_validation.json',
-    metric=['bbox', 'segm'],
-    format_only=False)
+    type='CocoMetric', ann_file=data_root + '/annotations/instances_validation.json', metric=['bbox', 'segm'], format_only=False)
 test_evaluator = val_evaluator

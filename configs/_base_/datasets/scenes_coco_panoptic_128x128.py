@@ -1,10 +1,9 @@
 # The synthetic scenes of tools/dataset_tools/make_scenes.py in COCO's panoptic layout: digits on textured surfaces.
 data_root = 'data/scenes'
 metainfo = dict(
-    classes=('digit 0', 'digit 1', 'digit 2', 'digit 3', 'digit 4', 'digit 5', 'digit 6', 'digit 7', 'digit 8', 'digit 9',
-             'wood', 'brick', 'grass', 'water', 'sand'),
-    thing_classes=('digit 0', 'digit 1', 'digit 2', 'digit 3', 'digit 4', 'digit 5', 'digit 6', 'digit 7', 'digit 8',
-                   'digit 9'),
+    classes=('digit 0', 'digit 1', 'digit 2', 'digit 3', 'digit 4', 'digit 5', 'digit 6', 'digit 7', 'digit 8', 'digit 9', 'wood',
+             'brick', 'grass', 'water', 'sand'),
+    thing_classes=('digit 0', 'digit 1', 'digit 2', 'digit 3', 'digit 4', 'digit 5', 'digit 6', 'digit 7', 'digit 8', 'digit 9'),
     stuff_classes=('wood', 'brick', 'grass', 'water', 'sand'),
     palette=[[230, 25, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48], [145, 30, 180], [70, 240, 240], [240, 50, 230],
              [170, 110, 255], [250, 190, 212], [255, 255, 255], [120, 72, 24], [128, 0, 0], [20, 110, 40], [0, 0, 128],

@@ -2,8 +2,8 @@
 data_root = 'data/scenes'
 # In alphabetical order: classes are numbered by the sorted names of their folders.
 metainfo = dict(
-    classes=('brick', 'digit 0', 'digit 1', 'digit 2', 'digit 3', 'digit 4', 'digit 5', 'digit 6', 'digit 7',
-             'digit 8', 'digit 9', 'grass', 'sand', 'water', 'wood'))
+    classes=('brick', 'digit 0', 'digit 1', 'digit 2', 'digit 3', 'digit 4', 'digit 5', 'digit 6', 'digit 7', 'digit 8',
+             'digit 9', 'grass', 'sand', 'water', 'wood'))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     # No flip: a mirrored digit is another sign.
@@ -22,22 +22,14 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
-        type='CustomDataset',
-        data_root=data_root,
-        data_prefix='crops/training',
-        metainfo=metainfo,
-        pipeline=train_pipeline))
+        type='CustomDataset', data_root=data_root, data_prefix='crops/training', metainfo=metainfo, pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=32,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='CustomDataset',
-        data_root=data_root,
-        data_prefix='crops/validation',
-        metainfo=metainfo,
-        pipeline=test_pipeline))
+        type='CustomDataset', data_root=data_root, data_prefix='crops/validation', metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=(1, ))
 test_evaluator = val_evaluator

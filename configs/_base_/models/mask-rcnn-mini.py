@@ -13,11 +13,9 @@ model = dict(
             ratios=[1.0, 1.5, 2.0],
             strides=[4, 8, 16, 32])),
     roi_head=dict(
-        bbox_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=1), out_channels=48, featmap_strides=[4, 8], finest_scale=24),
+        bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=1), out_channels=48, featmap_strides=[4, 8], finest_scale=24),
         bbox_head=dict(in_channels=48, fc_out_channels=128, num_classes=10, reg_class_agnostic=True),
-        mask_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=1), out_channels=48, featmap_strides=[4, 8], finest_scale=56),
+        mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=1), out_channels=48, featmap_strides=[4, 8], finest_scale=56),
         mask_head=dict(num_convs=2, in_channels=48, conv_out_channels=48, num_classes=10, class_agnostic=True)),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),

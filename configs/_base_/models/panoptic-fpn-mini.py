@@ -19,8 +19,5 @@ model = dict(
     panoptic_fusion_head=dict(type='HeuristicFusionHead', num_things_classes=10, num_stuff_classes=5),
     test_cfg=dict(
         rcnn=dict(
-            score_thr=0.3,
-            nms=dict(type='nms', iou_threshold=0.5, class_agnostic=True),
-            max_per_img=20,
-            mask_thr_binary=0.5),
+            score_thr=0.3, nms=dict(type='nms', iou_threshold=0.5, class_agnostic=True), max_per_img=20, mask_thr_binary=0.5),
         panoptic=dict(mask_overlap=0.5, stuff_area_limit=256)))

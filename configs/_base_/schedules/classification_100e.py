@@ -17,8 +17,7 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(
-        type='mmparax.CheckpointHook', by_epoch=True, interval=1, save_best='accuracy/top1', max_keep_ckpts=1),
+    checkpoint=dict(type='mmparax.CheckpointHook', by_epoch=True, interval=1, save_best='accuracy/top1', max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False))
 log_processor = dict(by_epoch=True)

@@ -5,8 +5,9 @@ import logging
 import math
 import time
 import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class RoutingTotals:
             self.best[shape] = values.gather(-1, order)
             self.best_images[shape] = torch.cat([self.best_images[shape], numbered], -1).gather(-1, order)
 
-    def to_arrays(self) -> Dict[str, np.ndarray]:
+    def to_arrays(self) -> dict[str, np.ndarray]:
         """Return all of it as arrays, for a file."""
         arrays = dict(gates=self.gates.flatten('cpu').numpy(), class_images=self.class_images.numpy())
         for kind in ('class_sums', 'best', 'best_images'):
@@ -109,7 +110,7 @@ def choose_dataloader(cfg: Config) -> str:
                      'images.')
 
 
-def build_validation_data(cfg: Config) -> Tuple[Any, int]:
+def build_validation_data(cfg: Config) -> tuple[Any, int]:
     """Build the data set of :func:`choose_dataloader`; return it and the number of processes that read it.
 
     Raises:
@@ -122,16 +123,16 @@ def build_validation_data(cfg: Config) -> Tuple[Any, int]:
     return dataset, cfg[name].get('num_workers', 0)
 
 
-def spread_indices(total: int, count: Optional[int]) -> List[int]:
+def spread_indices(total: int, count: int | None) -> list[int]:
     """Choose ``count`` of the numbers below ``total``, evenly spread, because data are often sorted by class; None: all."""
     if count is None or count >= total:
         return list(range(total))
     return [number * total // count for number in range(count)]
 
 
-def find_labels(sample: Any, classes: int) -> List[int]:
+def find_labels(sample: Any, classes: int) -> list[int]:
     """Find the classes in the annotation of a data sample of any task; none without an annotation."""
-    parts: List[Tensor] = []
+    parts: list[Tensor] = []
     if 'gt_label' in sample:
         parts.append(torch.as_tensor(sample.gt_label))
     if 'gt_instances' in sample and 'labels' in sample.gt_instances:
@@ -143,8 +144,7 @@ def find_labels(sample: Any, classes: int) -> List[int]:
     return [value for value in values if 0 <= value < classes]
 
 
-def batch_by_size(entries: Iterator[Tuple[int, Dict[str, Any]]],
-                  size: int) -> Iterator[Tuple[List[int], List[Dict[str, Any]]]]:
+def batch_by_size(entries: Iterator[tuple[int, dict[str, Any]]], size: int) -> Iterator[tuple[list[int], list[dict[str, Any]]]]:
     """Batch images of one size, in order: padding one to the size of another would change its gates.
 
     Args:
@@ -154,8 +154,8 @@ def batch_by_size(entries: Iterator[Tuple[int, Dict[str, Any]]],
     Yields:
         tuple: numbers and samples of the images of a batch.
     """
-    images: List[int] = []
-    samples: List[Dict[str, Any]] = []
+    images: list[int] = []
+    samples: list[dict[str, Any]] = []
     for image, sample in entries:
         if samples and (len(samples) == size or samples[0]['inputs'].shape != sample['inputs'].shape):
             yield images, samples
@@ -173,9 +173,9 @@ def _return_sample(sample: Any) -> Any:
 # ---- the measurement ----
 
 
-def measure_routing(cfg: Config, checkpoint: str, out: Path, device: str, num_images: Optional[int], batch_size: int,
-                    check: Callable[['RoutingMeasurement'], None] = lambda measurement: None
-                    ) -> Tuple['RoutingMeasurement', Dict[str, Any]]:
+def measure_routing(
+        cfg: Config, checkpoint: str, out: Path, device: str, num_images: int | None, batch_size: int,
+        check: Callable[['RoutingMeasurement'], None] = lambda measurement: None) -> tuple['RoutingMeasurement', dict[str, Any]]:
     """Measure the gates of a checkpoint over the validation data of its config.
 
     Args:
@@ -221,16 +221,15 @@ class RoutingMeasurement:
         InputError: if the model has no AdaRoute adapter.
     """
 
-    def __init__(self, model: nn.Module, dataset: Any, folder: Path, key: Mapping[str, Any],
-                 num_images: Optional[int] = None):
+    def __init__(self, model: nn.Module, dataset: Any, folder: Path, key: Mapping[str, Any], num_images: int | None = None):
         self.model, self.dataset, self.folder = model, dataset, Path(folder)
         self.adapters = find_routed_adapters(model)
         names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or getattr(model, 'dataset_meta', {}).get('classes')
         self.classes = [str(name) for name in names or ()]
         self.images = spread_indices(len(dataset), num_images)
         self.totals = RoutingTotals(self.adapters, len(self.classes))
-        text = json.dumps([key, len(dataset), len(self.images), [adapter.name for adapter in self.adapters], TOP],
-                          sort_keys=True, default=str)
+        text = json.dumps(
+            [key, len(dataset), len(self.images), [adapter.name for adapter in self.adapters], TOP], sort_keys=True, default=str)
         self.key = hashlib.sha256(text.encode()).hexdigest()
         self._restore()
 
@@ -267,7 +266,7 @@ class RoutingMeasurement:
         Raises:
             InputError: if gates are not finite.
         """
-        seen: Dict[int, Tensor] = {}
+        seen: dict[int, Tensor] = {}
         handles = attach_readers(self.adapters, seen.__setitem__)
         try:
             with tqdm(total=len(self.images), initial=self.num_seen, desc='routing', unit='image') as bar:
@@ -287,14 +286,14 @@ class RoutingMeasurement:
                 handle.remove()
         self.save()
 
-    def _load_rest(self, workers: int) -> Iterator[Tuple[int, Dict[str, Any]]]:
+    def _load_rest(self, workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
         left = self.images[self.num_seen:]
         if not left:
             return
         loader = DataLoader(Subset(self.dataset, left), batch_size=None, num_workers=workers, collate_fn=_return_sample)
         yield from zip(left, loader)
 
-    def _run_backbone(self, samples: List[Dict[str, Any]]) -> None:
+    def _run_backbone(self, samples: list[dict[str, Any]]) -> None:
         # The backbone suffices: the gates do not depend on heads.
         self.model.extract_feat(self.model.data_preprocessor(pseudo_collate(samples), False)['inputs'])
 
@@ -312,7 +311,7 @@ class RoutingMeasurement:
             pixels = pixels.flip(0)
         return pixels.permute(1, 2, 0).clamp(0, 255).byte().numpy()
 
-    def get_path(self, image: int) -> Optional[str]:
+    def get_path(self, image: int) -> str | None:
         """Return the file of an image, if it has one of its own."""
         return self.dataset.get_data_info(image).get('img_path')
 

@@ -1,7 +1,8 @@
 """Pictures of a routing measurement; each is drawn from the content of routing.json."""
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ MOST_COLUMNS = 30  # experts up to which each has its name below a map of classe
 LOWEST = 1e-4  # variation that is drawn
 COLORS = 'RdBu_r'
 Result = Mapping[str, Any]
-Values = Callable[[Mapping[str, Any], str], Optional[Sequence[float]]]
+Values = Callable[[Mapping[str, Any], str], Sequence[float] | None]
 Shade = Callable[[float, int], float]
 
 
@@ -31,7 +32,7 @@ def draw_usage(result: Result, path: Path) -> None:
         path: PNG file to write.
     """
 
-    def values(adapter: Mapping[str, Any], group: str) -> List[float]:
+    def values(adapter: Mapping[str, Any], group: str) -> list[float]:
         return [share * adapter['num_experts'] for share in adapter['groups'][group]['usage']]
 
     def shade(value: float, experts: int) -> float:
@@ -54,7 +55,7 @@ def draw_class_layers(result: Result, name: str, path: Path) -> None:
     """
     layers = result['classes']['layers'][name]
 
-    def values(adapter: Mapping[str, Any], group: str) -> Optional[List[float]]:
+    def values(adapter: Mapping[str, Any], group: str) -> list[float] | None:
         found = layers[adapter['name']][group]
         return None if None in found else [difference * adapter['num_experts'] for difference in found]
 
@@ -67,7 +68,7 @@ def draw_class_layers(result: Result, name: str, path: Path) -> None:
     write_figure(path, figure)
 
 
-def _find_limit(rows: Iterable[Optional[Sequence[float]]]) -> float:
+def _find_limit(rows: Iterable[Sequence[float] | None]) -> float:
     """Find the end of a colour scale that is the same on both sides of 0."""
     return max([abs(value) for row in rows if row is not None for value in row if not math.isnan(value)] + [1e-3])
 
@@ -77,9 +78,9 @@ def _add_colorbar(figure: Figure, axes: Any, limit: float) -> Any:
                            pad=0.02)
 
 
-def _draw_layers(result: Result, values: Values, shade: Shade, number: str) -> Tuple[Figure, np.ndarray]:
+def _draw_layers(result: Result, values: Values, shade: Shade, number: str) -> tuple[Figure, np.ndarray]:
     """Draw one map for each stage (lines) and group of gates (columns)."""
-    stages: Dict[str, List[Mapping[str, Any]]] = {}
+    stages: dict[str, list[Mapping[str, Any]]] = {}
     for adapter in result['adapters']:
         stages.setdefault(_name_stage(adapter), []).append(adapter)
     groups = list(dict.fromkeys(group for adapter in result['adapters'] for group in adapter['groups']))
@@ -111,8 +112,7 @@ def _name_layer(adapter: Mapping[str, Any]) -> str:
     return f'block {adapter["block"]}' + ('' if site == 'block' else f', {site}')
 
 
-def _draw_map(axis: Axes, adapters: Sequence[Mapping[str, Any]], group: str, values: Values, shade: Shade,
-              number: str) -> None:
+def _draw_map(axis: Axes, adapters: Sequence[Mapping[str, Any]], group: str, values: Values, shade: Shade, number: str) -> None:
     experts = adapters[0]['num_experts']
     axis.set_facecolor('lightgray')
     axis.set_xticks(range(experts), range(1, experts + 1), fontsize=8)
@@ -160,15 +160,15 @@ def draw_entropy(result: Result, path: Path) -> None:
         upper.plot(places, [each['normalized']['mean_entropy'] for each in found], label=group, **line)
         lower.plot(places, [max(each['variation'] or 0., LOWEST) for each in found], **line)
     upper.set_ylabel('entropy / log M')
-    upper.set_title('dotted: of the mean usage (1: all experts alike over the data); line: mean over the images\n'
-                    '(0: each image takes one expert); the gap: what the choice tells of the image', fontsize=9)
+    upper.set_title(
+        'dotted: of the mean usage (1: all experts alike over the data); line: mean over the images\n'
+        '(0: each image takes one expert); the gap: what the choice tells of the image', fontsize=9)
     lower.set_yscale('log')
     lower.axhline(FIXED_VARIATION, color='black', linewidth=0.8, linestyle='--')
     lower.set_ylabel('spread over the images / mean')
     lower.set_title(f'below the dashed line the gates do not depend on the input (less than {LOWEST:g} is drawn at {LOWEST:g})',
                     fontsize=9)
-    lower.set_xticks(places, [f'{_name_stage(adapter)} {_name_layer(adapter)}' for adapter in adapters], rotation=90,
-                     fontsize=8)
+    lower.set_xticks(places, [f'{_name_stage(adapter)} {_name_layer(adapter)}' for adapter in adapters], rotation=90, fontsize=8)
     if groups:
         figure.legend(loc='outside lower center', ncol=len(groups), fontsize=9)
     write_figure(path, figure)
@@ -185,11 +185,16 @@ def draw_classes(result: Result, path: Path) -> None:
     experts = {adapter['center']: adapter['num_experts'] for adapter in result['adapters']}
     groups = list(dict.fromkeys(group for found in centers.values() for group in found))
     chosen = [center for center in centers if experts[center] > 1]
-    tables = {group: [[math.nan if value is None else value * experts[center] for center in chosen
-                       for value in centers[center][group][number]] for number in range(len(classes['names']))]
-              for group in groups}
-    strongest = {number: max((abs(value) for table in tables.values() for value in table[number]), default=0.)
-                 for number, count in enumerate(classes['images']) if count}
+    tables = {
+        group: [[
+            math.nan if value is None else value * experts[center] for center in chosen
+            for value in centers[center][group][number]
+        ] for number in range(len(classes['names']))] for group in groups
+    }
+    strongest = {
+        number: max((abs(value) for table in tables.values() for value in table[number]), default=0.)
+        for number, count in enumerate(classes['images']) if count
+    }
     numbers = sorted(sorted(strongest, key=lambda number: -strongest[number])[:MOST_CLASSES])
     limit = _find_limit(table[number] for table in tables.values() for number in numbers)
     columns = sum(experts[center] for center in chosen)
@@ -214,16 +219,16 @@ def draw_classes(result: Result, path: Path) -> None:
             axis.set_xticks((edges[1:] + edges[:-1]) / 2, chosen, fontsize=8, rotation=90)
     _add_colorbar(figure, grid, limit).set_label('difference of usage relative to an equal share')
     left_out = len(strongest) - len(numbers)
-    figure.suptitle('Usage of the experts in the images with a class (their number), minus that in all images'
-                    + (f'; {left_out} classes with smaller differences left out' if left_out else ''), fontsize=12)
+    figure.suptitle(
+        'Usage of the experts in the images with a class (their number), minus that in all images' +
+        (f'; {left_out} classes with smaller differences left out' if left_out else ''), fontsize=12)
     write_figure(path, figure)
 
 
-def find_most_dependent(result: Result, name: Optional[str] = None) -> Tuple[str, str]:
+def find_most_dependent(result: Result, name: str | None = None) -> tuple[str, str]:
     """Find the (adapter, group) of the gates that depend most on the image, among those of one adapter or of all."""
     return max(((found['normalized']['dependence'] or 0., adapter['name'], group) for adapter in result['adapters']
-                for group, found in adapter['groups'].items() if name in (None, adapter['name'])),
-               key=lambda entry: entry[0])[1:]
+                for group, found in adapter['groups'].items() if name in (None, adapter['name'])), key=lambda entry: entry[0])[1:]
 
 
 def draw_top_images(result: Result, name: str, group: str, picture: Callable[[int], np.ndarray], path: Path) -> None:

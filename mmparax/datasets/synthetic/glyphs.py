@@ -2,9 +2,8 @@
 
 The order in which random numbers are drawn is part of the data: changing it changes every image.
 """
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import List, Tuple
 
 import cv2
 import matplotlib
@@ -16,16 +15,16 @@ from mmparax.datasets.synthetic.surfaces import choose_contrasting_color, finish
 from mmparax.errors import check_int
 
 LETTERS = tuple('ABCDEFGHIJKLMNOPQRSTUVWXYZabdeghnqrt')
-SHAPES = ('disc', 'ring', 'triangle', 'square', 'pentagon', 'star', 'cross', 'arrow', 'crescent', 'heart',
-          'half disc', 'lightning')
+SHAPES = ('disc', 'ring', 'triangle', 'square', 'pentagon', 'star', 'cross', 'arrow', 'crescent', 'heart', 'half disc',
+          'lightning')
 GLYPH_CLASSES = tuple(f'letter {letter}' for letter in LETTERS) + SHAPES
 MIN_SIDE = 32
 
 _BOX = 64  # side of the prepared masks in pixels; the glyph spans _SPAN of them
 _SPAN = 52
 _REFERENCE_SIDE = 64  # lengths below are in pixels of an image with this side
-_FONTS = ('DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSerif', 'DejaVuSerif-Bold',
-          'DejaVuSerif-Italic', 'DejaVuSansMono', 'DejaVuSansMono-Bold', 'STIXGeneral', 'STIXGeneralBol', 'cmss10')
+_FONTS = ('DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSerif', 'DejaVuSerif-Bold', 'DejaVuSerif-Italic',
+          'DejaVuSansMono', 'DejaVuSansMono-Bold', 'STIXGeneral', 'STIXGeneralBol', 'cmss10')
 # Their hollow form is (nearly) another class.
 _NEVER_HOLLOW = ('disc', 'ring')
 
@@ -47,7 +46,7 @@ class GlyphGenerator:
         self.seed, self.size = seed, size
         self.unit = size / _REFERENCE_SIDE
 
-    def sample(self, index: int) -> Tuple[np.ndarray, int]:
+    def sample(self, index: int) -> tuple[np.ndarray, int]:
         """Draw one image.
 
         Args:
@@ -68,8 +67,8 @@ class GlyphGenerator:
         return finish_photo(rng, canvas), label
 
 
-@lru_cache(maxsize=None)
-def _draw_masks(label: int) -> List[np.ndarray]:
+@cache
+def _draw_masks(label: int) -> list[np.ndarray]:
     """All masks of a class, each (64, 64) uint8, 0..255: one for each font, or one for a shape."""
     if label >= len(LETTERS):
         return [_draw_shape(SHAPES[label - len(LETTERS)])]
@@ -83,8 +82,8 @@ def _draw_letter(letter: str, font: str) -> np.ndarray:
     ImageDraw.Draw(big).text((100, 60), letter, fill=255, font=ImageFont.truetype(str(path), 200))
     left, top, right, bottom = big.getbbox()
     scale = _SPAN / max(right - left, bottom - top)
-    fitted = big.crop((left, top, right, bottom)).resize(
-        (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))), Image.LANCZOS)
+    fitted = big.crop((left, top, right, bottom)).resize((max(1, round(
+        (right - left) * scale)), max(1, round((bottom - top) * scale))), Image.LANCZOS)
     box = Image.new('L', (_BOX, _BOX))
     box.paste(fitted, ((_BOX - fitted.width) // 2, (_BOX - fitted.height) // 2))
     return np.asarray(box)
@@ -116,11 +115,17 @@ def _make_arc(start: float, end: float, points: int = 64) -> np.ndarray:
 def _make_outline(name: str) -> ArrayLike:
     """Corners of a shape within -1..1, y pointing down: (N, 2), x and y."""
     polygons = dict(
-        square=[(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
-        cross=[(-.28, -1), (.28, -1), (.28, -.28), (1, -.28), (1, .28), (.28, .28), (.28, 1), (-.28, 1), (-.28, .28),
-               (-1, .28), (-1, -.28), (-.28, -.28)],
-        arrow=[(-1, -.25), (.1, -.25), (.1, -.75), (1, 0), (.1, .75), (.1, .25), (-1, .25)],
-        lightning=[(.1, -1), (-.65, .15), (-.1, .15), (-.3, 1), (.6, -.25), (.05, -.25), (.5, -1)])
+        square=[(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8),
+                (-0.8, 0.8)], cross=[(-.28, -1), (.28, -1), (.28, -.28), (1, -.28), (1, .28), (.28, .28), (.28, 1), (-.28, 1),
+                                     (-.28, .28), (-1, .28), (-1, -.28), (-.28, -.28)], arrow=[(-1, -.25), (.1, -.25), (.1, -.75),
+                                                                                               (1, 0), (.1, .75), (.1, .25),
+                                                                                               (-1, .25)], lightning=[(.1, -1),
+                                                                                                                      (-.65, .15),
+                                                                                                                      (-.1, .15),
+                                                                                                                      (-.3, 1),
+                                                                                                                      (.6, -.25),
+                                                                                                                      (.05, -.25),
+                                                                                                                      (.5, -1)])
     if name in polygons:
         return polygons[name]
     if name in ('triangle', 'pentagon'):

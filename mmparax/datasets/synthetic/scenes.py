@@ -2,9 +2,10 @@
 
 The order in which random numbers are drawn is part of the data: changing it changes every scene.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,14 +14,14 @@ from sklearn.datasets import load_digits
 from mmparax.datasets.synthetic.surfaces import choose_contrasting_color, draw_layout, draw_surfaces, finish_photo
 from mmparax.errors import ParameterError, check_choice, check_int
 
-Box = Tuple[int, int, int, int]  # (x1, y1, x2, y2) in pixels, x2 and y2 exclusive
+Box = tuple[int, int, int, int]  # (x1, y1, x2, y2) in pixels, x2 and y2 exclusive
 
 THING_CLASSES = tuple(f'digit {digit}' for digit in range(10))
 STUFF_CLASSES = ('wood', 'brick', 'grass', 'water', 'sand')
 CLASSES = THING_CLASSES + STUFF_CLASSES
-PALETTE = ((230, 25, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240),
-           (240, 50, 230), (170, 110, 255), (250, 190, 212), (255, 255, 255), (120, 72, 24), (128, 0, 0),
-           (20, 110, 40), (0, 0, 128), (190, 175, 120))
+PALETTE = ((230, 25, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240), (240, 50, 230),
+           (170, 110, 255), (250, 190, 212), (255, 255, 255), (120, 72, 24), (128, 0, 0), (20, 110, 40), (0, 0, 128), (190, 175,
+                                                                                                                       120))
 SPLITS = ('train', 'val')
 MIN_SIDE = 64
 MIN_CROP = 24  # side of the smallest crop in pixels
@@ -63,7 +64,7 @@ class Scene:
     """
     image: np.ndarray
     stuff: np.ndarray
-    instances: List[Instance]
+    instances: list[Instance]
 
     def build_semantic_map(self) -> np.ndarray:
         """The class of every pixel: (H, W) uint8, index into ``CLASSES`` (0..14)."""
@@ -72,7 +73,7 @@ class Scene:
             classes[instance.mask] = instance.label
         return classes
 
-    def build_panoptic_map(self) -> Tuple[np.ndarray, List[Dict[str, Any]]]:
+    def build_panoptic_map(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """The segment of every pixel: one segment for each visible surface class and one for each digit, with ids from 1.
 
         Returns:
@@ -87,11 +88,11 @@ class Scene:
         for segment_id, (category, isthing, mask) in enumerate(segments, 1):
             ids[mask] = segment_id
             x1, y1, x2, y2 = mask_to_bbox(mask)
-            infos.append(dict(id=segment_id, category_id=category, isthing=isthing, area=int(mask.sum()),
-                              bbox=[x1, y1, x2 - x1, y2 - y1]))
+            infos.append(
+                dict(id=segment_id, category_id=category, isthing=isthing, area=int(mask.sum()), bbox=[x1, y1, x2 - x1, y2 - y1]))
         return ids, infos
 
-    def find_crops(self) -> List[Tuple[int, Box]]:
+    def find_crops(self) -> list[tuple[int, Box]]:
         """Square windows for classification: one on each digit, and one on each surface that has room for it.
 
         The window of a digit has a margin around its visible part and lies inside the image. That of a surface is the
@@ -142,8 +143,8 @@ class SceneGenerator:
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         stuff = draw_layout(rng, self.size, self.unit, len(STUFF_CLASSES))
         canvas = draw_surfaces(rng, stuff, STUFF_CLASSES, self.unit)
-        instances: List[Instance] = []
-        areas: List[int] = []
+        instances: list[Instance] = []
+        areas: list[int] = []
         wanted = rng.integers(2, 6)
         for _ in range(100):  # proposals that hide too much of another digit are dropped
             self._add_digit(rng, canvas, instances, areas)
@@ -153,7 +154,7 @@ class SceneGenerator:
             instance.bbox = mask_to_bbox(instance.mask)
         return Scene(finish_photo(rng, canvas), stuff, instances)
 
-    def _add_digit(self, rng: np.random.Generator, canvas: np.ndarray, instances: List[Instance], areas: List[int]) -> None:
+    def _add_digit(self, rng: np.random.Generator, canvas: np.ndarray, instances: list[Instance], areas: list[int]) -> None:
         """Propose one digit; if it fits, draw it and extend ``instances`` and their unhidden ``areas`` (pixels)."""
         label = int(rng.integers(10))
         sample = int(rng.choice(self._pools[label]))
@@ -173,7 +174,7 @@ class SceneGenerator:
         areas.append(mask.sum())
 
 
-def select_samples(split: str) -> List[np.ndarray]:
+def select_samples(split: str) -> list[np.ndarray]:
     """Handwritten samples of a split: a fixed stratified division, the same for every seed.
 
     Args:
@@ -206,8 +207,7 @@ def _load_digit_bank() -> np.ndarray:
     return np.clip(bank, 0, 1)
 
 
-def _place_digit(rng: np.random.Generator, ink: np.ndarray, size: Tuple[int, int],
-                 unit: float) -> Tuple[np.ndarray, np.ndarray]:
+def _place_digit(rng: np.random.Generator, ink: np.ndarray, size: tuple[int, int], unit: float) -> tuple[np.ndarray, np.ndarray]:
     """Warp a digit onto an empty canvas of ``size`` (H, W); return alpha (H, W) float32 and mask (H, W) bool."""
     side = rng.uniform(28, 64) * unit
     center = [rng.uniform(side / 2, length - side / 2) for length in (size[1], size[0])]
@@ -250,7 +250,7 @@ def mask_to_bbox(mask: np.ndarray) -> Box:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _find_digit_window(bbox: Box, size: Tuple[int, int]) -> Box:
+def _find_digit_window(bbox: Box, size: tuple[int, int]) -> Box:
     """Square around a box with a margin, moved into a canvas of ``size`` (H, W) where it would go over its border."""
     x1, y1, x2, y2 = bbox
     side = min(max(round((1 + 2 * _CROP_MARGIN) * max(x2 - x1, y2 - y1)), MIN_CROP), *size)
@@ -259,7 +259,7 @@ def _find_digit_window(bbox: Box, size: Tuple[int, int]) -> Box:
     return left, top, left + side, top + side
 
 
-def _find_free_window(mask: np.ndarray) -> Optional[Box]:
+def _find_free_window(mask: np.ndarray) -> Box | None:
     """Largest square (of odd side, up to a limit) that a mask (H, W) fills; None if it is below ``MIN_CROP``."""
     # In the chessboard metric the distance to the nearest pixel outside is the radius of a square, the centre included.
     distance = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_C, 3)[1:-1, 1:-1]
@@ -271,7 +271,7 @@ def _find_free_window(mask: np.ndarray) -> Optional[Box]:
     return left, top, left + side, top + side
 
 
-def _check_size(size: Any) -> Tuple[int, int]:
+def _check_size(size: Any) -> tuple[int, int]:
     """Return ``size`` as two plain integers of at least ``MIN_SIDE``, else raise ParameterError."""
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ParameterError('size', size, f'it must be (height, width), two integers of at least {MIN_SIDE}')

@@ -3,23 +3,20 @@
 The order in which random numbers are drawn is part of the data: changing it changes every scene.
 """
 import colorsys
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-Range = Tuple[float, float]
+Range = tuple[float, float]
 
 # Ranges of hue, saturation and value. They overlap, so that the mean colour alone does not tell surfaces apart.
-_COLORS = dict(
-    wood=((0.03, 0.12), (0.25, 0.70), (0.35, 0.80)),
-    brick=((0.00, 0.11), (0.15, 0.70), (0.35, 0.75)),
-    grass=((0.13, 0.42), (0.25, 0.75), (0.30, 0.70)),
-    water=((0.40, 0.66), (0.15, 0.70), (0.35, 0.75)),
-    sand=((0.06, 0.16), (0.12, 0.55), (0.50, 0.90)))
+_COLORS = dict(wood=((0.03, 0.12), (0.25, 0.70), (0.35, 0.80)), brick=((0.00, 0.11), (0.15, 0.70), (0.35, 0.75)),
+               grass=((0.13, 0.42), (0.25, 0.75), (0.30, 0.70)), water=((0.40, 0.66), (0.15, 0.70), (0.35, 0.75)),
+               sand=((0.06, 0.16), (0.12, 0.55), (0.50, 0.90)))
 
 
-def draw_layout(rng: np.random.Generator, size: Tuple[int, int], unit: float, num_surfaces: int) -> np.ndarray:
+def draw_layout(rng: np.random.Generator, size: tuple[int, int], unit: float, num_surfaces: int) -> np.ndarray:
     """Divide the canvas into 2-4 regions of different surfaces.
 
     Args:
@@ -83,7 +80,7 @@ def draw_surfaces(rng: np.random.Generator, layout: np.ndarray, names: Sequence[
     return canvas
 
 
-def _choose_color_pair(rng: np.random.Generator, hues: Range, saturations: Range, values: Range) -> Tuple[np.ndarray, np.ndarray]:
+def _choose_color_pair(rng: np.random.Generator, hues: Range, saturations: Range, values: Range) -> tuple[np.ndarray, np.ndarray]:
     """A darker and a lighter colour of a surface, each (3,) float32."""
     hue, saturation, value = (rng.uniform(*limits) for limits in (hues, saturations, values))
     spread = rng.uniform(0.30, 0.45)
@@ -92,7 +89,7 @@ def _choose_color_pair(rng: np.random.Generator, hues: Range, saturations: Range
     return np.array(low, np.float32), np.array(high, np.float32)
 
 
-def make_rotated_grid(rng: np.random.Generator, size: Sequence[int], unit: float) -> Tuple[np.ndarray, np.ndarray]:
+def make_rotated_grid(rng: np.random.Generator, size: Sequence[int], unit: float) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates of a randomly turned and shifted grid.
 
     Args:
@@ -110,7 +107,7 @@ def make_rotated_grid(rng: np.random.Generator, size: Sequence[int], unit: float
     return u + np.float32(shift_u), v + np.float32(shift_v)
 
 
-def _rotate(x: np.ndarray, y: np.ndarray, angle: float) -> Tuple[np.ndarray, np.ndarray]:
+def _rotate(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates in a frame that is turned by ``angle`` radians."""
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return cos * x + sin * y, cos * y - sin * x

@@ -13,8 +13,9 @@ All are made from the same pixels and lie in one folder, side by side:
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,7 +33,7 @@ _FORMAT = 'mmparax-scenes'
 _VERSION = 2
 
 
-def write_scenes(out_dir: Union[str, Path], num_train: int, num_val: int, seed: int = 0, size: Sequence[int] = (128, 128),
+def write_scenes(out_dir: str | Path, num_train: int, num_val: int, seed: int = 0, size: Sequence[int] = (128, 128),
                  progress: bool = True, force: bool = False) -> bool:
     """Write scenes with their ground truth in all layouts.
 
@@ -56,8 +57,8 @@ def write_scenes(out_dir: Union[str, Path], num_train: int, num_val: int, seed: 
     check_int('num_val', num_val, 0)
     generators = [SceneGenerator(split, seed, size) for split in SPLITS]
     counts = dict(zip(SPLITS, (int(num_train), int(num_val))))
-    meta = dict(format=_FORMAT, version=_VERSION, classes=list(CLASSES), palette=[list(rgb) for rgb in PALETTE],
-                counts=counts, seed=int(seed), size=list(generators[0].size))
+    meta = dict(format=_FORMAT, version=_VERSION, classes=list(CLASSES), palette=[list(rgb) for rgb in PALETTE], counts=counts,
+                seed=int(seed), size=list(generators[0].size))
     root = Path(out_dir).resolve()
     if _holds_scenes(root, meta, force):
         print(f'{root} already holds these scenes: nothing to do.')
@@ -86,8 +87,8 @@ def write_scenes(out_dir: Union[str, Path], num_train: int, num_val: int, seed: 
 def _write_split(root: Path, generator: SceneGenerator, count: int, bar: tqdm) -> None:
     """Write the files of one split below ``root``."""
     folder = FOLDERS[generator.split]
-    images, labels, panoptic = (root / kind for kind in (f'images/{folder}', f'annotations/{folder}',
-                                                         f'annotations/panoptic_{folder}'))
+    images, labels, panoptic = (root / kind
+                                for kind in (f'images/{folder}', f'annotations/{folder}', f'annotations/panoptic_{folder}'))
     crops = [root / 'crops' / folder / name for name in CLASSES]  # each, as the data set counts its classes by them
     for path in (images, labels, panoptic, *crops):
         path.mkdir(parents=True)
@@ -112,25 +113,27 @@ def _write_split(root: Path, generator: SceneGenerator, count: int, bar: tqdm) -
                     dict(info=info, licenses=[], images=infos, annotations=annotations, categories=_describe_categories(classes)))
 
 
-def _describe_categories(classes: Sequence[str]) -> List[Dict[str, Any]]:
+def _describe_categories(classes: Sequence[str]) -> list[dict[str, Any]]:
     """COCO's description of the first classes."""
-    return [dict(id=index + 1, name=name, supercategory='digit' if name in THING_CLASSES else 'surface',
-                 isthing=int(name in THING_CLASSES), color=list(PALETTE[index])) for index, name in enumerate(classes)]
+    return [
+        dict(id=index + 1, name=name, supercategory='digit' if name in THING_CLASSES else 'surface',
+             isthing=int(name in THING_CLASSES), color=list(PALETTE[index])) for index, name in enumerate(classes)
+    ]
 
 
-def _describe_instances(scene: Scene, image_id: int, first_id: int) -> List[Dict[str, Any]]:
+def _describe_instances(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
     """COCO's annotations of the digits of a scene, numbered from ``first_id``."""
     annotations = []
     for number, instance in enumerate(scene.instances, first_id):
         code = coco_masks.encode(np.asfortranarray(instance.mask, np.uint8))
         x1, y1, x2, y2 = instance.bbox
-        annotations.append(dict(id=number, image_id=image_id, category_id=instance.label + 1, iscrowd=0,
-                                area=int(instance.mask.sum()), bbox=[x1, y1, x2 - x1, y2 - y1],
-                                segmentation=dict(size=code['size'], counts=code['counts'].decode('ascii'))))
+        annotations.append(
+            dict(id=number, image_id=image_id, category_id=instance.label + 1, iscrowd=0, area=int(instance.mask.sum()),
+                 bbox=[x1, y1, x2 - x1, y2 - y1], segmentation=dict(size=code['size'], counts=code['counts'].decode('ascii'))))
     return annotations
 
 
-def _describe_segments(scene: Scene) -> Tuple[np.ndarray, List[Dict[str, Any]]]:
+def _describe_segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """COCO's panoptic map of a scene, (H, W, 3) uint8 RGB, and the description of its segments.
 
     A segment has the colour of its class, darkened until no other segment has it.
@@ -145,22 +148,25 @@ def _describe_segments(scene: Scene) -> Tuple[np.ndarray, List[Dict[str, Any]]]:
         used.add(color)
         colors[info['id']] = color
         red, green, blue = color
-        described.append(dict(id=red + 256 * green + 256**2 * blue, category_id=info['category_id'] + 1, iscrowd=0,
-                              area=info['area'], bbox=info['bbox']))
+        described.append(
+            dict(id=red + 256 * green + 256**2 * blue, category_id=info['category_id'] + 1, iscrowd=0, area=info['area'],
+                 bbox=info['bbox']))
     return colors[ids], described
 
 
-def _write_json(path: Path, content: Dict[str, Any], indent: Any = None) -> None:
+def _write_json(path: Path, content: dict[str, Any], indent: Any = None) -> None:
     path.write_text(json.dumps(content, indent=indent) + '\n', encoding='utf-8')
 
 
-def _count_files(root: Path) -> Dict[str, int]:
+def _count_files(root: Path) -> dict[str, int]:
     """Number of files in each folder below ``root``."""
-    return {path.relative_to(root).as_posix(): sum(entry.is_file() for entry in path.iterdir())
-            for path in sorted(root.rglob('*')) if path.is_dir()}
+    return {
+        path.relative_to(root).as_posix(): sum(entry.is_file() for entry in path.iterdir()) for path in sorted(root.rglob('*'))
+        if path.is_dir()
+    }
 
 
-def _holds_scenes(root: Path, meta: Dict[str, Any], force: bool) -> bool:
+def _holds_scenes(root: Path, meta: dict[str, Any], force: bool) -> bool:
     """Whether ``root`` holds the data set that ``meta`` describes; ParameterError if it must not be written to."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False

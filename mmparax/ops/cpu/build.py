@@ -9,8 +9,9 @@ import stat
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -91,8 +92,12 @@ def prepare_library(dtype: torch.dtype, compiler: Sequence[str], threads: Sequen
         OSError, subprocess.SubprocessError: if it cannot be compiled, or not be written.
     """
     flags = [*FLAGS, *threads, f'-DREAL={REALS[dtype]}']
-    made_from = [*(path.read_text() for path in SOURCES), write_prototypes(), _run([*compiler, '--version']).stdout, *flags,
-                 *LINK_FLAGS, _describe_processor()]
+    made_from = [
+        *(path.read_text() for path in SOURCES),
+        write_prototypes(),
+        _run([*compiler, '--version']).stdout, *flags, *LINK_FLAGS,
+        _describe_processor()
+    ]
     key = hashlib.sha256('\n'.join(made_from).encode()).hexdigest()[:16]
     target = find_cache_folder() / f'adapter_{key}.so'
     make_private_folder(target.parent)
@@ -115,7 +120,7 @@ def _explain(error: Exception) -> str:
 
 
 @functools.lru_cache(None)
-def load_library(dtype: torch.dtype) -> Optional[Library]:
+def load_library(dtype: torch.dtype) -> Library | None:
     """The operations for one type of number, or None where they cannot be had; that is said once, in a warning."""
     compiler = find_compiler()
     if compiler is None or dtype not in REALS:

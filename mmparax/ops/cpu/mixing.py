@@ -1,6 +1,7 @@
 """Dynamic depthwise convolutions and their weighted sum at each position, in C."""
 import ctypes
-from typing import Any, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,8 @@ from mmparax.ops.token_maps import HW
 MAX_KERNELS = 16
 
 
-def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Optional[Tensor], layout: str,
-                  score_weight: Optional[Tensor], score_bias: Optional[Tensor]) -> Tensor:
+def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Tensor | None, layout: str,
+                  score_weight: Tensor | None, score_bias: Tensor | None) -> Tensor:
     """:func:`mmparax.ops.functional.mix_spatially`, with at most ``MAX_KERNELS`` kernels."""
     return MixSpatially.apply(z, hw, layout, stage_mix, score_weight, score_bias, *kernels)
 
@@ -22,8 +23,8 @@ class MixSpatially(torch.autograd.Function):
     """:func:`mix_spatially`; keeps z, the outputs and the weights of the sum."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, hw: HW, layout: str, stage_mix: Optional[Tensor], score_weight: Optional[Tensor],
-                score_bias: Optional[Tensor], *kernels: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor, hw: HW, layout: str, stage_mix: Tensor | None, score_weight: Tensor | None,
+                score_bias: Tensor | None, *kernels: Tensor) -> Tensor:
         z, count = check_tokens(z, hw), len(kernels)
         batch, tokens, channels = z.shape
         outs, mixed = [torch.empty_like(z) for _ in kernels], torch.empty_like(z)
@@ -39,7 +40,7 @@ class MixSpatially(torch.autograd.Function):
 
     @staticmethod
     @make_backward
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         z, stage_mix, score_weight, alpha, *rest = ctx.saved_tensors
         count = len(ctx.sizes)
         kernels, outs = rest[:count], rest[count:]
@@ -48,18 +49,18 @@ class MixSpatially(torch.autograd.Function):
         dmixes = z.new_empty(batch * count_groups(channels, z.dtype), count, 2)
         dscore_weight, dscores = z.new_empty(batch, count, channels), z.new_empty(batch, count, tokens)
         call_on_tasks('mixing_backward', z, measure_maps(z, ctx.hw, 4 + 2 * count, max(ctx.sizes)), grad=grad, z=z,
-                      kernels=kernels, sizes=ctx.sizes, convs=count, mixes=ctx.mixes, score_weight=score_weight,
-                      outs=outs or None, alpha=alpha, dz=dz, dkernels=dkernels, dmixes=dmixes, dscore_weight=dscore_weight,
-                      dscores=dscores, batch=batch, height=ctx.hw[0], width=ctx.hw[1], channels=channels)
+                      kernels=kernels, sizes=ctx.sizes, convs=count, mixes=ctx.mixes, score_weight=score_weight, outs=outs
+                      or None, alpha=alpha, dz=dz, dkernels=dkernels, dmixes=dmixes, dscore_weight=dscore_weight, dscores=dscores,
+                      batch=batch, height=ctx.hw[0], width=ctx.hw[1], channels=channels)
         dmix = None
         if stage_mix is not None:
             dmix = dmixes.sum(0)[1:].flatten() if ctx.layout == 'sequential' else dmixes.sum(0)[1:, 1]
         scored = score_weight is not None
-        return (dz, None, None, dmix, dscore_weight.sum(0) if scored else None, dscores.sum((0, 2)) if scored else None,
-                *dkernels)
+        return (dz, None, None, dmix, dscore_weight.sum(0) if scored else None, dscores.sum(
+            (0, 2)) if scored else None, *dkernels)
 
 
-def _list_factors(layout: str, stage_mix: Optional[Tensor], count: int) -> List[float]:
+def _list_factors(layout: str, stage_mix: Tensor | None, count: int) -> list[float]:
     """What each convolution reads: the factors of z and of the output before."""
     if layout == 'parallel' or count == 1:
         return [1., 0.] * count

@@ -1,5 +1,5 @@
 """Scaled layer norm, residual, depthwise 3x3, residual, and the mean over tokens, in C."""
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from mmparax.ops.token_maps import HW
 
 
 def scaled_norm_conv(x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
-                     bias: Tensor) -> Tuple[Tensor, Tensor]:
+                     bias: Tensor) -> tuple[Tensor, Tensor]:
     """:func:`mmparax.ops.functional.scaled_norm_conv`."""
     return ScaledNormConv.apply(x, hw, scale, norm_weight, norm_bias, eps, weight, bias)
 
@@ -19,8 +19,8 @@ class ScaledNormConv(torch.autograd.Function):
     """:func:`scaled_norm_conv`; keeps x and two numbers a token."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float,
-                weight: Tensor, bias: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
+                bias: Tensor) -> tuple[Tensor, Tensor]:
         x = check_tokens(x, hw)
         batch, tokens, channels = x.shape
         mean, rstd = x.new_empty(2, batch, tokens)
@@ -36,7 +36,7 @@ class ScaledNormConv(torch.autograd.Function):
 
     @staticmethod
     @make_backward
-    def backward(ctx: Any, grad: Tensor, grad_mean: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor, grad_mean: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd, scale, norm_weight, norm_bias, weight = ctx.saved_tensors
         batch, tokens, channels = x.shape
         dx, dweight = torch.empty_like(x), x.new_empty(batch, *weight.shape)
@@ -44,8 +44,8 @@ class ScaledNormConv(torch.autograd.Function):
         call_on_tasks('norm_conv_backward', x, measure_strips(x, ctx.hw, 3), grad=grad, grad_mean=grad_mean, x=x, mean=mean,
                       rstd=rstd, norm_weight=scale * norm_weight, norm_bias=scale * norm_bias, kernels=weight, dx=dx,
                       dkernels=dweight, dbias=dbias, dnorm_weight=dinner_weight, dnorm_bias=dinner_bias,
-                      sums=x.new_empty(2, batch, count_groups(channels, x.dtype), tokens), batch=batch, height=ctx.hw[0],
-                      width=ctx.hw[1], channels=channels)
+                      sums=x.new_empty(2, batch, count_groups(channels, x.dtype),
+                                       tokens), batch=batch, height=ctx.hw[0], width=ctx.hw[1], channels=channels)
         dbias, dinner_weight, dinner_bias = sums.sum(1)
-        return (dx, None, dinner_weight * norm_weight + dinner_bias * norm_bias, dinner_weight * scale, dinner_bias * scale,
-                None, dweight.sum(0), dbias)
+        return (dx, None, dinner_weight * norm_weight + dinner_bias * norm_bias, dinner_weight * scale, dinner_bias * scale, None,
+                dweight.sum(0), dbias)

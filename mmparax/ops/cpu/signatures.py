@@ -4,7 +4,7 @@ Python's calls are checked against this table, and so are the definitions in C: 
 it gives (:func:`write_prototypes`), and another definition is an error of the compiler.
 """
 import ctypes
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 
 class Kind(NamedTuple):
@@ -20,8 +20,8 @@ class Kind(NamedTuple):
 
 class Signature(NamedTuple):
     """What a function gives back, None for nothing, and name -> kind of its arguments, in order."""
-    result: Optional[Kind]
-    arguments: Dict[str, Kind]
+    result: Kind | None
+    arguments: dict[str, Kind]
 
 
 READ = Kind('const REAL *', ctypes.c_void_p)  # the numbers of a tensor
@@ -39,24 +39,31 @@ SHAPE = dict(batch=INT, height=INT, width=INT, channels=INT, scratch=WRITTEN, ro
 FUNCTIONS = {
     'strip_room': Signature(INTEGER, dict(height=INT, width=INT, maps=INT)),
     'whole_room': Signature(INTEGER, dict(height=INT, width=INT, maps=INT, size=INT)),
-    'token_statistics': Signature(None, dict(x=READ, mean=WRITTEN, rstd=WRITTEN, tokens=INTEGER, channels=INT, eps=DOUBLE,
-                                             threads=INT)),
-    'norm_conv_forward': Signature(None, dict(x=READ, mean=READ, rstd=READ, norm_weight=READ, norm_bias=READ, kernels=READ,
-                                              bias=READ, out=WRITTEN, out_mean=WRITTEN, **SHAPE)),
-    'norm_conv_backward': Signature(None, dict(grad=READ, grad_mean=READ, x=READ, mean=READ, rstd=READ, norm_weight=READ,
-                                               norm_bias=READ, kernels=READ, dx=WRITTEN, dkernels=WRITTEN, dbias=WRITTEN,
-                                               dnorm_weight=WRITTEN, dnorm_bias=WRITTEN, sums=WRITTEN, **SHAPE)),
-    'out_conv_forward': Signature(None, dict(input=READ, kernels=READ, scale=READ, bias=READ, shortcut=READ,
-                                             shortcut_scale=READ, out=WRITTEN, **SHAPE)),
-    'out_conv_backward': Signature(None, dict(grad=READ, input=READ, kernels=READ, scale=READ, shortcut=READ,
-                                              shortcut_scale=READ, dinput=WRITTEN, dshortcut=WRITTEN, dtaps=WRITTEN,
-                                              dbias=WRITTEN, dshortcut_scale=WRITTEN, **SHAPE)),
-    'mixing_forward': Signature(None, dict(z=READ, kernels=READ_LIST, sizes=INTS, convs=INT, mixes=DOUBLES, score_weight=READ,
-                                           score_bias=READ, outs=WRITTEN_LIST, alpha=WRITTEN, scores=WRITTEN, mixed=WRITTEN,
-                                           **SHAPE)),
-    'mixing_backward': Signature(None, dict(grad=READ, z=READ, kernels=READ_LIST, sizes=INTS, convs=INT, mixes=DOUBLES,
-                                            score_weight=READ, outs=READ_LIST, alpha=READ, dz=WRITTEN, dkernels=WRITTEN_LIST,
-                                            dmixes=WRITTEN, dscore_weight=WRITTEN, dscores=WRITTEN, **SHAPE)),
+    'token_statistics': Signature(None,
+                                  dict(x=READ, mean=WRITTEN, rstd=WRITTEN, tokens=INTEGER, channels=INT, eps=DOUBLE,
+                                       threads=INT)),
+    'norm_conv_forward': Signature(
+        None,
+        dict(x=READ, mean=READ, rstd=READ, norm_weight=READ, norm_bias=READ, kernels=READ, bias=READ, out=WRITTEN,
+             out_mean=WRITTEN, **SHAPE)),
+    'norm_conv_backward': Signature(
+        None,
+        dict(grad=READ, grad_mean=READ, x=READ, mean=READ, rstd=READ, norm_weight=READ, norm_bias=READ, kernels=READ, dx=WRITTEN,
+             dkernels=WRITTEN, dbias=WRITTEN, dnorm_weight=WRITTEN, dnorm_bias=WRITTEN, sums=WRITTEN, **SHAPE)),
+    'out_conv_forward': Signature(
+        None, dict(input=READ, kernels=READ, scale=READ, bias=READ, shortcut=READ, shortcut_scale=READ, out=WRITTEN, **SHAPE)),
+    'out_conv_backward': Signature(
+        None,
+        dict(grad=READ, input=READ, kernels=READ, scale=READ, shortcut=READ, shortcut_scale=READ, dinput=WRITTEN,
+             dshortcut=WRITTEN, dtaps=WRITTEN, dbias=WRITTEN, dshortcut_scale=WRITTEN, **SHAPE)),
+    'mixing_forward': Signature(
+        None,
+        dict(z=READ, kernels=READ_LIST, sizes=INTS, convs=INT, mixes=DOUBLES, score_weight=READ, score_bias=READ,
+             outs=WRITTEN_LIST, alpha=WRITTEN, scores=WRITTEN, mixed=WRITTEN, **SHAPE)),
+    'mixing_backward': Signature(
+        None,
+        dict(grad=READ, z=READ, kernels=READ_LIST, sizes=INTS, convs=INT, mixes=DOUBLES, score_weight=READ, outs=READ_LIST,
+             alpha=READ, dz=WRITTEN, dkernels=WRITTEN_LIST, dmixes=WRITTEN, dscore_weight=WRITTEN, dscores=WRITTEN, **SHAPE)),
 }
 
 

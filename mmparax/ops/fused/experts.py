@@ -7,7 +7,8 @@ last one is done.
 """
 import functools
 import threading
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,18 +26,18 @@ class GradientFactors:
     """
 
     def __init__(self) -> None:
-        self._of_pass: Dict[Optional[int], List[Tuple[Sequence[Tensor], Sequence[Tensor]]]] = {}
+        self._of_pass: dict[int | None, list[tuple[Sequence[Tensor], Sequence[Tensor]]]] = {}
 
     def add(self, gates: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         self._of_pass.setdefault(get_backward_id(), []).append((gates, grads))
 
-    def take(self) -> List[Tuple[Sequence[Tensor], Sequence[Tensor]]]:
+    def take(self) -> list[tuple[Sequence[Tensor], Sequence[Tensor]]]:
         return self._of_pass.pop(get_backward_id(), [])
 
 
 class SharedExperts(NamedTuple):
     """The experts of a center in one forward pass: aliases, through which no gradient flows, and what is recorded for them."""
-    experts: Tuple[Tensor, ...]
+    experts: tuple[Tensor, ...]
     factors: GradientFactors
 
 
@@ -59,7 +60,7 @@ def sum_expert_gradients_once(forward: Callable) -> Callable:
     return call
 
 
-def mix_expert_sets(gates: Sequence[Tensor], experts: Sequence[Tensor], dtype: torch.dtype) -> List[Tensor]:
+def mix_expert_sets(gates: Sequence[Tensor], experts: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """:func:`mmparax.ops.functional.mix_expert_sets`."""
     shared, factors = getattr(_open, 'shared', None), None
     # Without the number of a backward pass it cannot be told what belongs to which: each adapter adds its own gradient.
@@ -76,13 +77,13 @@ class AliasExperts(torch.autograd.Function):
     """The experts themselves; the backward, which follows those of all that use them, sums what they recorded."""
 
     @staticmethod
-    def forward(ctx: Any, factors: GradientFactors, *experts: Tensor) -> Tuple[Tensor, ...]:
+    def forward(ctx: Any, factors: GradientFactors, *experts: Tensor) -> tuple[Tensor, ...]:
         ctx.factors, ctx.kinds = factors, [(expert.shape, expert.dtype) for expert in experts]
         ctx.set_materialize_grads(False)
         return tuple(expert.detach() for expert in experts)
 
     @staticmethod
-    def backward(ctx: Any, *_: None) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, *_: None) -> tuple[Tensor | None, ...]:
         sums = [None] * len(ctx.kinds)
         recorded = ctx.factors.take()
         with torch.no_grad():
@@ -110,7 +111,7 @@ class MixExperts(torch.autograd.Function):
     """:func:`mix_experts` of several sets; with ``factors``, the gradient of the experts is recorded there and not returned."""
 
     @staticmethod
-    def forward(ctx: Any, factors: Optional[GradientFactors], dtype: torch.dtype, *tensors: Tensor) -> Tuple[Tensor, ...]:
+    def forward(ctx: Any, factors: GradientFactors | None, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
         gates, experts = tensors[:len(tensors) // 2], tensors[len(tensors) // 2:]
         ctx.factors = factors
         ctx.save_for_backward(*tensors)
@@ -118,19 +119,23 @@ class MixExperts(torch.autograd.Function):
 
     @staticmethod
     @make_backward
-    def backward(ctx: Any, *grads: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         count, tensors = len(grads), ctx.saved_tensors
         gates, experts = tensors[:count], tensors[count:]
         of_gates, of_experts = ctx.needs_input_grad[2:2 + count], ctx.needs_input_grad[2 + count:]
         flat = [grad.flatten(1) for grad in grads]
-        gate_grads = [grad.to(gate.dtype) @ expert.flatten(1).to(gate.dtype).T if needed else None
-                      for needed, grad, gate, expert in zip(of_gates, flat, gates, experts)]
+        gate_grads = [
+            grad.to(gate.dtype) @ expert.flatten(1).to(gate.dtype).T if needed else None
+            for needed, grad, gate, expert in zip(of_gates, flat, gates, experts)
+        ]
         expert_grads = [None] * count
         if any(of_experts) and ctx.factors is not None:
             ctx.factors.add(gates, flat)
         else:
-            expert_grads = [_sum_outer([gate], [grad], expert.shape, expert.dtype) if needed else None
-                            for needed, gate, grad, expert in zip(of_experts, gates, flat, experts)]
+            expert_grads = [
+                _sum_outer([gate], [grad], expert.shape, expert.dtype) if needed else None
+                for needed, gate, grad, expert in zip(of_experts, gates, flat, experts)
+            ]
         return None, None, *gate_grads, *expert_grads
 
 

@@ -1,5 +1,5 @@
 """Linear maps of tokens whose matrix is another for each sample, as an autograd function."""
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ class SampleLinear(torch.autograd.Function):
 
     @staticmethod
     @make_backward
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return (grad @ weight if ctx.needs_input_grad[0] else None,
-                grad.transpose(1, 2) @ x if ctx.needs_input_grad[1] else None)
+        return (grad @ weight if ctx.needs_input_grad[0] else None, grad.transpose(1, 2) @ x if ctx.needs_input_grad[1] else None)

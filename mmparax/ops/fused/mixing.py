@@ -1,5 +1,6 @@
 """Dynamic depthwise convolutions and their weighted sum at each position, in one autograd function."""
-from typing import Any, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ def _add_up(outputs: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _apply_per_sample(function: Any, *maps: Tensor) -> List[Tensor]:
+def _apply_per_sample(function: Any, *maps: Tensor) -> list[Tensor]:
     """Call ``function`` with one sample after the other and join what it returns.
 
     The samples' kernels differ, so each is a convolution of its own; a grouped one for all of them would need the
@@ -31,11 +32,11 @@ def _apply_per_sample(function: Any, *maps: Tensor) -> List[Tensor]:
     return [None if parts[0] is None else torch.cat(parts) for parts in zip(*results)]
 
 
-def _convolve(x: Tensor, kernel: Tensor) -> List[Tensor]:
+def _convolve(x: Tensor, kernel: Tensor) -> list[Tensor]:
     return [F.conv2d(x, kernel[0], padding=kernel.shape[-1] // 2, groups=kernel.shape[1])]
 
 
-def _convolve_backward(grad: Tensor, x: Tensor, kernel: Tensor) -> List[Tensor]:
+def _convolve_backward(grad: Tensor, x: Tensor, kernel: Tensor) -> list[Tensor]:
     size = kernel.shape[-1]
     # The gradient of a kernel is the convolution of the input with the output's gradient as its kernel. On CPU that is
     # two to three times as fast as the library's own, except for the smallest kernels.
@@ -46,8 +47,8 @@ def _convolve_backward(grad: Tensor, x: Tensor, kernel: Tensor) -> List[Tensor]:
     return [dx, dkernel[None]]
 
 
-def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Optional[Tensor], layout: str,
-                  score_weight: Optional[Tensor], score_bias: Optional[Tensor]) -> Tensor:
+def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Tensor | None, layout: str,
+                  score_weight: Tensor | None, score_bias: Tensor | None) -> Tensor:
     """:func:`mmparax.ops.functional.mix_spatially`."""
     return MixSpatially.apply(z, hw, layout, stage_mix, score_weight, score_bias, *kernels)
 
@@ -56,12 +57,12 @@ class MixSpatially(torch.autograd.Function):
     """:func:`mix_spatially` on maps that lie channels-last; keeps z, the outputs and the weights of the sum."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, hw: HW, layout: str, stage_mix: Optional[Tensor], score_weight: Optional[Tensor],
-                score_bias: Optional[Tensor], *kernels: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor, hw: HW, layout: str, stage_mix: Tensor | None, score_weight: Tensor | None,
+                score_bias: Tensor | None, *kernels: Tensor) -> Tensor:
         ctx.hw, ctx.layout = hw, layout
         ctx.factors = None if stage_mix is None else stage_mix.tolist()
         source = tokens_to_map(z, hw)
-        maps: List[Tensor] = []
+        maps: list[Tensor] = []
         for i, kernel in enumerate(kernels):
             maps += _apply_per_sample(_convolve, find_source(source, maps, i, layout, ctx.factors), kernel)
         outputs = [map_to_tokens(each) for each in maps]
@@ -80,7 +81,7 @@ class MixSpatially(torch.autograd.Function):
 
     @staticmethod
     @make_backward
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         z, stage_mix, score_weight, alpha, *rest = ctx.saved_tensors
         count = len(ctx.needs_input_grad) - 6
         kernels, outputs = rest[:count], rest[count:]
@@ -114,7 +115,7 @@ class MixSpatially(torch.autograd.Function):
 
     @staticmethod
     def _differentiate_sum(grad: Tensor, outputs: Sequence[Tensor], alpha: Tensor,
-                           score_weight: Tensor) -> Tuple[List[Tensor], Tensor, Tensor]:
+                           score_weight: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """Gradients of the outputs, of the scores' weight and of their bias."""
         dalpha = torch.stack([torch.linalg.vecdot(grad, each) for each in outputs], 1)
         dscores = softmax_backward(dalpha, alpha, 1)

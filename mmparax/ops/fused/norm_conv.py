@@ -1,5 +1,5 @@
 """Scaled layer norm, residual, depthwise 3x3, residual, and the mean over tokens, in one autograd function."""
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from mmparax.ops.token_maps import HW, map_to_tokens, tokens_to_map
 
 
 def scaled_norm_conv(x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
-                     bias: Tensor) -> Tuple[Tensor, Tensor]:
+                     bias: Tensor) -> tuple[Tensor, Tensor]:
     """:func:`mmparax.ops.functional.scaled_norm_conv`."""
     return ScaledNormConv.apply(x, hw, scale, norm_weight, norm_bias, eps, weight, bias)
 
@@ -22,8 +22,8 @@ class ScaledNormConv(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float,
-                weight: Tensor, bias: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
+                bias: Tensor) -> tuple[Tensor, Tensor]:
         normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], scale * norm_weight, scale * norm_bias, eps)
         out = convolve_depthwise(normed.add_(x), hw, add_identity(weight), bias)
         ctx.save_for_backward(x, mean, rstd, scale, norm_weight, norm_bias, weight, bias)
@@ -32,7 +32,7 @@ class ScaledNormConv(torch.autograd.Function):
 
     @staticmethod
     @make_backward
-    def backward(ctx: Any, grad: Tensor, grad_mean: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor, grad_mean: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd, scale, norm_weight, norm_bias, weight, bias = ctx.saved_tensors
         needs = ctx.needs_input_grad
         inner_weight, inner_bias = scale * norm_weight, scale * norm_bias

@@ -1,5 +1,5 @@
 """Depthwise 3x3 with residual, layer scale and the shortcut, in one autograd function."""
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from mmparax.ops.token_maps import HW, map_to_tokens, tokens_to_map
 
 
 def conv_scale_shortcut(y: Tensor, hw: HW, weight: Tensor, bias: Tensor, layer_scale: Tensor, layer_bias: Tensor,
-                        shortcut: Tensor, shortcut_scale: Optional[Tensor], shortcut_bias: Optional[Tensor]) -> Tensor:
+                        shortcut: Tensor, shortcut_scale: Tensor | None, shortcut_bias: Tensor | None) -> Tensor:
     """:func:`mmparax.ops.functional.conv_scale_shortcut`."""
     return ConvScaleShortcut.apply(y, hw, weight, bias, layer_scale, layer_bias, shortcut, shortcut_scale, shortcut_bias)
 
@@ -20,7 +20,7 @@ class ConvScaleShortcut(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, hw: HW, weight: Tensor, bias: Tensor, layer_scale: Tensor, layer_bias: Tensor,
-                shortcut: Tensor, shortcut_scale: Optional[Tensor], shortcut_bias: Optional[Tensor]) -> Tensor:
+                shortcut: Tensor, shortcut_scale: Tensor | None, shortcut_bias: Tensor | None) -> Tensor:
         all_bias = torch.addcmul(layer_bias, layer_scale, bias)
         if shortcut_bias is not None:
             all_bias += shortcut_bias
@@ -32,7 +32,7 @@ class ConvScaleShortcut(torch.autograd.Function):
 
     @staticmethod
     @make_backward
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, weight, bias, layer_scale, shortcut, shortcut_scale = ctx.saved_tensors
         needs = ctx.needs_input_grad
         grad = grad.contiguous()
@@ -49,6 +49,5 @@ class ConvScaleShortcut(torch.autograd.Function):
             if needs[6]:
                 dshortcut = grad * shortcut_scale
         return (None if dy is None else map_to_tokens(dy), None, folded * scale if needs[2] else None,
-                total * layer_scale if needs[3] else None,
-                (folded * kernel).sum((1, 2, 3)) + total * bias if needs[4] else None, total if needs[5] else None,
-                dshortcut, dscale, total if needs[8] else None)
+                total * layer_scale if needs[3] else None, (folded * kernel).sum((1, 2, 3)) + total * bias if needs[4] else None,
+                total if needs[5] else None, dshortcut, dscale, total if needs[8] else None)

@@ -1,5 +1,4 @@
 """Depthwise convolutions, with weights shared by the batch or generated per sample; odd kernels, stride 1, same padding."""
-from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +7,7 @@ from torch import Tensor
 from mmparax.ops.token_maps import HW, map_to_tokens, tokens_to_map
 
 
-def convolve_depthwise(x: Tensor, hw: HW, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+def convolve_depthwise(x: Tensor, hw: HW, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Depthwise convolution of tokens.
 
     Args:
@@ -50,9 +49,9 @@ def add_identity(weight: Tensor) -> Tensor:
     return weight
 
 
-def differentiate_depthwise(grad: Tensor, x: Tensor, weight: Tensor,
-                            needed: Tuple[bool, bool, bool]) -> Tuple[Optional[Tensor], ...]:
+def differentiate_depthwise(grad: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool,
+                                                                                   bool]) -> tuple[Tensor | None, ...]:
     """Gradients of a depthwise convolution of a map (B, C, H, W): those needed of input, weight and bias, else None."""
     channels, padding = weight.shape[0], weight.shape[-1] // 2
-    return torch.ops.aten.convolution_backward(grad, x, weight, [channels], [1, 1], [padding, padding], [1, 1], False,
-                                               [0, 0], channels, needed)
+    return torch.ops.aten.convolution_backward(grad, x, weight, [channels], [1, 1], [padding, padding], [1, 1], False, [0, 0],
+                                               channels, needed)

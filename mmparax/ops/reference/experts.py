@@ -1,5 +1,5 @@
 """The synthesis of weights from experts (paper: AdaRoute, section 3.2, "Dynamic Parameter Routing")."""
-from typing import List, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,6 @@ def mix_experts(gates: Tensor, experts: Tensor, dtype: torch.dtype) -> Tensor:
     return mixed.view(-1, *experts.shape[1:]).to(dtype)
 
 
-def mix_expert_sets(gates: Sequence[Tensor], experts: Sequence[Tensor], dtype: torch.dtype) -> List[Tensor]:
+def mix_expert_sets(gates: Sequence[Tensor], experts: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """:func:`mmparax.ops.functional.mix_expert_sets`, one set after the other."""
     return [mix_experts(gate, expert, dtype) for gate, expert in zip(gates, experts)]

@@ -3,7 +3,8 @@
 Depthwise convolutions, each sample with kernels of its own, one after the other with residuals, and a weighted sum of
 their outputs whose weights differ from position to position ("SA").
 """
-from typing import Any, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,11 @@ from mmparax.ops.token_maps import HW, map_to_tokens, tokens_to_map
 LAYOUTS = ('sequential', 'sequential_no_residual', 'parallel')
 
 
-def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Optional[Tensor], layout: str,
-                  score_weight: Optional[Tensor], score_bias: Optional[Tensor]) -> Tensor:
+def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Tensor | None, layout: str,
+                  score_weight: Tensor | None, score_bias: Tensor | None) -> Tensor:
     """:func:`mmparax.ops.functional.mix_spatially`, step by step."""
     source = tokens_to_map(z, hw)
-    maps: List[Tensor] = []
+    maps: list[Tensor] = []
     for i, kernel in enumerate(kernels):
         maps.append(convolve_dynamically(find_source(source, maps, i, layout, stage_mix), kernel))
     return z + map_to_tokens(maps[0] if len(maps) == 1 else aggregate(torch.stack(maps), score_weight, score_bias))
@@ -36,7 +37,7 @@ def find_source(z: Tensor, outputs: Sequence[Tensor], index: int, layout: str, f
     return scaled + factor * output if isinstance(factor, Tensor) else scaled.add_(output, alpha=factor)
 
 
-def aggregate(maps: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
+def aggregate(maps: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """Spatially-varying aggregation of the convolutions' outputs (paper, section 3.2, "SA").
 
     Args:

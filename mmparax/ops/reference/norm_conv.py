@@ -2,7 +2,6 @@
 
 Paper: AdaRoute, figure 3, and section 3.2, "Dynamic Parameter Routing".
 """
-from typing import Tuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +12,7 @@ from mmparax.ops.token_maps import HW
 
 
 def scaled_norm_conv(x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
-                     bias: Tensor) -> Tuple[Tensor, Tensor]:
+                     bias: Tensor) -> tuple[Tensor, Tensor]:
     """:func:`mmparax.ops.functional.scaled_norm_conv`, step by step."""
     x = x + scale * F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
     x = x + convolve_depthwise(x, hw, weight, bias)

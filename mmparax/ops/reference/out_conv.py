@@ -2,7 +2,6 @@
 
 Paper: AdaRoute, figure 3.
 """
-from typing import Optional
 
 from torch import Tensor
 
@@ -11,7 +10,7 @@ from mmparax.ops.token_maps import HW
 
 
 def conv_scale_shortcut(y: Tensor, hw: HW, weight: Tensor, bias: Tensor, layer_scale: Tensor, layer_bias: Tensor,
-                        shortcut: Tensor, shortcut_scale: Optional[Tensor], shortcut_bias: Optional[Tensor]) -> Tensor:
+                        shortcut: Tensor, shortcut_scale: Tensor | None, shortcut_bias: Tensor | None) -> Tensor:
     """:func:`mmparax.ops.functional.conv_scale_shortcut`, step by step."""
     y = layer_scale * (y + convolve_depthwise(y, hw, weight, bias)) + layer_bias
     if shortcut_scale is None:

@@ -1,5 +1,4 @@
 """The gates (paper: AdaRoute, section 3.2, "Dynamic Parameter Routing"): few numbers, so there is one implementation."""
-from typing import List
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,7 +6,7 @@ from torch import Tensor, nn
 from mmparax.ops.precision import disable_autocast
 
 
-def route(mean: Tensor, reduce: nn.Linear, gates: nn.Linear, num_experts: int, activation: str) -> List[Tensor]:
+def route(mean: Tensor, reduce: nn.Linear, gates: nn.Linear, num_experts: int, activation: str) -> list[Tensor]:
     """Gates of each sample from the mean of its tokens: Linear, GELU, Linear, softmax (or sigmoid) over each group of experts.
 
     In at least single precision, autocast or not: a softmax in half precision loses the small gates.

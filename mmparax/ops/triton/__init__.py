@@ -7,9 +7,10 @@ additions, so equal inputs give equal gradients. Differentiable once.
 import functools
 import os
 import sysconfig
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def _run(name: str, x: Tensor, *args: Any) -> Any:
 
 
 def scaled_norm_conv(x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
-                     bias: Tensor, out_dtype: Optional[torch.dtype] = None) -> Tuple[Tensor, Tensor]:
+                     bias: Tensor, out_dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """:func:`mmparax.ops.functional.scaled_norm_conv`; the tokens come in ``out_dtype``, by default that of ``x``.
 
     Raises:
@@ -64,8 +65,8 @@ def scaled_norm_conv(x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm
     return _run('norm_conv', x, hw, scale, norm_weight, norm_bias, eps, weight, bias, out_dtype or x.dtype)
 
 
-def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Optional[Tensor], layout: str,
-                  score_weight: Optional[Tensor], score_bias: Optional[Tensor]) -> Tensor:
+def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Tensor | None, layout: str,
+                  score_weight: Tensor | None, score_bias: Tensor | None) -> Tensor:
     """:func:`mmparax.ops.functional.mix_spatially`.
 
     Raises:
@@ -74,14 +75,14 @@ def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Optio
     return z + sum_convolutions(z, hw, kernels, stage_mix, layout, score_weight, score_bias)
 
 
-def sum_convolutions(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Optional[Tensor], layout: str,
-                     score_weight: Optional[Tensor], score_bias: Optional[Tensor]) -> Tensor:
+def sum_convolutions(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Tensor | None, layout: str,
+                     score_weight: Tensor | None, score_bias: Tensor | None) -> Tensor:
     """:func:`mix_spatially` without z itself."""
     return _run('mixing', z, hw, layout, stage_mix, score_weight, score_bias, *kernels)
 
 
 def conv_scale_shortcut(y: Tensor, hw: HW, weight: Tensor, bias: Tensor, layer_scale: Tensor, layer_bias: Tensor,
-                        shortcut: Tensor, shortcut_scale: Optional[Tensor], shortcut_bias: Optional[Tensor]) -> Tensor:
+                        shortcut: Tensor, shortcut_scale: Tensor | None, shortcut_bias: Tensor | None) -> Tensor:
     """:func:`mmparax.ops.functional.conv_scale_shortcut`, in the wider type of ``y`` and ``shortcut``.
 
     Raises:

@@ -4,7 +4,6 @@ A program of a convolution works on TILE_H x TILE_W positions and BLOCK_C channe
 so a warp reads whole lines, and the halo of a two-dimensional tile is small enough to stay in the L1 cache, which
 serves the other taps. The grid is (tiles, blocks of channels, B).
 """
-from typing import Optional, Tuple
 
 import torch
 import triton
@@ -59,7 +58,7 @@ FORWARD_TILE = 8, 8, 64  # height, width, channels
 BACKWARD_TILE = 8, 16, 32  # more positions: fewer partial sums
 
 
-def choose_tile(hw: Tuple[int, int], channels: int, tile: Tuple[int, int, int]) -> dict:
+def choose_tile(hw: tuple[int, int], channels: int, tile: tuple[int, int, int]) -> dict:
     """Constants of a kernel: a tile's height, width and channels, at most those given, and warps.
 
     Eight warps leave each thread 16 numbers of a tile, so that two programs or more fit on a multiprocessor.
@@ -68,7 +67,7 @@ def choose_tile(hw: Tuple[int, int], channels: int, tile: Tuple[int, int, int]) 
     return dict(TILE_H=height, TILE_W=width, BLOCK_C=block, num_warps=8)
 
 
-def make_grid(hw: Tuple[int, int], channels: int, batch: int, sizes: dict) -> Tuple[int, ...]:
+def make_grid(hw: tuple[int, int], channels: int, batch: int, sizes: dict) -> tuple[int, ...]:
     """Programs for tiles, blocks of channels and samples."""
     tiles = triton.cdiv(hw[0], sizes['TILE_H']) * triton.cdiv(hw[1], sizes['TILE_W'])
     return tiles, triton.cdiv(channels, sizes['BLOCK_C']), batch
@@ -79,7 +78,7 @@ def flatten_taps(conv_weight: Tensor) -> Tensor:
     return conv_weight.flatten(1).t().contiguous()
 
 
-def make_gradient(needed: bool, value: Tensor, like: Tensor) -> Optional[Tensor]:
+def make_gradient(needed: bool, value: Tensor, like: Tensor) -> Tensor | None:
     """The gradient of parameter ``like``, in memory of its own (optimizers change it in place), or None if not ``needed``."""
     return value.reshape(like.shape).to(like.dtype, copy=True, memory_format=torch.contiguous_format) if needed else None
 

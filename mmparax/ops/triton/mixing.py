@@ -11,7 +11,7 @@ Backward of the convolutions reads ns of gradients, (4n - 3)s of z, outputs and 
 (and 4 / 128 per tap of partial sums). With n = 3: 14s forward, 24s backward. The taps, 83 for (3, 5, 7), come from the
 L1 cache: 83s of reads and 83 multiply-adds per channel and token, twice as many multiply-adds backward.
 """
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 import torch
 import triton
@@ -35,8 +35,8 @@ from mmparax.ops.triton.common import (
 
 
 @triton.jit(do_not_specialize=['first_tap', 'num_taps', 'first_mix', 'height', 'width'])
-def conv_kernel(source, taps, out, z, mix, mixed, first_tap, num_taps, first_mix, height, width, channels,
-                SIZE: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr):
+def conv_kernel(source, taps, out, z, mix, mixed, first_tap, num_taps, first_mix, height, width, channels, SIZE: tl.constexpr,
+                TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr):
     """``out = conv(source)``; where ``mixed`` is given, also the next source, mix[0] * z + mix[1] * out.
 
     Without ``z`` the next source is mix[0] * out. ``taps`` are (B, num_taps, C), those of this kernel from ``first_tap``.
@@ -65,8 +65,8 @@ def conv_kernel(source, taps, out, z, mix, mixed, first_tap, num_taps, first_mix
 
 
 @triton.jit(do_not_specialize=['first_tap', 'num_taps', 'first_mix', 'height', 'width'])
-def conv_backward_kernel(grad, taps, z, previous, mix, grad_z, grad_previous, tap_sums, mix_sums, first_tap, num_taps,
-                         first_mix, height, width, channels, ADD: tl.constexpr, SIZE: tl.constexpr, TILE_H: tl.constexpr,
+def conv_backward_kernel(grad, taps, z, previous, mix, grad_z, grad_previous, tap_sums, mix_sums, first_tap, num_taps, first_mix,
+                         height, width, channels, ADD: tl.constexpr, SIZE: tl.constexpr, TILE_H: tl.constexpr,
                          TILE_W: tl.constexpr, BLOCK_C: tl.constexpr):
     """Gradients of what a convolution's source is made of, z and the previous output, where these are given.
 
@@ -197,7 +197,7 @@ def aggregate_backward_kernel(maps, weight, bias, log_sums, grad, grad_maps, wei
             store_tokens(grad_maps + i * size, token, valid, c, has, channels, alpha[:, None] * grad_out + grad_total)
 
 
-def join_taps(kernels: Tuple[Tensor, ...]) -> Tuple[Tensor, List[int]]:
+def join_taps(kernels: tuple[Tensor, ...]) -> tuple[Tensor, list[int]]:
     """Kernels (B, r, 1, k, k) as one contiguous (B, sum of k * k, r), and where each of them starts."""
     starts = [0]
     for kernel in kernels:
@@ -205,7 +205,7 @@ def join_taps(kernels: Tuple[Tensor, ...]) -> Tuple[Tensor, List[int]]:
     return torch.cat([kernel.flatten(2).transpose(1, 2) for kernel in kernels], 1).contiguous(), starts
 
 
-def choose_token_blocks(tokens: int, channels: int, count: int) -> Tuple[Tuple[int, ...], dict]:
+def choose_token_blocks(tokens: int, channels: int, count: int) -> tuple[tuple[int, ...], dict]:
     """Grid and constants of the kernels of the aggregation."""
     block = triton.next_power_of_2(channels)
     size = max(1, min(32, 4096 // block))
@@ -215,8 +215,8 @@ def choose_token_blocks(tokens: int, channels: int, count: int) -> Tuple[Tuple[i
 class MixSpatially(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, hw: Tuple[int, int], layout: str, stage_mix: Optional[Tensor],
-                score_weight: Optional[Tensor], score_bias: Optional[Tensor], *kernels: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor, hw: tuple[int, int], layout: str, stage_mix: Tensor | None, score_weight: Tensor | None,
+                score_bias: Tensor | None, *kernels: Tensor) -> Tensor:
         z = z.contiguous()
         (batch, tokens, channels), count = z.shape, len(kernels)
         taps, starts = join_taps(kernels)
@@ -259,8 +259,10 @@ class MixSpatially(torch.autograd.Function):
             aggregate_backward_kernel[grid](maps, score_weight, score_bias, log_sums, grad, grad_maps, weight_sums, bias_sums,
                                             batch * tokens, channels, **sizes)
             if scored:
-                weight_grads = [make_gradient(needed[4], weight_sums.sum(0), score_weight),
-                                make_gradient(needed[5], bias_sums.sum(0), score_bias)]
+                weight_grads = [
+                    make_gradient(needed[4], weight_sums.sum(0), score_weight),
+                    make_gradient(needed[5], bias_sums.sum(0), score_bias)
+                ]
         taps, starts = join_taps(kernels)
         sizes = choose_tile(ctx.hw, channels, BACKWARD_TILE)
         grid = make_grid(ctx.hw, channels, batch, sizes)
@@ -270,19 +272,20 @@ class MixSpatially(torch.autograd.Function):
         for i in reversed(range(count)):
             chained = i > 0 and ctx.layout != 'parallel'
             reads_z = not chained or ctx.layout == 'sequential'
-            conv_backward_kernel[grid](
-                grad_maps[i], taps, z if reads_z else None, maps[i - 1] if chained else None, stage_mix if chained else None,
-                grad_z if reads_z else None, grad_maps[i - 1] if chained else None, tap_sums,
-                mix_sums[i - 1] if chained else None, starts[i], starts[-1],
-                2 * (i - 1) if ctx.layout == 'sequential' else i - 1, *ctx.hw, channels,
-                ADD=i < count - 1 and ctx.layout != 'sequential_no_residual', SIZE=kernels[i].shape[-1], **sizes)
+            conv_backward_kernel[grid](grad_maps[i], taps, z if reads_z else None, maps[i - 1] if chained else None,
+                                       stage_mix if chained else None, grad_z if reads_z else None,
+                                       grad_maps[i - 1] if chained else None, tap_sums, mix_sums[i - 1] if chained else None,
+                                       starts[i], starts[-1], 2 * (i - 1) if ctx.layout == 'sequential' else i - 1, *ctx.hw,
+                                       channels, ADD=i < count - 1 and ctx.layout != 'sequential_no_residual',
+                                       SIZE=kernels[i].shape[-1], **sizes)
         grad_mix = None
         if needed[3]:
             pairs = torch.stack(mix_sums).sum(1)
             grad_mix = make_gradient(True, pairs if ctx.layout == 'sequential' else pairs[:, 1], stage_mix)
         tap_grads = tap_sums.sum(1).split([end - start for start, end in zip(starts, starts[1:])], 1)
-        kernel_grads = [make_gradient(want, part.transpose(1, 2), kernel)
-                        for want, part, kernel in zip(needed[6:], tap_grads, kernels)]
+        kernel_grads = [
+            make_gradient(want, part.transpose(1, 2), kernel) for want, part, kernel in zip(needed[6:], tap_grads, kernels)
+        ]
         return (grad_z if needed[0] else None, None, None, grad_mix, *weight_grads, *kernel_grads)
 
 

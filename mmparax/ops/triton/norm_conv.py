@@ -8,7 +8,7 @@ statistics read s; forward reads s, writes s (and 4 / 64 for the mean's partial 
 the backbone has anyway, and 8 bytes per token. Backward of the convolution reads 2s (x and the gradient), writes s (and
 48 / 128 of partial sums); backward of the norm reads 2s, writes s. Together 3s and 6s.
 """
-from typing import Any, Tuple
+from typing import Any
 
 import torch
 import triton
@@ -131,8 +131,7 @@ def conv_backward_kernel(x, mean, rstd, scale, norm_weight, norm_bias, taps, gra
 
 
 @triton.jit(do_not_specialize=['tokens'])
-def norm_backward_kernel(x, mean, rstd, scale, norm_weight, grad, tokens, channels, ROWS: tl.constexpr,
-                         BLOCK_C: tl.constexpr):
+def norm_backward_kernel(x, mean, rstd, scale, norm_weight, grad, tokens, channels, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
     """Turn the gradient of u into that of x, in place."""
     start = tl.program_id(0) * ROWS
     value, offsets, mask = load_rows(x, start, tokens, channels, ROWS, BLOCK_C)
@@ -150,7 +149,7 @@ def norm_backward_kernel(x, mean, rstd, scale, norm_weight, grad, tokens, channe
     tl.store(grad + offsets, result.to(grad.dtype.element_ty), mask=mask)
 
 
-def choose_rows(x: Tensor) -> Tuple[Tuple[int, ...], dict]:
+def choose_rows(x: Tensor) -> tuple[tuple[int, ...], dict]:
     """Grid and constants of the kernels over whole tokens."""
     block = triton.next_power_of_2(x.shape[-1])
     rows = max(1, 4096 // block)
@@ -160,8 +159,8 @@ def choose_rows(x: Tensor) -> Tuple[Tuple[int, ...], dict]:
 class ScaledNormConv(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, hw: Tuple[int, int], scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float,
-                conv_weight: Tensor, conv_bias: Tensor, out_dtype: torch.dtype) -> Tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, hw: tuple[int, int], scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float,
+                conv_weight: Tensor, conv_bias: Tensor, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         x = x.contiguous()
         batch, tokens, channels = x.shape
         mean, rstd = allocate_sums(2, batch * tokens, like=x)
@@ -193,11 +192,11 @@ class ScaledNormConv(torch.autograd.Function):
             norm_backward_kernel[grid](x, mean, rstd, scale, norm_weight, grad, batch * tokens, channels, **sizes)
         sums = sums.sum((0, 1))
         needed = ctx.needs_input_grad
-        return (grad if needed[0] else None, None,
-                make_gradient(needed[2], norm_weight * sums[11] + norm_bias * sums[10], scale),
-                make_gradient(needed[3], scale * sums[11], norm_weight),
-                make_gradient(needed[4], scale * sums[10], norm_bias), None,
-                make_gradient(needed[6], sums[:9].t(), conv_weight), make_gradient(needed[7], sums[9], conv_bias), None)
+        return (grad if needed[0] else None, None, make_gradient(needed[2], norm_weight * sums[11] + norm_bias * sums[10],
+                                                                 scale), make_gradient(needed[3], scale * sums[11], norm_weight),
+                make_gradient(needed[4], scale * sums[10],
+                              norm_bias), None, make_gradient(needed[6], sums[:9].t(),
+                                                              conv_weight), make_gradient(needed[7], sums[9], conv_bias), None)
 
 
 run = ScaledNormConv.apply

@@ -5,7 +5,7 @@ reads 2s (y and the shortcut), writes s. Saved for backward: y and, if it is sca
 gradient, y, the shortcut), writes 2s (and 44 / 128 of partial sums); with the bare shortcut, whose gradient is the
 output's, it reads 2s and writes s.
 """
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import torch
 import triton
@@ -90,18 +90,17 @@ def backward_kernel(y, taps, layer_scale, shortcut, shortcut_scale, grad_out, gr
 class ConvScaleShortcut(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, hw: Tuple[int, int], conv_weight: Tensor, conv_bias: Tensor, layer_scale: Tensor,
-                layer_bias: Tensor, shortcut: Tensor, shortcut_scale: Optional[Tensor],
-                shortcut_bias: Optional[Tensor]) -> Tensor:
+    def forward(ctx: Any, y: Tensor, hw: tuple[int, int], conv_weight: Tensor, conv_bias: Tensor, layer_scale: Tensor,
+                layer_bias: Tensor, shortcut: Tensor, shortcut_scale: Tensor | None, shortcut_bias: Tensor | None) -> Tensor:
         y, shortcut = y.contiguous(), shortcut.contiguous()
         batch, _, channels = y.shape
         out = torch.empty_like(y, dtype=torch.promote_types(y.dtype, shortcut.dtype))
         sizes = choose_tile(hw, channels, FORWARD_TILE)
-        forward_kernel[make_grid(hw, channels, batch, sizes)](y, flatten_taps(conv_weight), conv_bias, layer_scale, layer_bias,
-                                                             shortcut, shortcut_scale, shortcut_bias, out, *hw, channels,
-                                                             **sizes)
-        ctx.save_for_backward(y, conv_weight, conv_bias, layer_scale, layer_bias,
-                              None if shortcut_scale is None else shortcut, shortcut_scale, shortcut_bias)
+        forward_kernel[make_grid(hw, channels, batch,
+                                 sizes)](y, flatten_taps(conv_weight), conv_bias, layer_scale, layer_bias, shortcut,
+                                         shortcut_scale, shortcut_bias, out, *hw, channels, **sizes)
+        ctx.save_for_backward(y, conv_weight, conv_bias, layer_scale, layer_bias, None if shortcut_scale is None else shortcut,
+                              shortcut_scale, shortcut_bias)
         ctx.hw, ctx.shortcut_dtype = hw, shortcut.dtype
         return out
 
@@ -117,8 +116,8 @@ class ConvScaleShortcut(torch.autograd.Function):
         grad_shortcut = torch.empty_like(shortcut) if scaled else grad_out.to(ctx.shortcut_dtype)
         sums = allocate_sums(batch, grid[0], 11, channels, like=y)
         taps = flatten_taps(conv_weight)
-        backward_kernel[grid](y, taps, layer_scale, shortcut, shortcut_scale, grad_out, grad_y,
-                              grad_shortcut if scaled else None, sums, *ctx.hw, channels, **sizes)
+        backward_kernel[grid](y, taps, layer_scale, shortcut, shortcut_scale, grad_out, grad_y, grad_shortcut if scaled else None,
+                              sums, *ctx.hw, channels, **sizes)
         sums = sums.sum((0, 1))
         products, grads = sums[:9], sums[9]
         # sum(grad * (y + conv(y) + bias)), from the sums of grad * y for each tap.

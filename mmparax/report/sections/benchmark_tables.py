@@ -1,14 +1,15 @@
 """The tables of the benchmark's results."""
 import json
 import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 from mmparax.report.content import NONE, MissingPart, NoteList, ReportTable
 from mmparax.report.groups import shorten_path
 
 # Column -> its text for a row of the JSON file; None or '' if there is none.
-COLUMNS: Dict[str, Callable[[Mapping[str, Any]], Optional[str]]] = {
+COLUMNS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     'efficient attention': lambda row: {True: 'on', False: 'off'}.get(row['efficient_attention']),
     'operations': lambda row: row['ops'],
     'precision': lambda row: row['dtype'],
@@ -21,9 +22,9 @@ COLUMNS: Dict[str, Callable[[Mapping[str, Any]], Optional[str]]] = {
 }
 
 
-def build_benchmark(files: Sequence[Path]) -> List[Any]:
+def build_benchmark(files: Sequence[Path]) -> list[Any]:
     """Build the tables of the benchmark's JSON files."""
-    blocks: List[Any] = []
+    blocks: list[Any] = []
     for file in files:
         try:
             content = json.loads(file.read_text(encoding='utf-8'))
@@ -31,9 +32,11 @@ def build_benchmark(files: Sequence[Path]) -> List[Any]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             blocks.append(NoteList([f'{shorten_path(str(file))} is no result of the benchmark ({type(error).__name__}).']))
     if not files:
-        blocks.append(MissingPart('No benchmark was found. This command times training steps of backbones side by side, on '
-                                  'random data; the report takes work_dirs/benchmark/*.json, or the files after --benchmark.',
-                                  'python tools/analysis_tools/benchmark.py --preset cpu'))
+        blocks.append(
+            MissingPart(
+                'No benchmark was found. This command times training steps of backbones side by side, on '
+                'random data; the report takes work_dirs/benchmark/*.json, or the files after --benchmark.',
+                'python tools/analysis_tools/benchmark.py --preset cpu'))
     return blocks
 
 
@@ -48,9 +51,8 @@ def _tabulate(content: Mapping[str, Any], comparison: Mapping[str, Any]) -> Repo
         f'Benchmark of training steps, measured here: {comparison["backbone"]}, {"x".join(map(str, comparison["size"]))} '
         f'pixels, batch {comparison["batch"]}, {environment["device"]}, {environment["threads"]} thread(s), torch '
         f'{environment["torch"]}, {rounds:g} rounds. Backbones alone, random data. "Full" is full fine-tuning.{stopped}',
-        ['method', *used],
-        [[row['method'], *(texts[name][number] or NONE for name in used)] for number, row in enumerate(rows)])
+        ['method', *used], [[row['method'], *(texts[name][number] or NONE for name in used)] for number, row in enumerate(rows)])
 
 
-def _format_number(value: Optional[float], form: str, unit: float = 1) -> Optional[str]:
+def _format_number(value: float | None, form: str, unit: float = 1) -> str | None:
     return None if value is None else f'{value / unit:{form}}'

@@ -1,7 +1,8 @@
 """What the sections about analyses share."""
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,14 +13,15 @@ from mmparax.report.runs import TrainingRun
 from mmparax.utils.tables import mean_and_spread
 
 
-def collect_results(kind: str, found: AnalysisResults, groups: Sequence[RunGroup]) -> Dict[int, List[Any]]:
+def collect_results(kind: str, found: AnalysisResults, groups: Sequence[RunGroup]) -> dict[int, list[Any]]:
     """Collect the results of an analysis: number of a group -> those of its runs; groups without any are left out."""
-    results = {group.number: [found.results[kind][run.name] for run in group.runs if run.name in found.results[kind]]
-               for group in groups}
+    results = {
+        group.number: [found.results[kind][run.name] for run in group.runs if run.name in found.results[kind]] for group in groups
+    }
     return {number: values for number, values in results.items() if values}
 
 
-def list_missing(kind: str, what: str, found: AnalysisResults, groups: Sequence[RunGroup]) -> List[Any]:
+def list_missing(kind: str, what: str, found: AnalysisResults, groups: Sequence[RunGroup]) -> list[Any]:
     """List what is missing of an analysis, with the command that makes it.
 
     Args:
@@ -29,11 +31,13 @@ def list_missing(kind: str, what: str, found: AnalysisResults, groups: Sequence[
         groups: all runs.
     """
     runs = [run for group in groups for run in group.runs if is_applicable(kind, run) and run.name not in found.results[kind]]
-    blocks: List[Any] = [NoteList(list(map(shorten_paths, found.notes[kind])))] if found.notes[kind] else []
+    blocks: list[Any] = [NoteList(list(map(shorten_paths, found.notes[kind])))] if found.notes[kind] else []
     if runs:
         names = ', '.join(run.name for run in runs[:3]) + (f' and {len(runs) - 3} more' if len(runs) > 3 else '')
-        blocks.append(MissingPart(f'{what} not measured: {names}. This command measures the first of them; with --analyse the '
-                                  'report measures all.', format_command(kind, runs[0])))
+        blocks.append(
+            MissingPart(
+                f'{what} not measured: {names}. This command measures the first of them; with --analyse the '
+                'report measures all.', format_command(kind, runs[0])))
     return blocks
 
 
@@ -62,13 +66,13 @@ def describe_seeds(results: Mapping[int, Sequence[Any]]) -> str:
     return ' Mean ± standard deviation over seeds.' if any(len(values) > 1 for values in results.values()) else ''
 
 
-def format_mean(values: Sequence[Optional[float]], digits: int = 3) -> str:
+def format_mean(values: Sequence[float | None], digits: int = 3) -> str:
     """Format mean and spread of those values that are not None."""
     known = [value for value in values if value is not None]
     return mean_and_spread(known, digits) if known else NONE
 
 
-def to_array(rows: Sequence[Sequence[Optional[float]]]) -> np.ndarray:
+def to_array(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
     """Turn rows into an array with nan for None; short rows are filled up with nan."""
     width = max(map(len, rows))
     return np.array([[np.nan if value is None else value for value in row] + [np.nan] * (width - len(row)) for row in rows])

@@ -1,6 +1,7 @@
 """The sections about training: curves, parameters, and seconds per iteration by the logs."""
 import statistics
-from typing import Any, Dict, List, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmparax.backbones.parameters import LABELS
 from mmparax.report.charts import (
@@ -27,10 +28,11 @@ from mmparax.report.sections.overview import Counts, choose_digits, list_devices
 def build_curves(groups: Sequence[RunGroup]) -> ReportSection:
     """Build the section with loss and metrics over the training."""
     section = ReportSection('curves', 'Training curves')
-    losses = {group.number: [points for run in group.runs if len((points := run.curves.get_series('loss'))[0])]
-              for group in groups}
+    losses = {
+        group.number: [points for run in group.runs if len((points := run.curves.get_series('loss'))[0])] for group in groups
+    }
     charts = _draw_curves(groups, 'loss', losses, 'iteration', 'loss', 'Loss in training, as it was logged.', 3)
-    validations: Dict[Any, Dict[int, List[Any]]] = {}
+    validations: dict[Any, dict[int, list[Any]]] = {}
     for group in groups:
         for run in group.runs:
             unit = 'epoch' if run.curves.by_epoch else 'iteration'
@@ -43,18 +45,20 @@ def build_curves(groups: Sequence[RunGroup]) -> ReportSection:
     if charts:
         section.blocks.append(ChartRow(charts))
     if not any(losses.values()):
-        section.blocks.append(MissingPart('No losses were logged: mmengine writes vis_data/scalars.json if the config has '
-                                          "visualizer=dict(vis_backends=[dict(type='LocalVisBackend')]), as the shipped ones "
-                                          'do.'))
+        section.blocks.append(
+            MissingPart('No losses were logged: mmengine writes vis_data/scalars.json if the config has '
+                        "visualizer=dict(vis_backends=[dict(type='LocalVisBackend')]), as the shipped ones "
+                        'do.'))
     if not validations:
-        section.blocks.append(MissingPart('No validation was logged during training; train_cfg.val_interval sets how often it '
-                                          'runs, for example:',
-                                          'python tools/train.py CONFIG --cfg-options train_cfg.val_interval=100'))
+        section.blocks.append(
+            MissingPart(
+                'No validation was logged during training; train_cfg.val_interval sets how often it '
+                'runs, for example:', 'python tools/train.py CONFIG --cfg-options train_cfg.val_interval=100'))
     return section
 
 
 def _draw_curves(groups: Sequence[RunGroup], name: str, points: Mapping[int, Sequence[Any]], x_label: str, y_label: str,
-                 caption: str, digits: int) -> List[Chart]:
+                 caption: str, digits: int) -> list[Chart]:
     """Draw one chart, or none if no group has a step that all its seeds have: only such steps are averaged."""
     drawn = {number: curves for number, curves in points.items() if curves and len(average_curves(curves)[0])}
     if not drawn:
@@ -77,23 +81,26 @@ def build_parameters(groups: Sequence[RunGroup], counts: Counts) -> ReportSectio
     roles = [role for role in LABELS if any(getattr(counts[group.number], role).parameters for group in counted)]
     alt = 'Stacked bars of parameters in millions. ' + ' '.join(
         f'{group.label}: {counts[group.number].trainable_in_backbone:,} of {counts[group.number].backbone:,} in the backbone '
-        'trainable.'
-        for group in counted)
-    section.blocks.append(ChartRow([Chart(
-        draw_parameters_chart('parameters', [(group.label, counts[group.number]) for group in counted], roles, alt),
-        'Parameters of the whole model by their role.',
-        [LegendKey(LABELS[role], list(LABELS).index(role), 'role') for role in roles])]))
-    section.blocks.append(ReportTable(
-        'Parameters by their role. All of the backbone but "backbone, frozen" is trainable.',
-        ['setting', *(LABELS[role] for role in roles), 'trainable in the backbone', 'share', 'trainable in the model', 'share'],
-        [[TableField(group.label, number=group.number),
-          *(f'{getattr(count, role).parameters:,}' for role in roles), f'{count.trainable_in_backbone:,}',
-          f'{count.share_of_backbone:.2%}', f'{count.trainable:,}', f'{count.share_of_model:.2%}']
-         for group in counted for count in [counts[group.number]]]))
+        'trainable.' for group in counted)
+    section.blocks.append(
+        ChartRow([
+            Chart(draw_parameters_chart('parameters', [(group.label, counts[group.number]) for group in counted], roles,
+                                        alt), 'Parameters of the whole model by their role.',
+                  [LegendKey(LABELS[role],
+                             list(LABELS).index(role), 'role') for role in roles])
+        ]))
+    section.blocks.append(
+        ReportTable('Parameters by their role. All of the backbone but "backbone, frozen" is trainable.', [
+            'setting', *(LABELS[role] for role in roles), 'trainable in the backbone', 'share', 'trainable in the model', 'share'
+        ], [[
+            TableField(group.label, number=group.number), *(f'{getattr(count, role).parameters:,}'
+                                                            for role in roles), f'{count.trainable_in_backbone:,}',
+            f'{count.share_of_backbone:.2%}', f'{count.trainable:,}', f'{count.share_of_model:.2%}'
+        ] for group in counted for count in [counts[group.number]]]))
     return section
 
 
-def build_logged_speed(groups: Sequence[RunGroup]) -> List[Any]:
+def build_logged_speed(groups: Sequence[RunGroup]) -> list[Any]:
     """Build the blocks with the seconds per iteration by the logs."""
     timed = [group for group in groups if group.seconds_per_iteration]
     if not timed:
