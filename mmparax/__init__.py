@@ -4,7 +4,7 @@ The names in ``__all__`` are imported at first use: mmengine imports this packag
 happen meanwhile. The package itself imports without the OpenMMLab packages; a name that needs one of them says which.
 """
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING, Any
 
 from mmparax.utils.toolboxes import is_installed, require
 from mmparax.version import __version__

@@ -168,9 +168,9 @@ def build_method(cfg: Mapping[str, Any]) -> Method:
     if cls is None:
         raise ParameterError('adapter.type', kind, f'the methods are {", ".join("mmparax." + name for name in sorted(methods))}')
     check_options(
-        f'the adapter {cls.__name__}', options, keyword_names(cls.__init__),
+        f'the adapter {cls.__name__}', options, keyword_names(cls),
         'If it comes from a base config whose adapter has another type, add _delete_=True to the dict that '
         'replaces it.')
     method = cls(**options)
-    method.config = {'type': cls.__name__, **keyword_defaults(cls.__init__), **options}
+    method.config = {'type': cls.__name__, **keyword_defaults(cls), **options}
     return method

@@ -1,4 +1,5 @@
 """Effective receptive field (Luo et al., NeurIPS 2016): which pixels the middle of a feature map depends on, and how much."""
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,10 +170,8 @@ def measure_erf(setup: Setup, stage: int | None = None) -> dict[str, Any]:
     fields = []
     for extractor in extractors:
         extractor.to(device)
-        total = sum_batches(
-            setup.out / SUMS, ['erf', extractor.key, images.key, size, stage], batches,
-            lambda numbers: sum_erf(extractor.backbone, extractor.prepare(images.cut(numbers, size), images.bgr), stage),
-            extractor.source.name, setup.progress)
+        total = sum_batches(setup.out / SUMS, ['erf', extractor.key, images.key, size, stage], batches,
+                            functools.partial(_sum_batch, extractor, images, size, stage), extractor.source.name, setup.progress)
         extractor.to('cpu')
         fields.append(total / len(images))
     result = dict(
@@ -191,6 +190,12 @@ def measure_erf(setup: Setup, stage: int | None = None) -> dict[str, Any]:
 
 def _to_json_keys(values: dict[float, Any]) -> dict[str, Any]:
     return {f'{threshold:g}': value for threshold, value in values.items()}
+
+
+def _sum_batch(extractor: FeatureExtractor, images: ImageCrops, size: int, stage: int | None,
+               numbers: Sequence[int]) -> np.ndarray:
+    """Sum the fields (size, size) of some images, by their numbers."""
+    return sum_erf(extractor.backbone, extractor.prepare(images.cut(numbers, size), images.bgr), stage)
 
 
 def _choose_size(setup: Setup, extractors: Sequence[FeatureExtractor], stage: int | None, images: ImageCrops) -> int:

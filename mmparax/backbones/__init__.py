@@ -1,4 +1,6 @@
 """Backbones with sites, one family a file."""
+from typing import TYPE_CHECKING
+
 from mmparax.registry import MODELS
 from mmparax.utils.toolboxes import is_installed, require, stand_in
 
@@ -8,7 +10,7 @@ from mmparax.backbones.convnext import AdaptedConvNeXt, AdaRouteConvNeXt  # noqa
 from mmparax.backbones.swin import AdaptedSwin, AdaRouteSwin  # noqa: E402
 from mmparax.backbones.vit import AdaptedViT, AdaRouteViT  # noqa: E402
 
-if is_installed('mmseg'):
+if TYPE_CHECKING or is_installed('mmseg'):
     from mmparax.backbones.mit import AdaptedMiT, AdaRouteMiT
 else:
     AdaptedMiT = AdaRouteMiT = stand_in('mmseg')

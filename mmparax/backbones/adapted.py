@@ -1,6 +1,6 @@
 """What every adapted backbone shares: building upstream's class, inserting adapters, freezing, and running."""
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -52,9 +52,7 @@ class AdaptedBackbone(BaseWeights):
         method = None if adapter is None else build_method(adapter)
         options = {**self.upstream_defaults(options), **options}
         super().__init__(*args, **options)
-        self.upstream_options = {
-            **keyword_defaults(self.upstream.__init__), **options, **dict(zip(keyword_names(self.upstream.__init__), args))
-        }
+        self.upstream_options = {**keyword_defaults(self.upstream), **options, **dict(zip(keyword_names(self.upstream), args))}
         self.base_checkpoint = None if base_checkpoint is None else str(base_checkpoint)
         self.allow_random_base = allow_random_base
         self.base_source = BaseSource.RANDOM if allow_random_base and base_checkpoint is None else None
@@ -99,7 +97,7 @@ class AdaptedBackbone(BaseWeights):
     @classmethod
     def known_options(cls) -> list[str]:
         """Names of all options of the class, upstream's among them."""
-        return keyword_names(AdaptedBackbone.__init__, cls.upstream.__init__)
+        return keyword_names(AdaptedBackbone, cls.upstream)
 
     # ---- construction ----
 
@@ -157,7 +155,13 @@ class AdaptedBackbone(BaseWeights):
         return self
 
 
-class AdaRouteOptions:
+if TYPE_CHECKING:
+    _Mixed = AdaptedBackbone
+else:
+    _Mixed = object
+
+
+class AdaRouteOptions(_Mixed):
     """Mixin before an adapted backbone: fixes the method to AdaRoute and opens its options at top level."""
 
     def __init__(self, *args: Any, **options: Any):
@@ -166,13 +170,13 @@ class AdaRouteOptions:
             raise ParameterError('adapter', options['adapter'], f'{type(self).__name__} always has AdaRoute, whose options are '
                                  'its own', f'Use {general} to choose a method.')
         check_options(type(self).__name__, options, self.known_options())
-        own = {name: options.pop(name) for name in keyword_names(AdaRoute.__init__) if name in options}
+        own = {name: options.pop(name) for name in keyword_names(AdaRoute) if name in options}
         super().__init__(*args, adapter=dict(type=AdaRoute, **own), **options)
 
     @classmethod
     def known_options(cls) -> list[str]:
         """Names of all options of the class: AdaRoute's, then the backbone's without ``adapter``."""
-        return keyword_names(AdaRoute.__init__) + [name for name in super().known_options() if name != 'adapter']
+        return keyword_names(AdaRoute) + [name for name in super().known_options() if name != 'adapter']
 
 
 def adapted_backbones(model: nn.Module) -> list[tuple[str, AdaptedBackbone]]:

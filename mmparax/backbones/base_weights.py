@@ -1,7 +1,7 @@
 """The base of an adapted backbone: which file gives it, which checkpoints fit it, and its fingerprint."""
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -34,7 +34,6 @@ class BaseWeights(BaseModule):
 
     Class attributes:
         family: name of the family.
-        convert_base: turns the weights of any known file of the family into the layout of upstream's class.
         signature: pattern of a key that every file of the family has, and of no other.
 
     Attributes:
@@ -45,7 +44,6 @@ class BaseWeights(BaseModule):
         shared: whether other models run on the same base (:class:`mmparax.AdapterBank`).
     """
     family: ClassVar[str]
-    convert_base: ClassVar[Callable[[dict[str, Tensor]], dict[str, Tensor]]]
     signature: ClassVar[str]
     base_checkpoint: str | None
     base_source: BaseSource | None
@@ -53,6 +51,11 @@ class BaseWeights(BaseModule):
     merged: bool = False
     shared: bool = False
     _roles: dict[str, Role]
+
+    @staticmethod
+    def convert_base(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Turn the weights of any known file of the family into the layout of upstream's class."""
+        raise NotImplementedError
 
     def fit_base(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Change weights of the right layout that depend on the size of the input; by default none."""

@@ -31,7 +31,7 @@ def check_backbone_options(options: Mapping[str, Any], upstream: type, family: s
             which belong to ``base_checkpoint``, and ``frozen_stages`` beside a method.
     """
     options = dict(options)
-    shape = {**keyword_defaults(upstream.__init__), **options}
+    shape = {**keyword_defaults(upstream), **options}
     arch = shape.get('arch')
     if isinstance(arch, str):
         name = check_arch(arch, find_archs(upstream), family)
@@ -39,7 +39,7 @@ def check_backbone_options(options: Mapping[str, Any], upstream: type, family: s
         if 'arch' in options:
             options['arch'] = name
     if 'out_indices' in options:
-        shape = arch if isinstance(arch, Mapping) else shape
+        shape = dict(arch) if isinstance(arch, Mapping) else shape
         depths = shape.get('depths', shape.get('num_layers'))
         count = len(depths) if isinstance(depths, Sequence) else depths
         options['out_indices'] = check_out_indices(options['out_indices'], count, family)

@@ -51,7 +51,7 @@ def make_shift_mask(hw: tuple[int, int], window_size: int, shift_size: int, devi
     return torch.zeros(apart.shape, dtype=dtype, device=device).masked_fill(apart, -100.)
 
 
-def resolve_cache(cached: Callable) -> Callable:
+def resolve_cache(cached: Any) -> Callable:
     """Return a cached function, or the function behind it where tensors have no values (``FakeTensorMode``) or are counted."""
     return cached.__wrapped__ if is_in_torch_dispatch_mode() else cached
 
@@ -153,7 +153,7 @@ class EfficientWindowMSA(ShiftWindowMSA):
                       device: torch.device | None = None) -> Tensor | None:
         if shift_size == 0:
             return None
-        make = make_shift_mask if _is_graph_captured() else resolve_cache(get_shift_mask)
+        make: Callable = make_shift_mask if _is_graph_captured() else resolve_cache(get_shift_mask)
         return make(tuple(hw_shape), window_size, shift_size, device, torch.get_default_dtype())
 
     def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:

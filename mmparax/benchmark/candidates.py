@@ -21,9 +21,10 @@ RANDOM_BASE = dict(base_checkpoint=None, allow_random_base=True)
 ALIASES = {'vit-b': 'vit-b16'}
 # Backbone -> the shipped configs that have it, with a place for the method.
 CONFIGS = {
-    **{
-        backbone: f'semantic_segmentation/upernet_{backbone}_{{}}_4xb4-160k_ade20k-512x512.py' for backbone in ('swin-b', 'swin-l', 'convnext-b', 'convnext-l')
-    },
+    'swin-b': 'semantic_segmentation/upernet_swin-b_{}_4xb4-160k_ade20k-512x512.py',
+    'swin-l': 'semantic_segmentation/upernet_swin-l_{}_4xb4-160k_ade20k-512x512.py',
+    'convnext-b': 'semantic_segmentation/upernet_convnext-b_{}_4xb4-160k_ade20k-512x512.py',
+    'convnext-l': 'semantic_segmentation/upernet_convnext-l_{}_4xb4-160k_ade20k-512x512.py',
     'vit-b16': 'classification/vit-b16_{}_4xb256-100e_cifar100.py',
     'swin-mini': 'quickstart/upernet_swin-mini_{}_1xb8-500_scenes-128x128.py',
     'convnext-mini': 'quickstart/mask-rcnn_convnext-mini_{}_1xb8-400_scenes-128x128.py',
@@ -142,7 +143,7 @@ def build_backbone(backbone: str, method: str, size: tuple[int, int], efficient_
     if 'img_size' in config:
         config['img_size'] = size
     if with_cp:
-        if method == FULL and 'with_cp' not in keyword_names(cls.upstream.__init__):
+        if method == FULL and 'with_cp' not in keyword_names(cls.upstream):
             raise ParameterError('with_cp', True, f'upstream\'s {cls.family} cannot recompute activations')
         config['with_cp'] = True
     if efficient_attention is not None:

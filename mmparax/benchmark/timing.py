@@ -8,10 +8,10 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, ContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ class BenchmarkModel:
 
     def __init__(self, candidate: Candidate, work: Workload, batch: BenchmarkBatch):
         self.work, self.batch, self.dtype = work, batch, DTYPES[candidate.dtype]
-        self.choose_backend: Callable[[], ContextManager] = lambda: use_backend(candidate.ops) if candidate.ops else nullcontext()
+        self.ops = candidate.ops
         torch.manual_seed(0)
         self.model = candidate.build().to(work.device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -137,6 +137,10 @@ class BenchmarkModel:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, weight_decay=0.05)
         self.scaler = torch.amp.GradScaler(work.device.type, enabled=candidate.dtype == 'fp16')
         self.run = torch.compile(self.model) if work.compile else self.model
+
+    def choose_backend(self) -> AbstractContextManager:
+        """Run the operations inside by the candidate's backend, if it has a choice."""
+        return use_backend(self.ops) if self.ops else nullcontext()
 
     def forward(self) -> list[Tensor]:
         with torch.autocast(self.work.device.type, self.dtype, enabled=self.dtype != torch.float32):

@@ -1,7 +1,7 @@
 """The results of the benchmark: rows with ratios, the table, the chart, and the facts of the machine."""
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -88,7 +88,7 @@ class Comparison:
         rows = self.build_rows()
         several = len({row['dtype'] for row in rows}) > 1
         slow = any((row['milliseconds_per_step'] or 0) > 100 for row in rows)
-        columns = {
+        columns: dict[str, Callable[[dict[str, Any]], str]] = {
             'method': lambda row: row['method'],
             'dtype': lambda row: row['dtype'] if several else NONE,
             'efficient\nattention': lambda row: {None: NONE, True: 'on', False: 'off'}[row['efficient_attention']],
@@ -99,10 +99,7 @@ class Comparison:
             if row['images_per_second'] is None else f'{row["images_per_second_min"]:.3g} to {row["images_per_second_max"]:.3g}',
             'ms\na step': lambda row: format_number(row['milliseconds_per_step'], '.0f' if slow else '.1f'),
             'ratio\nto full': lambda row: format_number(row['ratio_to_full'], '.3f'),
-            **{
-                f'to {method}'.replace('-', '\n'): lambda row, key=key: format_number(row[key], '.3f') for method, key in TO_PLAIN.items(
-                )
-            },
+            **dict(map(build_ratio_column, TO_PLAIN)),
             'published\nratio (L40S)': lambda row: format_number(row['published_ratio_to_full'], '.3f'),
             'peak\nGB': lambda row: format_number(row['peak_memory_bytes'], '.3f', GB),
             'memory\nto full': lambda row: format_number(row['memory_ratio_to_full'], '.3f'),
@@ -111,7 +108,8 @@ class Comparison:
             (f'turns with skipped optimizer steps: {row["turns_with_skipped_optimizer_steps"]}'
              if row['turns_with_skipped_optimizer_steps'] else NONE),
         }
-        table, shown = Table(title=f'{self.format_title()}: measured here'), []
+        table = Table(title=f'{self.format_title()}: measured here')
+        shown: list[list[str]] = []
         for name, show in columns.items():
             texts = [show(row) for row in rows]
             if name != 'img/s' and set(texts) <= {NONE}:
@@ -119,9 +117,15 @@ class Comparison:
             left = name in ('method', 'dtype', 'efficient\nattention', 'ops', 'note')
             table.add_column(name, justify='left' if left else 'right', no_wrap=name != 'note', max_width=60)
             shown.append(texts)
-        for texts in zip(*shown):
-            table.add_row(*texts)
+        for fields in zip(*shown):
+            table.add_row(*fields)
         return as_text(table, width) + (f'\n{self.stopped}.' if self.stopped else '')
+
+
+def build_ratio_column(method: str) -> tuple[str, Callable[[dict[str, Any]], str]]:
+    """(name, text of a row) of the column with the speed relative to a plain method's."""
+    key = TO_PLAIN[method]
+    return f'to {method}'.replace('-', '\n'), lambda row: format_number(row[key], '.3f')
 
 
 def format_number(value: float | None, form: str, unit: float = 1) -> str:

@@ -54,10 +54,10 @@ def _describe_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) ->
 
 def normalize_options(backbone: AdaptedBackbone, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options in one form, however they were written: an arch as its numbers."""
-    options = to_plain_config(options)
-    if isinstance(options.get('arch'), str):
-        options['arch'] = to_plain_config(find_archs(backbone.upstream).get(options['arch'], options['arch']))
-    return options
+    plain: dict[str, Any] = to_plain_config(options)
+    if isinstance(plain.get('arch'), str):
+        plain['arch'] = to_plain_config(find_archs(backbone.upstream).get(plain['arch'], plain['arch']))
+    return plain
 
 
 def check_backbone(name: str, backbone: AdaptedBackbone, described: Mapping[str, Any], source: str) -> None:

@@ -68,7 +68,8 @@ def export_onnx(model: nn.Module, out: str | Path, size: tuple[int, int], batch_
         StorageError: if the file cannot be written.
     """
     check_output_file(out, ('.onnx', ), overwrite)
-    batch_size, size = check_int('batch_size', batch_size), tuple(check_int('size', side) for side in size)
+    batch_size = check_int('batch_size', batch_size)
+    size = check_int('size', size[0]), check_int('size', size[1])
     check_packages()
     model = unwrap_model(model)
     exported = ExportedModel(model).eval()

@@ -80,7 +80,7 @@ def make_upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> tuple
 def make_upstream_config(backbone: AdaptedBackbone) -> dict[str, Any]:
     """Make the config of the toolbox's own backbone with the same options; its defaults are left out."""
     cls = backbone.upstream
-    defaults = keyword_defaults(cls.__init__)
+    defaults = keyword_defaults(cls)
     options = {
         name: value for name, value in backbone.upstream_options.items() if name not in defaults or value != defaults[name]
     }

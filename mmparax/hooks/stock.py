@@ -80,7 +80,7 @@ def _change_type(hook: MutableMapping[str, Any], name: str) -> None:
 
 def _other_options(hook: MutableMapping[str, Any]) -> dict[str, Any]:
     """Options of mmengine's ``EMAHook`` for which mmparax's has nothing."""
-    known = {*keyword_names(EMAHook.__init__), *EMA_IGNORED, *OF_REGISTRY}
+    known = {*keyword_names(EMAHook), *EMA_IGNORED, *OF_REGISTRY}
     return {
         name: value for name, value in hook.items()
         if name not in known and not (name in EMA_DEFAULTS and value == EMA_DEFAULTS[name])

@@ -75,7 +75,7 @@ def write_predictions(cfg: Config, folder: str) -> None:
     metrics = [metric for _, metric in metrics_of(cfg, 'test_evaluator')]
     for metric in metrics:
         cls = find_class(METRICS, metric, cfg)
-        options = [] if cls is None else keyword_names(cls.__init__)
+        options = [] if cls is None else keyword_names(cls)
         if 'output_dir' in options:
             metric['output_dir'] = folder if not num_writers else os.path.join(folder, str(num_writers))
         elif 'outfile_prefix' in options:

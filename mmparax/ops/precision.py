@@ -1,6 +1,5 @@
 """Types of numbers: what products are computed in under autocast, and what sums need."""
-from contextlib import nullcontext
-from typing import ContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,6 +16,6 @@ def find_product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def disable_autocast(device_type: str) -> ContextManager:
+def disable_autocast(device_type: str) -> AbstractContextManager:
     """Switch autocast off; nothing where it is off: torch.export makes every switch a graph of its own, slowly."""
     return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()

@@ -1,7 +1,7 @@
 """Not keeping for the backward what is cheap to compute again."""
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, ContextManager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def should_recompute(x: Tensor) -> bool:
 class _Recipe:
     """Stands for a tensor that autograd wanted to keep."""
 
-    def __init__(self, compute: Callable[[], Tensor], like: Tensor, circumstances: Callable[[], ContextManager]):
+    def __init__(self, compute: Callable[[], Tensor], like: Tensor, circumstances: Callable[[], AbstractContextManager]):
         self.compute, self.shape, self.stride, self.circumstances = compute, like.shape, like.stride(), circumstances
 
     @torch.no_grad()
@@ -52,7 +52,7 @@ class _Recipe:
             return self.compute().as_strided(self.shape, self.stride)
 
 
-def _capture_circumstances(kind: str) -> Callable[[], ContextManager]:
+def _capture_circumstances(kind: str) -> Callable[[], AbstractContextManager]:
     """Gives the backend and the autocast of now again later, for the backward may run under others.
 
     To be called outside any operation: inside one, autocast is off.

@@ -1,6 +1,7 @@
 """The charts of the report. A group of runs has the same colour and line style in all of them."""
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -90,7 +91,7 @@ def draw_values_chart(name: str, groups: Sequence[RunGroup], values: Mapping[int
         return render_svg(figure, name, alt)
 
 
-def _name_lines(axis: object, labels: Sequence[str]) -> None:
+def _name_lines(axis: Any, labels: Sequence[str]) -> None:
     """Put horizontal lines below each other, each with its name above it: in front of it a phone has no room."""
     axis.set_yticks(range(len(labels)), [''] * len(labels))
     axis.tick_params(axis='y', length=0)

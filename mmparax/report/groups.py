@@ -74,7 +74,7 @@ def list_settings(run: TrainingRun) -> dict[str, Any]:
     """List the settings of a run's config that change what is trained: dotted name -> value."""
     cfg = run.cfg.to_dict()
     # Other names at the top level of a config are only variables.
-    names = [name for name in (*keyword_names(Runner.__init__), 'data_preprocessor') if name not in PLACES]
+    names = [name for name in (*keyword_names(Runner), 'data_preprocessor') if name not in PLACES]
     settings = {name: cfg[name] for name in names if name in cfg}
     return dict(_flatten(_drop(settings, EVALUATION_OUTPUTS)))
 

@@ -2,11 +2,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from mmparax.reproduce.entries import BACKBONES, DATASETS, TABLES, TableEntry, read_published_average
 from mmparax.reproduce.runner import TableRunner
 from mmparax.reproduce.state import DONE, NOT_RUN, RunState, list_seeds, summarize_states
-from mmparax.reproduce.tiny import RULES, TABLE_RULES
+from mmparax.reproduce.tiny import RULES, TABLE_RULES, TinyScale
 from mmparax.utils.tables import mean_and_spread
 
 NONE = '–'
@@ -206,7 +207,7 @@ class TablesReport:
         return [*row, make_field(f'{mean:.1f}', 'measured'), make_difference(mean, published), nothing]
 
     def _build_tiny_table(self, number: int, entries: Sequence[TableEntry]) -> ReportTable:
-        metrics, scale = TABLES[number].metrics, self.runner.scale
+        metrics, scale = TABLES[number].metrics, cast(TinyScale, self.runner.scale)
         first = metrics[0]
         table = ReportTable(
             f'Table {number} at tiny scale (in the paper: {TABLES[number].title})', [], notes=[

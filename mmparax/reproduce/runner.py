@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import torch
 
@@ -26,7 +26,7 @@ from mmparax.reproduce.tiny import TinyScale
 from mmparax.utils.locks import lock_folder, unlock_folder
 from mmparax.version import __version__
 
-Scale = Union[FullScale, TinyScale]
+Scale = FullScale | TinyScale
 SKIPPED = 'skipped'
 
 

@@ -41,7 +41,8 @@ def normalize_source(source: str) -> str:
     for node in ast.walk(tree):
         body = getattr(node, 'body', None)
         if isinstance(body, list):
-            node.body = [part for part in body if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))]
+            kept = [part for part in body if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))]
+            setattr(node, 'body', kept)  # noqa: B010 - not every node has one
     return ast.dump(tree)
 
 

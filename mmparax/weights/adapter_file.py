@@ -235,7 +235,7 @@ def as_checkpoint(content: Any, source: str) -> Any:
     if not isinstance(texts, dict) or not isinstance(texts.get(KEY), str):
         return content
     about = verify(content['state_dict'], texts, source)
-    meta = dict(mmparax=VerifiedDescription(about, source=source))
+    meta: dict[str, Any] = dict(mmparax=VerifiedDescription(about, source=source))
     if about['dataset_meta'] is not None:
         meta['dataset_meta'] = to_tuples(about['dataset_meta'])
     return dict(state_dict=restore_names(content['state_dict'], about), meta=meta)

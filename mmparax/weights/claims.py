@@ -16,7 +16,8 @@ EMA, EMA_OWNER = 'ema_state_dict', 'module'  # mmengine's key in a checkpoint, a
 
 def attach_claim(weights: Mapping[str, Any], claim: Any, modules: Iterable[str]) -> 'OrderedDict[str, Any]':
     """Return a copy of a state dict with ``claim`` in the metadata of some modules, each of which sees it when it is loaded."""
-    copied, known = OrderedDict(weights), getattr(weights, '_metadata', None) or {}
+    copied: Any = OrderedDict(weights)  # of which torch keeps the metadata in an attribute
+    known = getattr(weights, '_metadata', None) or {}
     copied._metadata = {**known, **{name: {**known.get(name, {}), CLAIM: claim} for name in modules}}
     return copied
 

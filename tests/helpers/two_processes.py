@@ -78,7 +78,7 @@ def every_method_synchronises(folder):
             if not any(parameter.requires_grad for parameter in model.parameters()):  # a frozen ViT
                 continue
             wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
-            for step in range(2):
+            for _ in range(2):
                 wrapped.zero_grad()
                 sum(out.square().mean() for out in wrapped(images(backbone, seed=get_rank()))).backward()
             gradients = all_gather_object(

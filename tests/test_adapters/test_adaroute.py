@@ -77,7 +77,7 @@ def test_height_and_width_are_not_exchanged():
     transposed = x.view(1, 3, 4, 12).transpose(1, 2).reshape(1, 12, 12)
     flipped = copy.deepcopy(adapter)
     with torch.no_grad():
-        for key, parameter in [*flipped.named_parameters(), *flipped.center.named_parameters()]:
+        for parameter in [*flipped.parameters(), *flipped.center.parameters()]:
             if parameter.ndim >= 4:
                 parameter.copy_(parameter.transpose(-1, -2).clone())
     expected = adapter(x, (3, 4)).view(1, 3, 4, 12).transpose(1, 2).reshape(1, 12, 12)

@@ -305,11 +305,11 @@ def test_runs_start_from_it_and_do_not_resume_from_it(run_base, tmp_path):
     for name in paths:
         lines, seen = [], {}
         new = build_run(config(tmp_path / name, iterations=3, **run_base), load_from=paths[name])
-        new.logger.warning = lambda text, *args: lines.append(text % args if args else str(text))
+        new.logger.warning = lambda text, *args, lines=lines: lines.append(text % args if args else str(text))
         head = values(new.model.decode_head)
         new.register_hook(
             type('Look', (mmparax.hooks.EMAHook.__base__, ),
-                 dict(before_train=lambda self, runner: seen.update(values(runner.model))))())
+                 dict(before_train=lambda self, runner, seen=seen: seen.update(values(runner.model))))())
         new.train()
         assert equal({key: value for key, value in trained.items() if key.startswith('backbone.')}, seen)
         fresh = [line for line in lines if 'start fresh' in line]

@@ -33,7 +33,7 @@ def test_belongs_to_the_frozen_weights_alone():
     first = mmparax.fingerprint(model)
     assert first == mmparax.fingerprint(copy.deepcopy(model)) == mmparax.fingerprint(nn.ModuleDict(dict(backbone=model)))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(1)
         for buffer in model.buffers():

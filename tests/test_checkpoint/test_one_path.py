@@ -201,7 +201,11 @@ def test_a_base_that_is_downloaded_late_reaches_the_moving_average(tmp_path, mon
         runner = runs.build(runs.config(tmp_path / hook['type'], hooks=[hook], iterations=3, base_checkpoint=url))
         assert runner.model.backbone.base_source is None
         seen = []
-        evaluate = runner.model.val_step
-        runner.model.val_step = lambda data: (seen.append(mmparax.fingerprint(runner.model)), evaluate(data))[1]
+
+        def evaluate(data, model=runner.model, seen=seen, evaluate=runner.model.val_step):
+            seen.append(mmparax.fingerprint(model))
+            return evaluate(data)
+
+        runner.model.val_step = evaluate
         runner.train()
         assert set(seen) == {mmparax.fingerprint(build('frozen', allow_random_base=False, base_checkpoint=url, **SMALL_SWIN))}

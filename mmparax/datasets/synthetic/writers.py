@@ -92,7 +92,9 @@ def _write_split(root: Path, generator: SceneGenerator, count: int, bar: tqdm) -
     crops = [root / 'crops' / folder / name for name in CLASSES]  # each, as the data set counts its classes by them
     for path in (images, labels, panoptic, *crops):
         path.mkdir(parents=True)
-    infos, instances, segments = [], [], []
+    infos: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
+    segments: list[dict[str, Any]] = []
     for index in range(count):
         scene, name = generator.generate(index), f'scene_{index:05d}'
         Image.fromarray(scene.image).save(images / f'{name}.jpg', quality=95)
@@ -142,12 +144,11 @@ def _describe_segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
     colors = np.zeros((len(infos) + 1, 3), np.uint8)
     used, described = set(), []
     for info in infos:
-        color = PALETTE[info['category_id']]
-        while color in used:
-            color = tuple(channel * 7 // 8 for channel in color)
-        used.add(color)
-        colors[info['id']] = color
-        red, green, blue = color
+        red, green, blue = PALETTE[info['category_id']]
+        while (red, green, blue) in used:
+            red, green, blue = (channel * 7 // 8 for channel in (red, green, blue))
+        used.add((red, green, blue))
+        colors[info['id']] = red, green, blue
         described.append(
             dict(id=red + 256 * green + 256**2 * blue, category_id=info['category_id'] + 1, iscrowd=0, area=info['area'],
                  bbox=info['bbox']))

@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor

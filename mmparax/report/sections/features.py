@@ -44,12 +44,12 @@ def build_receptive_fields(groups: Sequence[RunGroup], found: AnalysisResults) -
     if shown:
         every = [result for values in results.values() for result in values]
         first = every[0]
+        stage = f'stage {first["stage"]}' if first.get('stage') else 'the last stage'
         section.blocks.append(
-            Paragraph(
-                f'How much each pixel of an image counts for the middle of the feature map of '
-                f'{"stage {}".format(first["stage"]) if first.get("stage") else "the last stage"}: the gradient of its channels by the '
-                f'input (Luo et al., 2016), averaged over {first["images"]} images of {first["size"]}x{first["size"]} pixels.'
-                + warn_of_conditions(every, ('size', 'images', 'stage', 'seed'))))
+            Paragraph(f'How much each pixel of an image counts for the middle of the feature map of {stage}: the gradient of its '
+                      f'channels by the input (Luo et al., 2016), averaged over {first["images"]} images of '
+                      f'{first["size"]}x{first["size"]} pixels.'
+                      + warn_of_conditions(every, ('size', 'images', 'stage', 'seed'))))
         keys = list(first['model']['area_ratios'])
         section.blocks.append(
             ReportTable(

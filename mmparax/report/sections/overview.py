@@ -1,6 +1,7 @@
 """The overview: methods, results, and what is missing."""
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmparax.backbones.parameters import ParameterCount, count_parameters
 from mmparax.config.query import model_without_base
@@ -77,7 +78,7 @@ def _tabulate_groups(groups: Sequence[RunGroup], counts: Counts, winners: Mappin
         'share of the backbone', 'checkpoint, MB', 's / iteration', *(['GPU memory, GiB'] if has_memory else []),
         *(['device'] if has_device else [])
     ]
-    rows = []
+    rows: list[Any] = []
     for group in groups:
         count = counts.get(group.number)
         sizes = [run.checkpoint.stat().st_size / 1e6 for run in group.runs if run.checkpoint]

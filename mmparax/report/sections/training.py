@@ -36,11 +36,11 @@ def build_curves(groups: Sequence[RunGroup]) -> ReportSection:
     for group in groups:
         for run in group.runs:
             unit = 'epoch' if run.curves.by_epoch else 'iteration'
-            for metric, points in run.curves.get_metrics().items():
-                validations.setdefault((metric, unit), {}).setdefault(group.number, []).append(points)
-    for place, ((metric, unit), points) in enumerate(validations.items()):
+            for metric, series in run.curves.get_metrics().items():
+                validations.setdefault((metric, unit), {}).setdefault(group.number, []).append(series)
+    for place, ((metric, unit), of_groups) in enumerate(validations.items()):
         percent = ', %' if choose_digits(metric) == 1 else ''
-        charts += _draw_curves(groups, f'metric{place}', points, unit, metric + percent, f'{metric} of the validations during '
+        charts += _draw_curves(groups, f'metric{place}', of_groups, unit, metric + percent, f'{metric} of the validations during '
                                'training.', choose_digits(metric))
     if charts:
         section.blocks.append(ChartRow(charts))
