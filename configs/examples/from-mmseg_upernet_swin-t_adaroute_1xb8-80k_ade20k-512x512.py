@@ -2,15 +2,10 @@
 # A config that one has, turned into AdaRoute: another backbone with outputs of the same widths, and what
 # watches and keeps the run.
 _base_ = './existing/upernet_swin-t_1xb8-80k_ade20k-512x512.py'
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmparax.AdaptedSwin',
-        arch='tiny',
-        out_indices=(0, 1, 2, 3),
-        drop_path_rate=0.3,
-        base_checkpoint='https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth',
-        adapter=dict(type='mmparax.AdaRoute')))
+model = dict(backbone=dict(
+    _delete_=True, type='mmparax.AdaptedSwin', arch='tiny', out_indices=(0, 1, 2, 3), drop_path_rate=0.3,
+    base_checkpoint='https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth',
+    adapter=dict(type='mmparax.AdaRoute')))
 optim_wrapper = dict(constructor='mmparax.OptimWrapperConstructor')
 default_hooks = dict(checkpoint=dict(type='mmparax.CheckpointHook'))
 custom_hooks = [dict(type='mmparax.PEFTHook')]

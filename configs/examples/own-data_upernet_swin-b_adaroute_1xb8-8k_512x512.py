@@ -3,10 +3,8 @@
 # {training,validation}/*.png, the number of the class in each pixel, from 0, and 255 where it is not to be learnt.
 # The schedule is not from the paper: 8000 iterations of 8 images on one GPU, for small data; its recipe has 160000 of 16.
 _base_ = 'mmparax::semantic_segmentation/upernet_swin-b_adaroute_4xb4-160k_ade20k-512x512.py'
-data = dict(
-    type='BaseSegDataset',
-    data_root='data/mine',
-    metainfo=dict(classes=('background', 'leaf', 'stem'), palette=[[0, 0, 0], [60, 180, 75], [170, 110, 40]]))
+data = dict(type='BaseSegDataset', data_root='data/mine', metainfo=dict(
+    classes=('background', 'leaf', 'stem'), palette=[[0, 0, 0], [60, 180, 75], [170, 110, 40]]))
 model = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
 train_dataloader = dict(batch_size=8, dataset=data)
 val_dataloader = test_dataloader = dict(dataset=data)
