@@ -14,12 +14,12 @@ from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 
 from mmparax.config.files import check_checkpoint, load_config
-from mmparax.config.query import datasets_of, find_class
+from mmparax.config.query import find_class, find_datasets
 from mmparax.errors import TRACEBACK, InputError, MissingFileError, ParameterError, RandomBaseError, UserError, check_int
 from mmparax.hooks.stock import holds_adapted_backbone, replace_stock_hooks
 from mmparax.utils.launch import PRECISIONS, is_first_process
-from mmparax.utils.logs import quiet_log
-from mmparax.utils.signatures import keyword_names
+from mmparax.utils.logs import silence_log
+from mmparax.utils.signatures import list_keywords
 
 Container = argparse._ActionsContainer  # a parser, or a group of its arguments
 
@@ -204,7 +204,7 @@ def load_config_quietly(args: argparse.Namespace) -> Config:
     Raises:
         UserError: if the config or the checkpoint does not exist or cannot be read.
     """
-    quiet_log()
+    silence_log()
     cfg = load_config(args.config, args.cfg_options)
     check_checkpoint(args.checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -246,14 +246,14 @@ def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: f
     if hook is None:
         raise InputError("--show and --show-dir need the visualization hook: add visualization=dict(type="
                          "'SegVisualizationHook') or that of the config's toolbox to default_hooks.")
-    for dataset in datasets_of(cfg.get('test_dataloader')):
+    for dataset in find_datasets(cfg.get('test_dataloader')):
         palette = (dataset.get('metainfo') or {}).get('palette')
         if palette:
             dataset['metainfo']['palette'] = [tuple(color) for color in palette]  # mmdetection draws in no others
     if show:
         hook.update(show=True, wait_time=wait_time)
     cls = find_class(HOOKS, hook, cfg)
-    if cls is not None and 'out_dir' in keyword_names(cls):  # mmpretrain's
+    if cls is not None and 'out_dir' in list_keywords(cls):  # mmpretrain's
         hook.update(enable=True, interval=1, **(dict(out_dir=show_dir) if show_dir else {}))
         return
     hook.draw = True
@@ -303,7 +303,7 @@ def measure(args: argparse.Namespace, function: Callable[[Any], dict[str, Any]],
         if size[0] != size[1]:
             raise ParameterError('size', size, 'the images are squares', 'Give one number.')
         size = check_int('size', size[0])
-    quiet_log()
+    silence_log()
     with explain_interrupt():
         result = function(
             Setup(parse_sources(args.models, args.names), Path(args.out_dir), args.image_dir, args.num_images, args.batch_size,

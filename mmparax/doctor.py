@@ -18,7 +18,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
-from mmparax.backbones.adapted import adapted_backbones
+from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.backbones.parameters import count_parameters
 from mmparax.checkpoint.fingerprint import fingerprint
@@ -31,7 +31,7 @@ from mmparax.checks.model import check_class_counts, check_features
 from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers
 from mmparax.checks.random_batch import make_random_batch
 from mmparax.checks.schedule import read_schedule
-from mmparax.config.query import datasets_of, find_class, find_missing_downloads, metainfo_of, model_config, sub_configs
+from mmparax.config.query import find_class, find_datasets, find_missing_downloads, get_metainfo, get_model_config, walk_configs
 from mmparax.errors import TRACEBACK, TrainingError, UserError
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.utils.launch import use_amp
@@ -136,19 +136,19 @@ class Doctor:
 
     def check_model(self) -> tuple[str, str]:
         # A base that does not fit is a finding of its own: the model is built without one, and the base is loaded next.
-        cfg, bases = model_config(self.cfg), {}
-        for path, part in sub_configs(cfg):
+        cfg, bases = get_model_config(self.cfg), {}
+        for path, part in walk_configs(cfg):
             if part.get('base_checkpoint') is not None:
                 bases[path] = part['base_checkpoint']
                 part.update(base_checkpoint=None, allow_random_base=False)
         model = MODELS.build(cfg)
         self.model = revert_sync_batchnorm(model) if get_device() == 'cpu' else model
-        for name, backbone in adapted_backbones(self.model):
+        for name, backbone in find_adapted_backbones(self.model):
             backbone.base_checkpoint = bases.get(name)
         count = count_parameters(self.model)
         methods = ', '.join(
             type(backbone.method).__name__ if backbone.method else 'full fine-tuning'
-            for _, backbone in adapted_backbones(self.model))
+            for _, backbone in find_adapted_backbones(self.model))
         return OK, (f'{type(self.model).__name__} with {methods}: {count.trainable_in_backbone / 1e6:.3f} M of '
                     f'{count.backbone / 1e6:.3f} M parameters of the backbone are trainable, and '
                     f'{count.head.parameters / 1e6:.3f} M of the head')
@@ -164,9 +164,9 @@ class Doctor:
         if self.model is None:
             return SKIPPED, 'there is no model'
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            for dataset in datasets_of(self.cfg.get(loader)):
+            for dataset in find_datasets(self.cfg.get(loader)):
                 try:
-                    check_class_counts(self.model, metainfo_of(self.cfg, dataset), f'{loader}.dataset')
+                    check_class_counts(self.model, get_metainfo(self.cfg, dataset), f'{loader}.dataset')
                 except UserError:
                     self.fits = False
                     raise
@@ -177,14 +177,14 @@ class Doctor:
             return SKIPPED, 'there is no model'
         try:
             self.model.init_weights()
-            for _, backbone in adapted_backbones(self.model):
+            for _, backbone in find_adapted_backbones(self.model):
                 backbone.check_base()
         finally:  # the other checks need a model that runs, whatever its base is
-            for _, backbone in adapted_backbones(self.model):
+            for _, backbone in find_adapted_backbones(self.model):
                 backbone.base_source = backbone.base_source or BaseSource.RANDOM
-        if any(backbone.base_source is BaseSource.RANDOM for _, backbone in adapted_backbones(self.model)):
+        if any(backbone.base_source is BaseSource.RANDOM for _, backbone in find_adapted_backbones(self.model)):
             return WARNING, 'allow_random_base=True: the base has random weights'
-        text = ', '.join(repr(backbone.base_checkpoint) for _, backbone in adapted_backbones(self.model))
+        text = ', '.join(repr(backbone.base_checkpoint) for _, backbone in find_adapted_backbones(self.model))
         digest = fingerprint(self.model)
         return OK, f'{text} fits in every key and shape' + (f'; fingerprint {digest}' if digest else '')
 
@@ -201,7 +201,7 @@ class Doctor:
         if self.model is None:
             return SKIPPED, 'there is no model'
         wrong = []
-        for owner, backbone in adapted_backbones(self.model):
+        for owner, backbone in find_adapted_backbones(self.model):
             frozen = backbone.frozen_parameters()
             wrong += [
                 join_name(owner, name) for name, parameter in backbone.named_parameters()

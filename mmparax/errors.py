@@ -79,9 +79,9 @@ def check_choice(parameter: str, value: Any, choices: Sequence[Any]) -> Any:
 
 
 def check_options(owner: str, options: Mapping[str, Any], known: Iterable[str], hint: str = '') -> None:
-    """Raise InputError if ``options`` holds a name that is not in ``known``."""
+    """Raise ParameterError if ``options`` holds a name that is not in ``known``."""
     known = list(known)
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise InputError(f'{owner} has no option {", ".join(map(repr, unknown))}; its options are: '
-                         f'{", ".join(known) or "none"}.' + (f' {hint}' if hint else ''))
+        allowed = f'{owner} has no option {", ".join(map(repr, unknown))}; its options are: {", ".join(known) or "none"}'
+        raise ParameterError(unknown[0], options[unknown[0]], allowed, hint)

@@ -18,7 +18,7 @@ from mmparax.cli import (
 from mmparax.config.files import load_config
 from mmparax.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, summarize
 from mmparax.utils.launch import use_amp
-from mmparax.utils.logs import quiet_log
+from mmparax.utils.logs import silence_log
 
 STYLES = {OK: 'green', WARNING: 'yellow', PROBLEM: 'bold red', SKIPPED: 'dim'}
 
@@ -39,7 +39,7 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
-    quiet_log()
+    silence_log()
     cfg = load_config(args.config, args.cfg_options)
     use_amp(cfg, args.amp)
     console = Console(soft_wrap=True, highlight=False)

@@ -13,7 +13,7 @@ from mmparax.cli import (
     load_config_quietly,
     tool,
 )
-from mmparax.config.query import model_config
+from mmparax.config.query import get_model_config
 from mmparax.deploy.merging import merge_adapter
 from mmparax.deploy.onnx_file import LEVELS, LOGITS, RUNTIME, SCORES, check_packages, compare_onnx, export_onnx
 from mmparax.deploy.standalone import check_output_file
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
     model = load_model(cfg, args.checkpoint)
     if args.merge:
         merge_adapter(model)
-    preprocessor = model_config(cfg).get('data_preprocessor') or {}
+    preprocessor = get_model_config(cfg).get('data_preprocessor') or {}
     out = Path(args.out)
     draft = out.with_name(f'.{out.stem}.part.onnx')
     try:

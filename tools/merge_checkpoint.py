@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmparax.backbones.adapted import adapted_backbones
+from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.cli import ToolParser, add_cfg_options_argument, load_config_quietly, tool
 from mmparax.deploy.standalone import (
     SUFFIXES,
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
     lines = ['Use it with the same config and model.backbone.base_checkpoint=None.']
     if args.upstream:
         merged, difference = make_upstream_checkpoint(model, meta)
-        lines = [f'{name}={make_upstream_config(backbone)}' for name, backbone in adapted_backbones(model)]
+        lines = [f'{name}={make_upstream_config(backbone)}' for name, backbone in find_adapted_backbones(model)]
         lines += [f'The outputs of this backbone and of the adapted one differ by at most {difference:.3g} (a random image).']
     else:
         merged = make_standalone_checkpoint(model, meta)

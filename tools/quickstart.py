@@ -26,7 +26,7 @@ from mmparax.inference.scene_pictures import draw_scene_predictions
 from mmparax.reproduce.process import run_script
 from mmparax.reproduce.settings import build_data_options, build_length_options, format_options
 from mmparax.utils.code_digest import compute_parts_digest, encode_content, read_package_source
-from mmparax.utils.tables import mean_and_spread
+from mmparax.utils.tables import format_mean_and_spread
 from mmparax.weights.sources import locate
 
 TOOLS = Path(__file__).resolve().parent
@@ -117,7 +117,7 @@ def compare(args: argparse.Namespace) -> None:
     for method, runs in results.items():
         columns = [[collect_scores(result)[name] for result in runs] for name in names]
         seconds = statistics.mean(result['seconds_training'] for result in runs)
-        lines.append(f'| {METHODS[method]} | ' + ' | '.join(map(mean_and_spread, columns)) + ' | '
+        lines.append(f'| {METHODS[method]} | ' + ' | '.join(map(format_mean_and_spread, columns)) + ' | '
                      + ', '.join(f'{score:.1f}' for score in columns[0]) + f' | {seconds:.0f} s |')
     folder = Path(args.work_dir) / args.task
     (folder / 'comparison.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')

@@ -25,7 +25,7 @@ from mmparax.reproduce.report import NONE, TablesReport, format_millions
 from mmparax.reproduce.runner import RunOutcome, ScriptLauncher, TableRunner
 from mmparax.reproduce.state import DONE, FAILED, list_seeds, summarize_states
 from mmparax.reproduce.tiny import TinyScale
-from mmparax.utils.logs import quiet_log
+from mmparax.utils.logs import silence_log
 
 SCENES = (800, 200)  # training and validation
 MIN_WIDTHS = {'row': 12, 'config': 12, 'published, %': 14, 'state': 12}  # of the columns of --list that may be folded
@@ -164,7 +164,7 @@ def save_report(runner: TableRunner, entries: list[TableEntry], path: Path, seed
 
 @tool(build_parser, out_dir='data_dir')
 def main(args: argparse.Namespace) -> None:
-    quiet_log()
+    silence_log()
     launcher = choose_launcher(args)
     seeds = args.seeds or range(check_int('num_seeds', args.num_seeds))
     for seed in seeds:

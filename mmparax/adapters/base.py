@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from mmparax.errors import InputError, ParameterError, check_number, check_options
 from mmparax.registry import MODELS
-from mmparax.utils.signatures import keyword_defaults, keyword_names
+from mmparax.utils.signatures import get_keyword_defaults, list_keywords
 
 STREAM_SITES = ('after_token_mixer', 'after_channel_mixer', 'after_block', 'token_mixer_branch', 'channel_mixer_branch',
                 'channel_mixer_parallel', 'block_parallel')
@@ -168,9 +168,9 @@ def build_method(cfg: Mapping[str, Any]) -> Method:
     if cls is None:
         raise ParameterError('adapter.type', kind, f'the methods are {", ".join("mmparax." + name for name in sorted(methods))}')
     check_options(
-        f'the adapter {cls.__name__}', options, keyword_names(cls),
+        f'the adapter {cls.__name__}', options, list_keywords(cls),
         'If it comes from a base config whose adapter has another type, add _delete_=True to the dict that '
         'replaces it.')
     method = cls(**options)
-    method.config = {'type': cls.__name__, **keyword_defaults(cls), **options}
+    method.config = {'type': cls.__name__, **get_keyword_defaults(cls), **options}
     return method

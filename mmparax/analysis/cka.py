@@ -15,7 +15,7 @@ from mmparax.analysis.models import FeatureExtractor, load_extractor
 from mmparax.config.files import load_config
 from mmparax.errors import InputError, ParameterError, check_choice, check_int
 from mmparax.utils.devices import resolve_device
-from mmparax.utils.tables import as_text
+from mmparax.utils.tables import render_table
 
 SMALLEST_BATCH = 4  # of the unbiased estimator
 POOLS = ('none', 'mean')
@@ -264,7 +264,7 @@ def format_cka_table(result: dict[str, Any]) -> str:
             model['name'],
             *(_format_value(value) for value in (model['mean_off_diagonal'], *(by_stage.get(stage) for stage in stages))))
     text = (f'Mean CKA of two different blocks ({result["images"]} images of {result["size"]}x{result["size"]} pixels, '
-            f'batches of {result["batch_size"]}):\n{as_text(table, 110)}')
+            f'batches of {result["batch_size"]}):\n{render_table(table, 110)}')
     cross = result.get('cross')
     if cross:
         text += f'\nMean CKA of a block of {cross["rows"]} and one of {cross["columns"]}: {_format_value(cross["mean"])}'

@@ -20,7 +20,7 @@ from mmparax.analysis.models import FeatureExtractor, load_extractor, set_map_ou
 from mmparax.config.files import load_config
 from mmparax.errors import InputError, ParameterError, check_int
 from mmparax.utils.devices import resolve_device
-from mmparax.utils.tables import as_text
+from mmparax.utils.tables import render_table
 
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 COLORS = ('#ffffff', '#38d9ff', '#5dff5d', '#ff5cf0')  # of the squares
@@ -225,7 +225,7 @@ def format_erf_table(result: dict[str, Any]) -> str:
         table.add_row(model['name'], *(f'{model["area_ratios"][key]:.1%} ({side} px)' for key, side in model['sides'].items()))
     size = result['size']
     return (f'Area of the smallest centred square that holds a share of the contributions, of an image of {size}x{size} '
-            f'pixels ({result["images"]} images):\n{as_text(table, 110)}')
+            f'pixels ({result["images"]} images):\n{render_table(table, 110)}')
 
 
 def draw_erf_figure(result: dict[str, Any], fields: Sequence[np.ndarray]) -> Figure:

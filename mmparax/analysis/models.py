@@ -11,11 +11,11 @@ from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
+from mmparax.backbones.adapted import AdaptedBackbone, find_adapted_backbones
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.checks.model import MAPS
 from mmparax.config.files import check_checkpoint, load_config
-from mmparax.config.query import model_config, sub_configs
+from mmparax.config.query import get_model_config, walk_configs
 from mmparax.errors import InputError, ParameterError, UserError
 from mmparax.inference.predictions import build_and_load, get_test_pipeline, loads_files
 from mmparax.weights.digest import compute_digest
@@ -135,7 +135,7 @@ def load_extractor(source: ModelSource, cfg_options: Mapping[str, Any] | None = 
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     torch.manual_seed(seed)
     if source.checkpoint is None:
-        model = revert_sync_batchnorm(MODELS.build(model_config(cfg)))
+        model = revert_sync_batchnorm(MODELS.build(get_model_config(cfg)))
         weights = _init_weights(model, cfg)
     else:
         check_checkpoint(source.checkpoint)
@@ -153,7 +153,7 @@ def load_extractor(source: ModelSource, cfg_options: Mapping[str, Any] | None = 
     preprocessor = model.data_preprocessor
     if getattr(preprocessor, 'test_cfg', None):
         preprocessor.test_cfg = None  # mmsegmentation's padding of whole images
-    key = compute_digest([*backbone.state_dict().items(), *preprocessor.state_dict().items()]) + str(model_config(cfg))
+    key = compute_digest([*backbone.state_dict().items(), *preprocessor.state_dict().items()]) + str(get_model_config(cfg))
     return FeatureExtractor(source, weights, key, backbone, preprocessor, _gives_bgr(cfg))
 
 
@@ -173,7 +173,7 @@ def _init_weights(model: nn.Module, cfg: Config) -> str:
     except Exception as error:  # a download may raise anything
         raise InputError(f'the pre-trained weights that {cfg.filename!r} names could not be loaded '
                          f'({type(error).__name__}: {error}). Give a checkpoint behind the config.') from error
-    adapted = adapted_backbones(model)
+    adapted = find_adapted_backbones(model)
     for _, backbone in adapted:
         backbone.check_base()
     if adapted:
@@ -183,7 +183,7 @@ def _init_weights(model: nn.Module, cfg: Config) -> str:
         adapters = '' if backbone.method is None else ', its adapters as they start'
         return f'the base {backbone.base_checkpoint}{adapters}; no checkpoint was given'
     pretrained = [
-        part for path, part in sub_configs(model_config(cfg)) if path.startswith('backbone') or not path
+        part for path, part in walk_configs(get_model_config(cfg)) if path.startswith('backbone') or not path
         if part.get('pretrained') or str(part.get('type')) == 'Pretrained'
     ]
     if pretrained:

@@ -12,7 +12,7 @@ from mmparax.backbones.options import check_backbone_options
 from mmparax.backbones.roles import Role, find_roles
 from mmparax.errors import ParameterError, UpstreamChangedError, check_options
 from mmparax.ops.functional import sum_expert_gradients_once
-from mmparax.utils.signatures import keyword_defaults, keyword_names
+from mmparax.utils.signatures import get_keyword_defaults, list_keywords
 
 
 class AdaptedBackbone(BaseWeights):
@@ -52,7 +52,9 @@ class AdaptedBackbone(BaseWeights):
         method = None if adapter is None else build_method(adapter)
         options = {**self.upstream_defaults(options), **options}
         super().__init__(*args, **options)
-        self.upstream_options = {**keyword_defaults(self.upstream), **options, **dict(zip(keyword_names(self.upstream), args))}
+        self.upstream_options = {
+            **get_keyword_defaults(self.upstream), **options, **dict(zip(list_keywords(self.upstream), args))
+        }
         self.base_checkpoint = None if base_checkpoint is None else str(base_checkpoint)
         self.allow_random_base = allow_random_base
         self.base_source = BaseSource.RANDOM if allow_random_base and base_checkpoint is None else None
@@ -97,7 +99,7 @@ class AdaptedBackbone(BaseWeights):
     @classmethod
     def known_options(cls) -> list[str]:
         """Names of all options of the class, upstream's among them."""
-        return keyword_names(AdaptedBackbone, cls.upstream)
+        return list_keywords(AdaptedBackbone, cls.upstream)
 
     # ---- construction ----
 
@@ -170,15 +172,15 @@ class AdaRouteOptions(_Mixed):
             raise ParameterError('adapter', options['adapter'], f'{type(self).__name__} always has AdaRoute, whose options are '
                                  'its own', f'Use {general} to choose a method.')
         check_options(type(self).__name__, options, self.known_options())
-        own = {name: options.pop(name) for name in keyword_names(AdaRoute) if name in options}
+        own = {name: options.pop(name) for name in list_keywords(AdaRoute) if name in options}
         super().__init__(*args, adapter=dict(type=AdaRoute, **own), **options)
 
     @classmethod
     def known_options(cls) -> list[str]:
         """Names of all options of the class: AdaRoute's, then the backbone's without ``adapter``."""
-        return keyword_names(AdaRoute) + [name for name in super().known_options() if name != 'adapter']
+        return list_keywords(AdaRoute) + [name for name in super().known_options() if name != 'adapter']
 
 
-def adapted_backbones(model: nn.Module) -> list[tuple[str, AdaptedBackbone]]:
+def find_adapted_backbones(model: nn.Module) -> list[tuple[str, AdaptedBackbone]]:
     """(name, backbone) of every backbone of mmparax in ``model``."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, AdaptedBackbone)]

@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmparax.adapters.base import Method
-from mmparax.backbones.block import adapter_modules
+from mmparax.backbones.block import find_adapter_modules
 from mmparax.backbones.roles import Role
 from mmparax.errors import InputError, ParameterError, RandomBaseError
 from mmparax.utils.names import add_prefix, strip_prefix
@@ -140,7 +140,7 @@ class BaseWeights(BaseModule):
         super().init_weights()
         # Upstream's initialisation walks over every linear layer, those of the adapters too.
         centers = [center for stage in self.expert_centers for center in stage]
-        for module in [module for _, module in adapter_modules(self)] + centers:
+        for module in [module for _, module in find_adapter_modules(self)] + centers:
             module.reset_parameters()
 
     def check_base(self) -> None:

@@ -177,7 +177,7 @@ class AdaptedBlock(AdapterHost):
         return function(*inputs)
 
 
-def adapter_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def find_adapter_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (name, module) for every module that a method put at a site below ``root``."""
     for name, host in root.named_modules():
         if isinstance(host, AdapterHost):

@@ -3,7 +3,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmparax.errors import ParameterError
-from mmparax.utils.signatures import keyword_defaults
+from mmparax.utils.signatures import get_keyword_defaults
 
 
 def find_archs(upstream: type) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def check_backbone_options(options: Mapping[str, Any], upstream: type, family: s
             which belong to ``base_checkpoint``, and ``frozen_stages`` beside a method.
     """
     options = dict(options)
-    shape = {**keyword_defaults(upstream), **options}
+    shape = {**get_keyword_defaults(upstream), **options}
     arch = shape.get('arch')
     if isinstance(arch, str):
         name = check_arch(arch, find_archs(upstream), family)

@@ -6,11 +6,11 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
-from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
+from mmparax.backbones.adapted import AdaptedBackbone, find_adapted_backbones
 from mmparax.backbones.roles import Role
 from mmparax.errors import InputError
 from mmparax.utils.names import add_prefix, make_prefix
-from mmparax.utils.tables import as_text
+from mmparax.utils.tables import render_table
 
 LABELS = dict(backbone_frozen='backbone, frozen', backbone_trainable='backbone, trainable', adapters='adapters',
               centers='expert centers', output_norms='output norms', head='head', head_frozen='head, frozen')
@@ -99,7 +99,7 @@ class ParameterCount:
                               f'{parameters / max(self.backbone, 1):.2%}' if in_backbone else '',
                               f'{parameters / max(self.total, 1):.2%}')
             table.add_section()
-        return as_text(table, 88)
+        return render_table(table, 88)
 
 
 def format_side_by_side(title: str, counts: Mapping[str, ParameterCount], sums: Mapping[str, Callable[[ParameterCount], str]],
@@ -120,7 +120,7 @@ def format_side_by_side(title: str, counts: Mapping[str, ParameterCount], sums: 
     for label, count in counts.items():
         table.add_row(label, *(f'{getattr(count, name).parameters:,}' for name in groups),
                       *(show(count) for show in sums.values()))
-    return as_text(table, width)
+    return render_table(table, width)
 
 
 MODEL_SUMS = {
@@ -144,7 +144,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 
 def _find_backbones(model: nn.Module) -> list[tuple[str, AdaptedBackbone]]:
-    backbones = adapted_backbones(model)
+    backbones = find_adapted_backbones(model)
     if not backbones:
         raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so there is nothing to tell apart. Use '
                          "type='mmparax.AdaptedSwin' or another of its backbones.")

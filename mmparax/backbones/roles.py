@@ -5,7 +5,7 @@ from enum import Enum
 from torch import nn
 
 from mmparax.adapters.base import Method
-from mmparax.backbones.block import adapter_modules
+from mmparax.backbones.block import find_adapter_modules
 from mmparax.utils.names import make_prefix
 
 EXPERT_CENTERS = 'expert_centers'  # the module of a backbone that holds what the blocks of a stage share
@@ -28,7 +28,7 @@ def find_roles(backbone: nn.Module, output_norms: Sequence[str], method: Method 
         output_norms: names of the norms on its outputs.
         method: which tells the parameters of the base that it tunes; None for full fine-tuning.
     """
-    owners = {make_prefix(name): Role.ADAPTER for name, _ in adapter_modules(backbone)}
+    owners = {make_prefix(name): Role.ADAPTER for name, _ in find_adapter_modules(backbone)}
     owners[make_prefix(EXPERT_CENTERS)] = Role.EXPERT_CENTER
     owners.update({make_prefix(name): Role.OUTPUT_NORM for name in output_norms})
     roles = {

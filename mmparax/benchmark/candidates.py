@@ -14,7 +14,7 @@ from mmparax.benchmark.parameter_counts import ParameterCounter
 from mmparax.benchmark.plain_adapters import PlainAdaRoute, PlainMona
 from mmparax.config.shipped import read_config, resolve_config
 from mmparax.errors import ParameterError
-from mmparax.utils.signatures import keyword_names
+from mmparax.utils.signatures import list_keywords
 
 FULL = 'full'
 RANDOM_BASE = dict(base_checkpoint=None, allow_random_base=True)
@@ -143,7 +143,7 @@ def build_backbone(backbone: str, method: str, size: tuple[int, int], efficient_
     if 'img_size' in config:
         config['img_size'] = size
     if with_cp:
-        if method == FULL and 'with_cp' not in keyword_names(cls.upstream):
+        if method == FULL and 'with_cp' not in list_keywords(cls.upstream):
             raise ParameterError('with_cp', True, f'upstream\'s {cls.family} cannot recompute activations')
         config['with_cp'] = True
     if efficient_attention is not None:

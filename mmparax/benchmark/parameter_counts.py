@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from mmparax.backbones.parameters import count_parameters
 from mmparax.errors import StorageError
 from mmparax.utils.code_digest import compute_parts_digest, encode_content, read_package_source
-from mmparax.utils.meta_device import on_meta
+from mmparax.utils.meta_device import use_meta_device
 from mmparax.utils.storage import write
 
 CACHE = Path('~/.cache/mmparax/parameter_counts.json')
@@ -47,7 +47,7 @@ class ParameterCounter:
         options = {name: value for name, value in backbone.items() if name not in IRRELEVANT}
         key = compute_parts_digest(encode_content(options))
         if key not in self.counts:
-            with on_meta():
+            with use_meta_device():
                 built = MODELS.build({**options, 'base_checkpoint': None, 'allow_random_base': True})
             self.counts[key] = count_parameters(built).trainable_in_backbone
             self._changed = True

@@ -19,7 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from mmparax.benchmark.candidates import FULL, list_candidates, read_backbone_config
 from mmparax.benchmark.timing import list_outputs
 from mmparax.ops.recompute import observers
-from mmparax.utils.tables import as_text
+from mmparax.utils.tables import render_table
 
 OUTSIDE = 'outside the blocks'
 FROZEN, PASSED = 'frozen', 'frozen, gradients pass'
@@ -236,4 +236,4 @@ def format_saved_table(backbone: str, size: tuple[int, int], batch: int, rows: S
         texts = [f'{stage.per_token:,.0f} ({stage.per_token / 4 / stage.channels:.2f} C)' for stage in row.stages]
         table.add_row(row.method, {None: '–', True: 'on', False: 'off'}[row.efficient_attention], *(texts or [''] * count),
                       row.error or (f'{row.total / 1e9:.3f}' if row.total else '–'))
-    return as_text(table, 160)
+    return render_table(table, 160)

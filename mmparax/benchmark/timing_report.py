@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mmparax.benchmark.candidates import FULL, PLAIN
 from mmparax.benchmark.timing import OUT_OF_MEMORY, Measurement, Workload
-from mmparax.utils.tables import as_text
+from mmparax.utils.tables import render_table
 from mmparax.version import __version__
 
 NONE = '–'
@@ -119,7 +119,7 @@ class Comparison:
             shown.append(texts)
         for fields in zip(*shown):
             table.add_row(*fields)
-        return as_text(table, width) + (f'\n{self.stopped}.' if self.stopped else '')
+        return render_table(table, width) + (f'\n{self.stopped}.' if self.stopped else '')
 
 
 def build_ratio_column(method: str) -> tuple[str, Callable[[dict[str, Any]], str]]:

@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import adapted_backbones
+from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.checkpoint.compatibility import check_adapter, split_names
 from mmparax.checkpoint.contents import collect_frozen_names
@@ -53,7 +53,7 @@ def save_adapter(model: nn.Module, path: str | Path, include_head: bool = True, 
         StorageError: if the file cannot be written.
     """
     model = unwrap_model(model)
-    backbones = adapted_backbones(model)
+    backbones = find_adapted_backbones(model)
     if not backbones:
         raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so there is no adapter to save.')
     full = [name for name, backbone in backbones if backbone.method is None]
@@ -139,7 +139,7 @@ def select_tensors(model: nn.Module, file: AdapterFile, include_head: bool | Non
     if include_head and not about['head_included']:
         raise InputError(f'include_head=True, but {source!r} was saved without a head. Save it with include_head=True, or '
                          'load it with include_head=None and train the head.')
-    theirs, ours = list(about['backbones']), [name for name, _ in adapted_backbones(model)]
+    theirs, ours = list(about['backbones']), [name for name, _ in find_adapted_backbones(model)]
     if ours == [''] and about['head_included'] and include_head is not False:
         raise InputError(f'{source!r} was saved with a head, and {type(model).__name__} is a backbone alone. Load it with '
                          'include_head=False.')
@@ -182,7 +182,7 @@ def _find_head_config(model: nn.Module, cfg: Mapping[str, Any] | None) -> dict[s
     if not isinstance(cfg, Mapping) and not hasattr(cfg, 'to_dict'):
         return None
     cfg = cfg.get('model', cfg)
-    parts = {name.split('.')[0] for name, _ in adapted_backbones(model)}
+    parts = {name.split('.')[0] for name, _ in find_adapted_backbones(model)}
     return to_plain_json({name: value for name, value in cfg.items() if name not in parts})
 
 

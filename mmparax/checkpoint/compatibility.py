@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
+from mmparax.backbones.adapted import AdaptedBackbone, find_adapted_backbones
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.backbones.options import find_archs
 from mmparax.checkpoint.contents import collect_frozen_names
@@ -22,7 +22,7 @@ OWN_CONFIG = 'Use the config that it was trained with.'
 
 def split_names(model: nn.Module, names: Any) -> tuple[list[str], list[str]]:
     """Split names of a model's state into those of its adapted backbones and the others: the head."""
-    prefixes = tuple(make_prefix(name) for name, _ in adapted_backbones(model))
+    prefixes = tuple(make_prefix(name) for name, _ in find_adapted_backbones(model))
     own = [name for name in names if name.startswith(prefixes)]
     return own, [name for name in names if not name.startswith(prefixes)]
 
@@ -111,7 +111,7 @@ def check_adapter(model: nn.Module, about: Mapping[str, Any], tensors: Mapping[s
         InputError: naming what does not fit.
         RandomBaseError: if the model has no base.
     """
-    backbones = dict(adapted_backbones(model))
+    backbones = dict(find_adapted_backbones(model))
     if sorted(about['backbones']) != sorted(backbones):
         raise InputError(f'{source} belongs to a model whose backbones of mmparax are {sorted(about["backbones"])}, and '
                          f'those of {type(model).__name__} are {sorted(backbones)}. {OWN_CONFIG}')
@@ -162,7 +162,7 @@ def check_base(model: nn.Module, described: Mapping[str, Any], source: str) -> N
         InputError: if it is another base, or the file does not say on which one it was trained.
         RandomBaseError: if the model has no base.
     """
-    for _, backbone in adapted_backbones(model):
+    for _, backbone in find_adapted_backbones(model):
         if backbone.base_source is None and backbone.base_checkpoint is not None:
             backbone.load_base()
         if backbone.base_source is None:
@@ -172,7 +172,7 @@ def check_base(model: nn.Module, described: Mapping[str, Any], source: str) -> N
     if not described.get('fingerprint'):
         raise InputError(f'{source} holds no frozen base and does not say on which one it was trained (it has no '
                          'meta.mmparax.fingerprint): give a file that mmparax wrote.')
-    if any(backbone.base_source is BaseSource.RANDOM for _, backbone in adapted_backbones(model)) and \
+    if any(backbone.base_source is BaseSource.RANDOM for _, backbone in find_adapted_backbones(model)) and \
             not find_conversions(model) and fingerprint(model) != described['fingerprint']:
         raise InputError(f'{source} was trained on {name_bases(described) or "another base"}, and the base of '
                          f'{type(model).__name__} is random (allow_random_base=True). Set model.backbone.base_checkpoint to '

@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
-from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
+from mmparax.backbones.adapted import AdaptedBackbone, find_adapted_backbones
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.utils.names import join_name
 from mmparax.weights.claims import EMA, EMA_OWNER
@@ -13,13 +13,13 @@ from mmparax.weights.claims import EMA, EMA_OWNER
 
 def collect_frozen_names(model: nn.Module) -> set[str]:
     """Return the names of the parameters and buffers of the frozen bases in a model; none under full fine-tuning."""
-    return {join_name(owner, name) for owner, backbone in adapted_backbones(model) for name in backbone.frozen_names()}
+    return {join_name(owner, name) for owner, backbone in find_adapted_backbones(model) for name in backbone.frozen_names()}
 
 
-def backbones_without_base_file(model: nn.Module) -> list[AdaptedBackbone]:
+def find_backbones_without_base_file(model: nn.Module) -> list[AdaptedBackbone]:
     """Return the adapted backbones whose frozen base a checkpoint must hold, because it has no file of its own."""
     return [
-        backbone for _, backbone in adapted_backbones(model)
+        backbone for _, backbone in find_adapted_backbones(model)
         if backbone.method is not None and backbone.base_source is not BaseSource.FILE
     ]
 
@@ -33,9 +33,9 @@ def drop_frozen(checkpoint: dict[str, Any], model: nn.Module) -> None:
         checkpoint: as mmengine's runner makes it; changed in place. The model's own state dict stays.
         model: the model inside all wrappers.
     """
-    without_file = {id(backbone) for backbone in backbones_without_base_file(model)}
+    without_file = {id(backbone) for backbone in find_backbones_without_base_file(model)}
     dropped = [
-        join_name(owner, name) for owner, backbone in adapted_backbones(model) if id(backbone) not in without_file
+        join_name(owner, name) for owner, backbone in find_adapted_backbones(model) if id(backbone) not in without_file
         for name in backbone.frozen_names()
     ]
     for key, owner in (('state_dict', ''), (EMA, EMA_OWNER)):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import adapted_backbones
+from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.errors import InputError
 from mmparax.version import __version__
 from mmparax.weights.claims import check_claimed_fingerprint, name_conversions
@@ -30,7 +30,7 @@ def fingerprint(model: nn.Module) -> str | None:
     if not isinstance(model, nn.Module):
         raise InputError(f'fingerprint needs a model, not {model!r}; that of the base of a checkpoint file is its '
                          "['meta']['mmparax']['fingerprint'].")
-    backbones = adapted_backbones(model)
+    backbones = find_adapted_backbones(model)
     if not backbones:
         raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so it has no frozen base to identify.')
     digests = [digest for digest in (backbone.fingerprint() for _, backbone in backbones) if digest is not None]
@@ -60,14 +60,14 @@ def describe(model: nn.Module) -> dict[str, Any]:
     backbones = {
         name: dict(type=type(backbone).__name__, family=backbone.family, options=to_plain_config(backbone.upstream_options),
                    adapter=backbone.method and to_plain_config(backbone.method.config), base_checkpoint=backbone.base_checkpoint)
-        for name, backbone in adapted_backbones(model)
+        for name, backbone in find_adapted_backbones(model)
     }
     return dict(version=__version__, fingerprint=fingerprint(model), backbones=backbones)
 
 
 def add_description(checkpoint: dict[str, Any], model: nn.Module) -> None:
     """Write :func:`describe` into a checkpoint's metadata, unless it is there or ``model`` has no adapted backbone."""
-    if 'mmparax' not in checkpoint['meta'] and adapted_backbones(model):
+    if 'mmparax' not in checkpoint['meta'] and find_adapted_backbones(model):
         checkpoint['meta']['mmparax'] = describe(model)
 
 
@@ -91,4 +91,4 @@ def check_fingerprint(model: nn.Module, claim: Mapping[str, Any], source: str) -
 
 
 def _frozen_values(model: nn.Module) -> list[Tensor]:
-    return [value for _, backbone in adapted_backbones(model) for value in backbone.frozen_parameters().values()]
+    return [value for _, backbone in find_adapted_backbones(model) for value in backbone.frozen_parameters().values()]

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import adapted_backbones
+from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.backbones.roles import Role
 from mmparax.checkpoint.compatibility import check_head, check_method, describe_missing_head, split_names
@@ -55,7 +55,7 @@ def check_origin(model: nn.Module, checkpoint: Mapping[str, Any], source: str, t
     weights = checkpoint.get('state_dict', checkpoint)
     weights = {name.removeprefix('module.'): value for name, value in weights.items()}
     described = (checkpoint.get('meta') or {}).get('mmparax') or {}
-    for name, backbone in adapted_backbones(model):
+    for name, backbone in find_adapted_backbones(model):
         check_method(name, backbone, (described.get('backbones') or {}).get(name), repr(source))
         given = {key for key, value in strip_prefix(weights, make_prefix(name)).items() if isinstance(value, Tensor)}
         trainable = [key for key, role in backbone.parameter_roles().items() if role is not Role.BASE]
@@ -65,7 +65,7 @@ def check_origin(model: nn.Module, checkpoint: Mapping[str, Any], source: str, t
                 'checkpoint. ' + ('Set model.backbone.base_checkpoint to it, and load_from=None.' if training else
                                   'Give a checkpoint of a training run, such as iter_*.pth of its work dir; a base checkpoint '
                                   'belongs to model.backbone.base_checkpoint.'))
-    if all(backbone.base_source is BaseSource.FILE for _, backbone in adapted_backbones(model)):
+    if all(backbone.base_source is BaseSource.FILE for _, backbone in find_adapted_backbones(model)):
         check_fingerprint(model, described, repr(source))
     if not training:
         if described.get('head_included') is False and split_names(model, model.state_dict())[1]:

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from mmparax.config.query import dataset_paths, datasets_of, downloads_itself, find_class, metainfo_of, metrics_of
+from mmparax.config.query import downloads_itself, find_class, find_datasets, find_metrics, get_metainfo, list_dataset_paths
 from mmparax.errors import InputError, MissingFileError, ParameterError
 from mmparax.utils.text import summarize_names
 
@@ -28,14 +28,14 @@ def check_datasets(cfg: Config, loaders: Sequence[str]) -> None:
         InputError: if the names of the classes are not those of the data.
     """
     for loader in loaders:
-        place, datasets = f'{loader}.dataset', list(datasets_of(cfg.get(loader)))
+        place, datasets = f'{loader}.dataset', list(find_datasets(cfg.get(loader)))
         for dataset in datasets:
             if not downloads_itself(cfg, dataset):
-                for parameter, path in dataset_paths(dataset):
+                for parameter, path in list_dataset_paths(dataset):
                     _check_exists(path, f'{place}.{parameter}', f'{place}.data_root')
             check_class_names(cfg, place, dataset)
         evaluator = loader.replace('dataloader', 'evaluator')
-        for name, metric in metrics_of(cfg, evaluator):
+        for name, metric in find_metrics(cfg, evaluator):
             for parameter in FILES_OF_EVALUATORS:
                 path = metric.get(parameter)
                 if path and isinstance(path, str):
@@ -64,13 +64,13 @@ def check_class_names(cfg: Mapping[str, Any], place: str, dataset: Mapping[str, 
     Raises:
         InputError: naming the classes that do not match.
     """
-    cls, classes = find_class(DATASETS, dataset, cfg), metainfo_of(cfg, dataset).get('classes')
+    cls, classes = find_class(DATASETS, dataset, cfg), get_metainfo(cfg, dataset).get('classes')
     if isinstance(classes, str):
         raise ParameterError(f'{place}.metainfo.classes', classes, 'it must be a sequence of names',
                              f"For one class write ('{classes}', ), with the comma.")
     if not classes:
         return
-    paths, own = dict(dataset_paths(dataset)), getattr(cls, 'METAINFO', {}).get('classes')
+    paths, own = dict(list_dataset_paths(dataset)), getattr(cls, 'METAINFO', {}).get('classes')
     # Subclasses that read their files in another way may number their classes in another way.
     if getattr(getattr(cls, 'load_data_list', None), '__qualname__', '') == 'CocoDataset.load_data_list':
         if os.path.isfile(paths.get('ann_file', '')):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mmparax.adapters.adaroute import AdaRouteAdapter
-from mmparax.backbones.adapted import adapted_backbones
-from mmparax.backbones.block import adapter_modules
+from mmparax.backbones.adapted import find_adapted_backbones
+from mmparax.backbones.block import find_adapter_modules
 from mmparax.errors import InputError
 from mmparax.utils.names import join_name
 
@@ -58,13 +58,13 @@ def find_routed_adapters(model: nn.Module) -> list[RoutedAdapter]:
         InputError: if it has none.
     """
     found: list[RoutedAdapter] = []
-    backbones = adapted_backbones(model)
+    backbones = find_adapted_backbones(model)
     for path, backbone in backbones:
         front = f'{path}/' if len(backbones) > 1 else ''
-        paths = {id(module): join_name(path, name) for name, module in adapter_modules(backbone)}
+        paths = {id(module): join_name(path, name) for name, module in find_adapter_modules(backbone)}
         for stage, blocks in enumerate(backbone.stage_blocks(), 1):
             routed = [(block, site.rpartition('.')[2], module) for block, parent in enumerate(blocks, 1)
-                      for site, module in adapter_modules(parent) if isinstance(module, AdaRouteAdapter)]
+                      for site, module in find_adapter_modules(parent) if isinstance(module, AdaRouteAdapter)]
             centers = list(dict.fromkeys(id(module.center) for _, _, module in routed))
             for block, site, module in routed:
                 part = f'/center{centers.index(id(module.center)) + 1}' if len(centers) > 1 else ''

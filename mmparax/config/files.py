@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmparax.errors import InputError, MissingFileError
+from mmparax.errors import InputError, MissingFileError, ParameterError
 
 
 def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_dir: str | None = None, launcher: str = 'none',
@@ -21,7 +21,9 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
         local_rank: of this process on its machine, if no variable of the environment says it.
 
     Raises:
-        UserError: if the file does not exist or cannot be read.
+        MissingFileError: if the file does not exist.
+        InputError: if it cannot be read.
+        ParameterError: for a top-level ``adapter``, which would have no effect.
     """
     given = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK') if launcher == 'mpi' else None
     os.environ.setdefault('LOCAL_RANK', given or str(local_rank))
@@ -35,6 +37,9 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
         raise InputError(f'the config {path!r} could not be read ({type(error).__name__}: {error}). Two base '
                          'configs that set the same name, or a dict that replaces None or another type, need _delete_=True.') \
             from error
+    if 'adapter' in cfg:
+        raise ParameterError('adapter', cfg.adapter, 'it has no effect at the top level of a config',
+                             'The method of a model is model.backbone.adapter.')
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
     return cfg

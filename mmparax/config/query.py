@@ -8,10 +8,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, Registry
 
 from mmparax.utils.names import join_name
-from mmparax.utils.signatures import keyword_defaults
+from mmparax.utils.signatures import get_keyword_defaults
 
 
-def model_config(cfg: Config) -> dict[str, Any]:
+def get_model_config(cfg: Config) -> dict[str, Any]:
     """A copy of the model's config, with the data preprocessor of the config's top level, as mmengine's runner builds it."""
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
@@ -19,25 +19,25 @@ def model_config(cfg: Config) -> dict[str, Any]:
     return model
 
 
-def model_without_base(cfg: Config) -> dict[str, Any]:
-    """:func:`model_config` that looks for no base checkpoint: to count parameters, for example."""
-    model = model_config(cfg)
-    for _, part in sub_configs(model):
+def make_model_without_base(cfg: Config) -> dict[str, Any]:
+    """:func:`get_model_config` that looks for no base checkpoint: to count parameters, for example."""
+    model = get_model_config(cfg)
+    for _, part in walk_configs(model):
         if 'base_checkpoint' in part:
             part.update(base_checkpoint=None, allow_random_base=True)
     return model
 
 
-def sub_configs(config: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
+def walk_configs(config: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
     """(path, config) of every dict in a model's config; the paths are those of the modules."""
     if isinstance(config, dict):
         yield path, config
     items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, (list, tuple)) else ()
     for name, value in items:
-        yield from sub_configs(value, join_name(path, str(name)))
+        yield from walk_configs(value, join_name(path, str(name)))
 
 
-def datasets_of(loader: Any) -> Iterator[dict[str, Any]]:
+def find_datasets(loader: Any) -> Iterator[dict[str, Any]]:
     """Yield the data set configs of a dataloader's config, those inside wrappers too."""
     pending = [loader.get('dataset')] if isinstance(loader, dict) else []
     while pending:
@@ -50,7 +50,7 @@ def datasets_of(loader: Any) -> Iterator[dict[str, Any]]:
                 yield dataset
 
 
-def metrics_of(cfg: Mapping[str, Any], evaluator: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def find_metrics(cfg: Mapping[str, Any], evaluator: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place in the config, config) of the metrics of an evaluator, which is one or a list."""
     found = cfg.get(evaluator)
     if isinstance(found, dict):
@@ -59,7 +59,7 @@ def metrics_of(cfg: Mapping[str, Any], evaluator: str) -> Iterator[tuple[str, di
         yield from ((f'{evaluator}.{number}', metric) for number, metric in enumerate(found) if isinstance(metric, dict))
 
 
-def dataset_paths(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def list_dataset_paths(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (parameter, path) of every file and folder that a data set config names."""
     root = dataset.get('data_root')
     root = root if isinstance(root, str) else ''
@@ -93,19 +93,19 @@ def find_class(registry: Registry, config: Mapping[str, Any], cfg: Mapping[str, 
 def downloads_itself(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
     """Whether a data set fetches what is not there."""
     cls = find_class(DATASETS, dataset, cfg)
-    return cls is not None and bool(dataset.get('download', keyword_defaults(cls).get('download', False)))
+    return cls is not None and bool(dataset.get('download', get_keyword_defaults(cls).get('download', False)))
 
 
 def find_missing_downloads(cfg: Mapping[str, Any], loaders: Sequence[str]) -> list[str]:
     """The folders of data sets that will download themselves, which they have not done yet."""
     roots = [
-        dataset.get('data_root') or '' for loader in loaders for dataset in datasets_of(cfg.get(loader))
+        dataset.get('data_root') or '' for loader in loaders for dataset in find_datasets(cfg.get(loader))
         if downloads_itself(cfg, dataset)
     ]
     return sorted({root for root in roots if not (os.path.isdir(root) and os.listdir(root))})
 
 
-def metainfo_of(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
+def get_metainfo(cfg: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The names of classes, palette and so on that a data set has, as far as its config and class say."""
     given, cls = dict(dataset.get('metainfo') or {}), find_class(DATASETS, dataset, cfg)
     if dataset.get('classes') is not None:  # mmpretrain's older argument

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
-from mmparax.config.query import datasets_of
+from mmparax.backbones.adapted import AdaptedBackbone, find_adapted_backbones
+from mmparax.config.query import find_datasets
 from mmparax.errors import InputError, ParameterError
 from mmparax.inference.predictions import load_model
 from mmparax.utils.modules import unwrap_model
@@ -134,7 +134,7 @@ class AdapterBank:
                 for module, attribute, shared, _ in left:
                     if id(shared) in needed and getattr(module, attribute) is shared:
                         setattr(module, attribute, nn.Parameter(shared.detach().clone(), requires_grad=False))
-                for _, backbone in adapted_backbones(model):
+                for _, backbone in find_adapted_backbones(model):
                     backbone.shared = False
             self._base = {key: value for key, value in self._base.items() if id(value) in needed}
             self._family = self._family if self._models else None
@@ -161,7 +161,7 @@ class AdapterBank:
             raise ParameterError('name', name, f'the bank has the tasks {", ".join(map(repr, self._models)) or "(none)"}')
 
     def _find_backbone(self, model: nn.Module) -> AdaptedBackbone:
-        backbones = [backbone for _, backbone in adapted_backbones(model)]
+        backbones = [backbone for _, backbone in find_adapted_backbones(model)]
         if len(backbones) != 1:
             raise InputError(f'an AdapterBank takes models with one backbone of mmparax, and {type(model).__name__} has '
                              f'{len(backbones)}.')
@@ -195,7 +195,7 @@ class AdapterBank:
 def _add_scopes(cfg: Config) -> Config:
     """Copy a config; the test pipelines of the copy are built in its scope, whatever the default scope is."""
     cfg = copy.deepcopy(cfg)
-    pipelines = [dataset.get('pipeline') for dataset in datasets_of(cfg.get('test_dataloader'))] + [cfg.get('test_pipeline')]
+    pipelines = [dataset.get('pipeline') for dataset in find_datasets(cfg.get('test_dataloader'))] + [cfg.get('test_pipeline')]
     for transform in (transform for pipeline in pipelines for transform in pipeline or []):
         if isinstance(transform, dict):
             # The scope also holds for the transforms inside of it, which are built meanwhile.

@@ -3,8 +3,8 @@
 from mmengine.logging import print_log
 from torch import nn
 
-from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
-from mmparax.backbones.block import AdaptedLinear, adapter_modules
+from mmparax.backbones.adapted import AdaptedBackbone, find_adapted_backbones
+from mmparax.backbones.block import AdaptedLinear, find_adapter_modules
 from mmparax.errors import InputError
 from mmparax.utils.modules import unwrap_model
 
@@ -79,17 +79,17 @@ def check_mergeable(backbone: AdaptedBackbone) -> None:
     """Raise InputError or RandomBaseError, saying why, if the adapters of a backbone cannot be merged."""
     backbone.check_base()
     method = backbone.method
-    if any(not hasattr(module, 'weight_update') for _, module in adapter_modules(backbone)):
+    if any(not hasattr(module, 'weight_update') for _, module in find_adapter_modules(backbone)):
         raise InputError(f'{type(method).__name__} cannot be merged into the frozen weights: {method.not_mergeable}. Only '
                          'linear, input-independent adapters such as LoRA can; deploy this one as it is '
                          '(docs/deployment.md).')
-    if backbone.shared and any(True for _ in adapter_modules(backbone)):
+    if backbone.shared and any(True for _ in find_adapter_modules(backbone)):
         raise InputError(f'this {type(backbone).__name__} shares its base with other models of an AdapterBank, which would '
                          'change: load the adapter into a model of its own to merge it.')
 
 
 def _find_backbones(model: nn.Module, what: str) -> list[AdaptedBackbone]:
-    backbones = [backbone for _, backbone in adapted_backbones(model)]
+    backbones = [backbone for _, backbone in find_adapted_backbones(model)]
     if not backbones:
         raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so there is no adapter to {what}.')
     return backbones

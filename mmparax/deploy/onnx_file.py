@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import adapted_backbones
+from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.deploy.standalone import check_output_file
 from mmparax.errors import InputError, check_int
 from mmparax.utils.modules import unwrap_model
@@ -82,7 +82,7 @@ def export_onnx(model: nn.Module, out: str | Path, size: tuple[int, int], batch_
     about = to_plain_json(
         dict(version=__version__, kind=exported.output, input=dict(name='images', shape=[batch_size, 3, *size]),
              outputs=[dict(name=name, shape=list(output.shape)) for name, output in zip(names, outputs)],
-             adapters={name: backbone.method and backbone.method.config for name, backbone in adapted_backbones(model)},
+             adapters={name: backbone.method and backbone.method.config for name, backbone in find_adapted_backbones(model)},
              classes=(getattr(model, 'dataset_meta', None) or {}).get('classes'), **(notes or {})))
     with torch.no_grad():
         # onnxruntime simplifies the graph when it loads it; the exporter's own pass takes longer than all the rest.

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import AdaptedBackbone, adapted_backbones
+from mmparax.backbones.adapted import AdaptedBackbone, find_adapted_backbones
 from mmparax.backbones.roles import Role
 from mmparax.checkpoint.fingerprint import describe, to_plain_config
 from mmparax.deploy.merging import check_mergeable, merge_adapter, unmerge_adapter
 from mmparax.errors import InputError, ParameterError
 from mmparax.utils.names import join_name, make_prefix, strip_prefix
-from mmparax.utils.signatures import keyword_defaults
+from mmparax.utils.signatures import get_keyword_defaults
 from mmparax.utils.storage import write
 from mmparax.weights.metadata import encode_meta
 
@@ -49,7 +49,7 @@ def make_upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> tuple
     Raises:
         InputError: if the adapters cannot be merged, the model is in half precision, or the outputs differ.
     """
-    backbones = adapted_backbones(model)
+    backbones = find_adapted_backbones(model)
     for _, backbone in backbones:
         check_mergeable(backbone)
         _check_precision(backbone)
@@ -80,7 +80,7 @@ def make_upstream_checkpoint(model: nn.Module, meta: Mapping[str, Any]) -> tuple
 def make_upstream_config(backbone: AdaptedBackbone) -> dict[str, Any]:
     """Make the config of the toolbox's own backbone with the same options; its defaults are left out."""
     cls = backbone.upstream
-    defaults = keyword_defaults(cls)
+    defaults = get_keyword_defaults(cls)
     options = {
         name: value for name, value in backbone.upstream_options.items() if name not in defaults or value != defaults[name]
     }

@@ -8,9 +8,9 @@ from mmengine.hooks import EMAHook as MMEngineEMAHook
 from mmengine.registry import HOOKS, MODELS
 
 from mmparax.backbones.adapted import AdaptedBackbone
-from mmparax.config.query import find_class, sub_configs
+from mmparax.config.query import find_class, walk_configs
 from mmparax.hooks.ema_hook import EMAHook
-from mmparax.utils.signatures import keyword_names
+from mmparax.utils.signatures import list_keywords
 
 # Options that EMAHook lacks, with the value for which it does the same (mmengine's averaged models, mmpretrain's hook).
 EMA_DEFAULTS = dict(ema_type='ExponentialMovingAverage', begin_epoch=0, update_buffers=False, device=None, evaluate_on_ema=True,
@@ -21,7 +21,7 @@ OF_REGISTRY = ('type', 'priority', '_scope_')
 
 def holds_adapted_backbone(cfg: Config) -> bool:
     """Whether the model of a config holds a backbone of mmparax."""
-    for _, part in sub_configs(cfg.get('model')):
+    for _, part in walk_configs(cfg.get('model')):
         kind = part.get('type')
         if not isinstance(kind, str) or kind.startswith('mmparax.'):
             cls = find_class(MODELS, part, cfg)
@@ -80,7 +80,7 @@ def _change_type(hook: MutableMapping[str, Any], name: str) -> None:
 
 def _other_options(hook: MutableMapping[str, Any]) -> dict[str, Any]:
     """Options of mmengine's ``EMAHook`` for which mmparax's has nothing."""
-    known = {*keyword_names(EMAHook), *EMA_IGNORED, *OF_REGISTRY}
+    known = {*list_keywords(EMAHook), *EMA_IGNORED, *OF_REGISTRY}
     return {
         name: value for name, value in hook.items()
         if name not in known and not (name in EMA_DEFAULTS and value == EMA_DEFAULTS[name])

@@ -8,9 +8,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
 from rich.table import Table
 
-from mmparax.config.query import find_class, metrics_of
-from mmparax.utils.signatures import keyword_names
-from mmparax.utils.tables import as_text
+from mmparax.config.query import find_class, find_metrics
+from mmparax.utils.signatures import list_keywords
+from mmparax.utils.tables import render_table
 
 # Name in the toolbox, without its evaluator's prefix -> (column, factor that makes it percent).
 COLUMNS = {
@@ -56,7 +56,7 @@ def format_results_table(metrics: Mapping[str, Any]) -> str:
     for column in columns:
         table.add_column(column, justify='right', no_wrap=True)
     table.add_row(*('–' if value is None else f'{value:.1f}' for value in columns.values()))
-    text = as_text(table, max(88, sum(len(column) + 3 for column in columns) + 1))
+    text = render_table(table, max(88, sum(len(column) + 3 for column in columns) + 1))
     return f'Results in percent:\n{text}'  # a title would be wrapped to the width of few columns
 
 
@@ -72,10 +72,10 @@ def write_predictions(cfg: Config, folder: str) -> None:
     """
     os.makedirs(folder, exist_ok=True)
     num_writers = 0
-    metrics = [metric for _, metric in metrics_of(cfg, 'test_evaluator')]
+    metrics = [metric for _, metric in find_metrics(cfg, 'test_evaluator')]
     for metric in metrics:
         cls = find_class(METRICS, metric, cfg)
-        options = [] if cls is None else keyword_names(cls)
+        options = [] if cls is None else list_keywords(cls)
         if 'output_dir' in options:
             metric['output_dir'] = folder if not num_writers else os.path.join(folder, str(num_writers))
         elif 'outfile_prefix' in options:

@@ -13,9 +13,9 @@ from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
-from mmparax.backbones.adapted import adapted_backbones
+from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.checks.checkpoint import check_origin
-from mmparax.config.query import datasets_of, metainfo_of, model_config
+from mmparax.config.query import find_datasets, get_metainfo, get_model_config
 from mmparax.errors import InputError, MissingFileError
 
 INSTANCE_OFFSET = 1000  # mmdetection's panoptic maps hold number * 1000 + class
@@ -57,17 +57,17 @@ def build_and_load(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict[str, A
     Raises:
         InputError: if the checkpoint does not fit.
     """
-    model = revert_sync_batchnorm(MODELS.build(model_config(cfg)))
+    model = revert_sync_batchnorm(MODELS.build(get_model_config(cfg)))
     content = load_checkpoint(model, checkpoint, map_location='cpu')
-    if adapted_backbones(model):
+    if find_adapted_backbones(model):
         check_origin(model, content, checkpoint, training=False)
     return model, content
 
 
 def _find_metainfo(cfg: Config) -> dict[str, Any]:
     for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
-        for dataset in datasets_of(cfg.get(loader)):
-            return metainfo_of(cfg, dataset)
+        for dataset in find_datasets(cfg.get(loader)):
+            return get_metainfo(cfg, dataset)
     return {}
 
 
@@ -96,7 +96,7 @@ def get_test_pipeline(cfg: Config) -> list[Any]:
         InputError: if the config has no test pipeline.
     """
     pipelines = [
-        dataset.get('pipeline') for loader in ('test_dataloader', 'val_dataloader') for dataset in datasets_of(cfg.get(loader))
+        dataset.get('pipeline') for loader in ('test_dataloader', 'val_dataloader') for dataset in find_datasets(cfg.get(loader))
     ] + [cfg.get('test_pipeline')]
     pipeline = next((found for found in pipelines if found), None)
     if pipeline is None:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from mmparax.backbones.parameters import LABELS, ParameterCount
 from mmparax.report.groups import RunGroup
 from mmparax.report.svg import pick_role_color, pick_series_color, render_svg, use_page_style
-from mmparax.utils.tables import mean_and_spread
+from mmparax.utils.tables import format_mean_and_spread
 
 SIZE = (4.3, 2.8)  # inches; text stays readable on a phone, which is about as wide
 LABELS_DOWN, LABELS_ACROSS = 40, 24  # of a matrix, at most
@@ -168,5 +168,5 @@ def draw_color_bar(name: str, norm: Normalize, colors: str, label: str) -> Marku
 
 def describe_curves(what: str, groups: Sequence[RunGroup], ends: Mapping[int, Sequence[float]], digits: int) -> str:
     """Describe a chart of curves in words: where the curves of each group end."""
-    parts = [f'{group.label} {mean_and_spread(ends[group.number], digits)}' for group in groups if ends.get(group.number)]
+    parts = [f'{group.label} {format_mean_and_spread(ends[group.number], digits)}' for group in groups if ends.get(group.number)]
     return f'{what}; at the end: {"; ".join(parts)}.'

@@ -9,10 +9,10 @@ from typing import Any
 
 from mmengine.runner import Runner
 
-from mmparax.config.query import datasets_of
+from mmparax.config.query import find_datasets
 from mmparax.report.runs import TrainingRun
 from mmparax.utils.names import join_name
-from mmparax.utils.signatures import keyword_names
+from mmparax.utils.signatures import list_keywords
 
 # Places of files and the way in which a run was started: they do not change what is trained.
 PLACES = ('work_dir', 'resume', 'launcher', 'experiment_name', 'load_from', 'log_level', 'cfg')
@@ -56,7 +56,7 @@ class RunGroup:
     def evaluation_key(self) -> str:
         """The same text for groups that were evaluated on the same data in the same way."""
         cfg = self.first.cfg
-        parts = [*datasets_of(cfg.get('test_dataloader') or cfg.get('val_dataloader')), cfg.get('test_evaluator')]
+        parts = [*find_datasets(cfg.get('test_dataloader') or cfg.get('val_dataloader')), cfg.get('test_evaluator')]
         sources = sorted({run.source for run in self.runs})
         return json.dumps([_drop(parts, (*EVALUATION_OUTPUTS, 'pipeline', 'metainfo')), sources], sort_keys=True, default=str)
 
@@ -74,7 +74,7 @@ def list_settings(run: TrainingRun) -> dict[str, Any]:
     """List the settings of a run's config that change what is trained: dotted name -> value."""
     cfg = run.cfg.to_dict()
     # Other names at the top level of a config are only variables.
-    names = [name for name in (*keyword_names(Runner), 'data_preprocessor') if name not in PLACES]
+    names = [name for name in (*list_keywords(Runner), 'data_preprocessor') if name not in PLACES]
     settings = {name: cfg[name] for name in names if name in cfg}
     return dict(_flatten(_drop(settings, EVALUATION_OUTPUTS)))
 

@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmparax.config.files import load_config
-from mmparax.config.query import sub_configs
+from mmparax.config.query import walk_configs
 from mmparax.errors import InputError, MissingFileError
 from mmparax.report.logs import (
     TrainingCurves,
@@ -68,7 +68,7 @@ class TrainingRun:
     def backbone_config(self) -> Mapping[str, Any]:
         """Config of the adapted backbone, else of the model's backbone, else empty."""
         model = self.cfg.get('model') or {}
-        found = (part for _, part in sub_configs(model) if ADAPTED.match(str(part.get('type'))))
+        found = (part for _, part in walk_configs(model) if ADAPTED.match(str(part.get('type'))))
         return next(found, None) or model.get('backbone') or {}
 
     @property

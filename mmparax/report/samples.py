@@ -15,7 +15,7 @@ from torchvision.ops import nms
 from tqdm import tqdm
 
 from mmparax.analysis.routing.measure import spread_indices
-from mmparax.config.query import dataset_paths, datasets_of
+from mmparax.config.query import find_datasets, list_dataset_paths
 from mmparax.errors import UserError
 from mmparax.inference.pictures import colorize, draw_objects, outline
 from mmparax.inference.predictions import INSTANCE_OFFSET, load_model, predict, read_image
@@ -66,7 +66,7 @@ def sample_predictions(runs: Sequence[TrainingRun], count: int) -> list[Gallery]
     """
     galleries: dict[str, Gallery] = {}
     for run in tqdm(runs, 'predictions', unit='run'):
-        found = next(datasets_of(run.cfg.get('test_dataloader') or run.cfg.get('val_dataloader')), None)
+        found = next(find_datasets(run.cfg.get('test_dataloader') or run.cfg.get('val_dataloader')), None)
         if found is None:
             galleries.setdefault('', Gallery()).notes[run.name] = 'its config names no test data'
             continue
@@ -88,7 +88,7 @@ def _add_run(gallery: Gallery, run: TrainingRun, dataset: dict[str, Any], count:
     if run.checkpoint is None:
         gallery.notes[run.name] = 'its checkpoint is not there'
         return
-    absent = next((path for _, path in dataset_paths(dataset) if not os.path.exists(path)), None)
+    absent = next((path for _, path in list_dataset_paths(dataset) if not os.path.exists(path)), None)
     if absent is not None:
         gallery.notes[run.name] = (f'its data are not there ({shorten_path(absent)}, looked for from the folder in which the '
                                    'report was started)')

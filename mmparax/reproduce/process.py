@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from mmparax.errors import UserError
 
-_LIBC = ctypes.CDLL(None)
+_LIBC = ctypes.CDLL(None) if sys.platform.startswith('linux') else None
 _PR_SET_PDEATHSIG = 1
 _LINE = re.compile(r'(?:Iter|Epoch)\((train|val|test)\) +(?:\[ *(\d+)\])?\[ *(\d+)/(\d+)\]')
 
@@ -84,7 +85,7 @@ def run_script(command: Sequence[str], log: Path, label: str, mode: str, total: 
             errors='replace',
             env={**threads, **os.environ, **(environment or {})},
             # Nobody reads its output or waits for its result once this process was killed.
-            preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM))
+            preexec_fn=(lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)) if _LIBC else None)
         try:
             for line in process.stdout:
                 file.write(line)

@@ -8,7 +8,7 @@ from mmparax.reproduce.entries import BACKBONES, DATASETS, TABLES, TableEntry, r
 from mmparax.reproduce.runner import TableRunner
 from mmparax.reproduce.state import DONE, NOT_RUN, RunState, list_seeds, summarize_states
 from mmparax.reproduce.tiny import RULES, TABLE_RULES, TinyScale
-from mmparax.utils.tables import mean_and_spread
+from mmparax.utils.tables import format_mean_and_spread
 
 NONE = '–'
 OUTDATED = '*'  # at a seed
@@ -121,7 +121,7 @@ class TablesReport:
         if values:
             wanted = {*self.seeds, *(seed for seed, state in states.items() if state.kind != NOT_RUN)}
             missing = f' ({len(values)} of {len(wanted)} seeds)' if len(values) < len(wanted) else ''
-            return make_field(mean_and_spread(values) + missing, 'measured')
+            return make_field(format_mean_and_spread(values) + missing, 'measured')
         if any(state.kind == DONE for state in states.values()):
             return make_field('not measurable', 'measured')
         started = {seed: state for seed, state in states.items() if state.kind != NOT_RUN}

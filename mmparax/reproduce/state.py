@@ -12,7 +12,7 @@ from mmparax.inference.metrics import select_paper_metrics
 from mmparax.reproduce.process import parse_progress
 from mmparax.utils.locks import LOCK, in_use
 from mmparax.utils.storage import write
-from mmparax.utils.tables import mean_and_spread
+from mmparax.utils.tables import format_mean_and_spread
 
 NOT_RUN, RUNNING, STOPPED, FAILED, DONE = 'not run', 'running', 'stopped', 'failed', 'done'
 REMEDY = 'Make room, then call the same command again.'
@@ -178,7 +178,7 @@ def summarize_states(states: Mapping[int, RunState]) -> str:
         values = [result['metrics'].get(first) for result in done]
         if len(done) == 1 or None in values:
             return next(iter(states.values())).text
-        return f'{DONE}: {first} {mean_and_spread(values)} ({len(done)} seeds)'
+        return f'{DONE}: {first} {format_mean_and_spread(values)} ({len(done)} seeds)'
     if len(states) == 1 or len({state.text for state in states.values()}) == 1:
         return next(iter(states.values())).text
     return '; '.join(f'seed {seed}: {state.text}' for seed, state in states.items())

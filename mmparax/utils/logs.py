@@ -5,7 +5,7 @@ import warnings
 from mmengine.logging import MMLogger
 
 
-def quiet_log() -> None:
+def silence_log() -> None:
     """Keep only errors of the toolboxes' log, which goes to stdout: that is for a script's own result."""
     MMLogger.get_instance('mmengine', log_level=logging.ERROR)
     warnings.simplefilter('ignore')

@@ -33,7 +33,7 @@ class _MetaConstruction(TorchFunctionMode):
 
 
 @contextmanager
-def on_meta() -> Iterator[None]:
+def use_meta_device() -> Iterator[None]:
     """Build models on the meta device: every parameter has its shape and no memory. Other threads are not affected."""
     with torch.device('meta'), _MetaConstruction():
         yield
@@ -47,5 +47,5 @@ def build_on_meta(model: Mapping[str, Any], scope: str) -> nn.Module:
         scope: the toolbox whose names it has; it becomes the default scope.
     """
     init_default_scope(scope)
-    with on_meta():
+    with use_meta_device():
         return MODELS.build(model)

@@ -3,7 +3,7 @@ import inspect
 from typing import Any
 
 
-def keyword_names(*callables: Any) -> list:
+def list_keywords(*callables: Any) -> list:
     """Names of the keyword arguments of the given constructors, in order, without ``self`` and ``**kwargs``."""
     names: dict = {}
     for function in callables:
@@ -13,10 +13,10 @@ def keyword_names(*callables: Any) -> list:
     return list(names)
 
 
-def keyword_defaults(function: Any) -> dict:
+def get_keyword_defaults(function: Any) -> dict:
     """Default of each keyword argument of a constructor that has one."""
     parameters = inspect.signature(function).parameters
     return {
-        name: parameters[name].default for name in keyword_names(function)
+        name: parameters[name].default for name in list_keywords(function)
         if parameters[name].default is not inspect.Parameter.empty
     }

@@ -9,9 +9,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmparax.config.query import model_config
+from mmparax.config.query import get_model_config
 from mmparax.registry import MODELS
-from mmparax.utils.meta_device import on_meta
+from mmparax.utils.meta_device import use_meta_device
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 LEAVES = sorted(
@@ -47,13 +47,13 @@ def of_metadata(cfg):
 
 def build(cfg):
     """The model of a config on the meta device."""
-    with on_meta():
-        return MODELS.build(model_config(cfg))
+    with use_meta_device():
+        return MODELS.build(get_model_config(cfg))
 
 
 def build_backbone(cfg):
     """A module with nothing but the ``backbone`` of a config, on the meta device."""
-    with on_meta():
+    with use_meta_device():
         return nn.ModuleDict(dict(backbone=MODELS.build(cfg.model.backbone)))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from helpers.cases import BACKBONES, CASES, METHODS, UPSTREAM_OPERATIONS, images
 from helpers.cases import build as build_any
-from mmparax.backbones.block import adapter_modules
+from mmparax.backbones.block import find_adapter_modules
 from mmparax.backbones.parameters import count_parameters
 from mmparax.backbones.roles import Role
 
@@ -120,7 +120,7 @@ def test_deepcopy_is_independent_and_linked_within_itself(method, backbone):
             parameter.mul_(1.5)
     assert all(torch.equal(a, b) for a, b in zip(before, model(x)))
     centers = {id(center) for stage in other.expert_centers for center in stage}
-    for _, module in adapter_modules(other):
+    for _, module in find_adapter_modules(other):
         if hasattr(module, 'center'):
             assert id(module.center) in centers
 
@@ -196,7 +196,7 @@ def test_autocast_is_finite(method, backbone, dtype):
 def test_train_and_eval_return_the_model(method, backbone):
     model = build(method, backbone)
     assert model.train() is model and model.training and model.eval() is model
-    for _, module in adapter_modules(model):
+    for _, module in find_adapter_modules(model):
         assert not module.training
     assert all(module.training for module in model.train().modules())
 

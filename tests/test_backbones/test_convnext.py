@@ -7,7 +7,7 @@ from helpers.base_files import meta_convnext
 from helpers.cases import TINY_CONVNEXT
 from mmparax.backbones import AdaptedConvNeXt, AdaRouteConvNeXt
 from mmparax.backbones.parameters import count_parameters
-from mmparax.utils.meta_device import on_meta
+from mmparax.utils.meta_device import use_meta_device
 
 FROZEN = dict(type='mmparax.Frozen')
 V2 = dict(use_grn=True, layer_scale_init_value=0.)
@@ -70,14 +70,14 @@ def test_any_larger_size(size):
                                                   ('base', dict(router_dim=24), 6_630_912),
                                                   ('large', dict(router_dim=24), 9_403_200)], ids=str)
 def test_parameter_counts(arch, options, count):
-    with on_meta():
+    with use_meta_device():
         model = AdaRouteConvNeXt(arch=arch, out_indices=(0, 1, 2, 3), allow_random_base=True, **options)
     assert count_parameters(model).trainable_in_backbone == count
 
 
 @pytest.mark.parametrize('arch', AdaptedConvNeXt.upstream.arch_settings)
 def test_all_archs_have_one_adapter_a_block(arch):
-    with on_meta():
+    with use_meta_device():
         model = AdaRouteConvNeXt(arch=arch, out_indices=(0, 1, 2, 3), allow_random_base=True)
     for stage, depth in zip(model.stages, model.depths):
         assert [list(block.adapters) for block in stage] == [['after_block']] * depth

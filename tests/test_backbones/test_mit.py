@@ -15,7 +15,7 @@ from mmparax.adapters.base import LINEAR_SITES
 from mmparax.backbones import AdaptedMiT, AdaptedSwin, AdaRouteMiT
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.backbones.roles import Role
-from mmparax.utils.meta_device import on_meta
+from mmparax.utils.meta_device import use_meta_device
 
 FROZEN = dict(type='mmparax.Frozen')
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_the_smallest_side_is_the_one_below_which_upstream_fails(options):
 
 @pytest.mark.parametrize('width, depths', [(32, [2, 2, 2, 2]), (64, [3, 4, 6, 3]), (64, [3, 6, 40, 3])], ids=['b0', 'b2', 'b5'])
 def test_every_arch_has_two_adapters_a_block(width, depths):
-    with on_meta():
+    with use_meta_device():
         model = AdaRouteMiT(embed_dims=width, num_layers=depths, num_heads=[1, 2, 5, 8], allow_random_base=True)
     assert [len(blocks) for blocks in model.stage_blocks()] == depths
     for blocks in model.stage_blocks():

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from helpers.cases import TINY_SWIN
 from mmparax.backbones import AdaptedSwin, AdaRouteSwin
 from mmparax.backbones.parameters import count_parameters
-from mmparax.utils.meta_device import on_meta
+from mmparax.utils.meta_device import use_meta_device
 
 
 @pytest.mark.parametrize('options', [{},
@@ -79,7 +79,7 @@ ROUNDED_COUNTS = [  # in millions, to three decimals
 
 
 def trained(arch, options):
-    with on_meta():
+    with use_meta_device():
         model = AdaRouteSwin(arch=arch, out_indices=(0, 1, 2, 3), allow_random_base=True, **options)
     return count_parameters(model).trainable_in_backbone
 
@@ -95,7 +95,7 @@ def test_parameter_counts_of_the_ablations(options, millions):
 
 
 def test_full_fine_tuning_count():
-    with on_meta():
+    with use_meta_device():
         model = AdaptedSwin(arch='base', out_indices=(0, 1, 2, 3), allow_random_base=True)
     count = count_parameters(model)
     assert round(count.trainable_in_backbone / 1e6, 3) == 86.745 and count.backbone_frozen.parameters == 0
@@ -103,7 +103,7 @@ def test_full_fine_tuning_count():
 
 @pytest.mark.parametrize('arch', ['tiny', 'small', 'base', 'large'])
 def test_all_archs_have_two_adapters_a_block(arch):
-    with on_meta():
+    with use_meta_device():
         model = AdaRouteSwin(arch=arch, allow_random_base=True)
     for stage, depth in zip(model.stages, model.depths):
         assert len(stage.blocks) == depth

@@ -13,7 +13,7 @@ from mmparax.backbones import AdaptedViT, AdaRouteViT
 from mmparax.backbones.parameters import count_parameters
 from mmparax.backbones.roles import Role
 from mmparax.backbones.vit import AdaptedEncoderLayer
-from mmparax.utils.meta_device import on_meta
+from mmparax.utils.meta_device import use_meta_device
 
 FROZEN = dict(type='mmparax.Frozen')
 STREAM = ('token_mixer_branch', 'after_token_mixer', 'channel_mixer_parallel', 'channel_mixer_branch', 'after_channel_mixer')
@@ -152,7 +152,7 @@ def test_methods_that_see_each_token_alone_adapt_the_class_token_too(method, ext
 
 def test_parameter_counts_of_table_4():
     options = dict(arch='base', img_size=224, patch_size=16, out_type='cls_token', allow_random_base=True)
-    with on_meta():
+    with use_meta_device():
         adaroute = count_parameters(AdaRouteViT(router_dim=24, **options))
         full = count_parameters(AdaptedViT(**options))
         frozen = count_parameters(AdaptedViT(adapter=FROZEN, **options))

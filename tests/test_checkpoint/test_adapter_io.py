@@ -20,8 +20,8 @@ from mmparax.backbones import AdaptedConvNeXt
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.checkpoint.compatibility import check_backbone
 from mmparax.checkpoint.fingerprint import to_plain_config
-from mmparax.config.query import model_config
-from mmparax.utils.meta_device import on_meta
+from mmparax.config.query import get_model_config
+from mmparax.utils.meta_device import use_meta_device
 from mmparax.weights.adapter_file import BLANK, KEY, read_adapter, to_plain_json
 from mmparax.weights.digest import compute_digest
 
@@ -228,7 +228,7 @@ def test_what_does_not_fit_changes_nothing(case, folder, tmp_path):
 def test_names_of_an_arch_and_options_of_training_do_not_matter(folder, tmp_path):
     mmparax.save_adapter(Model(folder), tmp_path / 'a.safetensors')
     mmparax.load_adapter(Model(folder, drop_path_rate=0.3, with_cp=True, out_indices=(-4, 1, 2, 3)), tmp_path / 'a.safetensors')
-    with on_meta():
+    with use_meta_device():
         tiny = [
             AdaptedConvNeXt(adapter=METHODS['frozen'][0], allow_random_base=True, **options)
             for options in (dict(arch='tiny'), dict(arch=AdaptedConvNeXt.arch_settings['tiny']), dict(arch='base'))
@@ -340,8 +340,8 @@ def test_a_training_with_other_classes_takes_what_fits(hook, run_base, tmp_path)
 
 def test_swin_b_fits_the_budget(tmp_path):
     """A real file of the ADE20K config's backbone: what it holds is zero, what it weighs is not."""
-    cfg = model_config(load_config('semantic_segmentation/upernet_swin-b_adaroute_4xb4-160k_ade20k-512x512.py'))
-    with on_meta():
+    cfg = get_model_config(load_config('semantic_segmentation/upernet_swin-b_adaroute_4xb4-160k_ade20k-512x512.py'))
+    with use_meta_device():
         model = nn.ModuleDict(dict(backbone=MODELS.build(cfg['backbone']))).to_empty(device='cpu')
     model.backbone.base_source = BaseSource.FILE
     with torch.no_grad():

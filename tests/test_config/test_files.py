@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmparax.config.files import check_checkpoint, load_config
-from mmparax.errors import InputError, MissingFileError
+from mmparax.errors import InputError, MissingFileError, ParameterError
 
 
 @pytest.fixture
@@ -47,3 +47,11 @@ def test_mpi_says_the_place_on_the_machine_by_a_variable_of_its_own(launcher, ex
     (tmp_path / 'config.py').write_text('a = 1')
     load_config(str(tmp_path / 'config.py'), launcher=launcher)
     assert os.environ['LOCAL_RANK'] == expected
+
+
+def test_a_method_at_the_top_level_would_have_no_effect(tmp_path):
+    (tmp_path / 'config.py').write_text("model = dict(backbone=dict())")
+    for options in ({'adapter.hidden_dim': 3}, {'adapter': 'mmparax.LoRA'}):
+        with pytest.raises(ParameterError) as error:
+            load_config(str(tmp_path / 'config.py'), options)
+        assert error.value.parameter == 'adapter' and 'model.backbone.adapter' in error.value.remedy

@@ -12,7 +12,7 @@ from mmparax.backbones.parameters import count_parameters
 from mmparax.checks.model import check_class_counts, check_features
 from mmparax.datasets.synthetic.scenes import CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES
 from mmparax.datasets.synthetic.writers import CROP_CLASSES
-from mmparax.utils.meta_device import on_meta
+from mmparax.utils.meta_device import use_meta_device
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +180,6 @@ def test_scenes_have_the_generator_s_names_and_colours(name):
 def test_resolves_from_any_scope():
     for scope in ('mmseg', 'mmdet', 'mmpretrain', 'mmengine'):
         init_default_scope(scope)
-        with on_meta():
+        with use_meta_device():
             model = ROOT_MODELS.build(dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute')))
         assert count_parameters(model).adapters.parameters

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from helpers.cases import adapter_and_center, build, images, perturb
-from mmparax.backbones.block import adapter_modules
+from mmparax.backbones.block import find_adapter_modules
 from mmparax.benchmark.saved_memory import SavedBytesCounter
 from mmparax.ops.dispatch import use_backend
 from mmparax.ops.recompute import disable_recomputation, should_recompute, use_recomputation
@@ -179,7 +179,7 @@ def test_a_model_can_be_copied_while_its_graph_is_alive():
         for other in (copy.deepcopy(model), pickle.load(stored)):
             assert all(torch.equal(mine, theirs) for mine, theirs in zip(outs, other(images())))
         sum(out.sum() for out in outs).backward()
-    assert all(parameter.grad is not None for _, module in adapter_modules(model) for parameter in module.parameters())
+    assert all(parameter.grad is not None for _, module in find_adapter_modules(model) for parameter in module.parameters())
 
 
 @BACKENDS

@@ -12,7 +12,7 @@ from helpers.cases import build
 from helpers.config_files import CONFIGS
 from mmparax.backbones.parameters import OUTSIDE, count_by_stage, count_parameters
 from mmparax.errors import InputError
-from mmparax.utils.meta_device import on_meta
+from mmparax.utils.meta_device import use_meta_device
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'count_params.py'
 QUICKSTART = CONFIGS / 'quickstart'
@@ -101,7 +101,7 @@ def test_two_backbones_have_stages_of_their_own():
 
 def test_meta_is_undone_after_an_error():
     before = torch.arange, torch.linspace, nn.init.uniform_, nn.init.trunc_normal_
-    with pytest.raises(RuntimeError, match='inside'), on_meta():
+    with pytest.raises(RuntimeError, match='inside'), use_meta_device():
         layer = nn.Linear(2, 3)
         assert layer.weight.is_meta and not torch.arange(3).is_meta
         raise RuntimeError('inside')

@@ -6,11 +6,11 @@ import torch
 from mmengine.model.weight_init import trunc_normal_init
 from torch import nn
 
-from mmparax.utils.meta_device import on_meta
+from mmparax.utils.meta_device import use_meta_device
 
 
 def test_parameters_have_shapes_and_no_memory():
-    with on_meta():
+    with use_meta_device():
         layer = nn.Linear(3, 4)
         trunc_normal_init(layer, std=0.02, bias=0.5)
         for initialize in (nn.init.trunc_normal_, nn.init.kaiming_normal_, nn.init.xavier_uniform_, nn.init.orthogonal_):
@@ -19,7 +19,7 @@ def test_parameters_have_shapes_and_no_memory():
 
 
 def test_numbers_that_upstream_reads_have_values():
-    with on_meta():
+    with use_meta_device():
         rates = [rate.item() for rate in torch.linspace(0, 1, 3)]
         numbers = torch.arange(4).tolist()
         assert torch.arange(4, device='meta').is_meta and torch.zeros(2).is_meta
@@ -27,7 +27,7 @@ def test_numbers_that_upstream_reads_have_values():
 
 
 def test_tensors_with_memory_are_written():
-    with on_meta():
+    with use_meta_device():
         tensor = torch.empty(100, device='cpu')
         nn.init.uniform_(tensor, 5, 6)
         assert bool((tensor >= 5).all()) and bool((tensor.fill_(2) == 2).all())
@@ -36,12 +36,12 @@ def test_tensors_with_memory_are_written():
 def test_other_threads_and_what_comes_after_are_not_affected():
     functions = {name: getattr(torch, name) for name in ('linspace', 'arange')}
     made = []
-    with on_meta():
+    with use_meta_device():
         assert all(getattr(torch, name) is function for name, function in functions.items())
         thread = threading.Thread(target=lambda: made.append(nn.init.constant_(torch.zeros(2), 3.)))
         thread.start()
         thread.join()
     assert made[0].tolist() == [3., 3.]
-    with pytest.raises(RuntimeError, match='inside'), on_meta():
+    with pytest.raises(RuntimeError, match='inside'), use_meta_device():
         raise RuntimeError('inside')
     assert nn.init.constant_(torch.zeros(2), 3.).tolist() == [3., 3.]

@@ -42,7 +42,7 @@ from mmparax.ops.dispatch import BACKENDS, get_backend
 from mmparax.ops.recompute import use_recomputation
 from mmparax.utils.devices import resolve_device
 from mmparax.utils.launch import keep_freed_memory
-from mmparax.utils.logs import quiet_log
+from mmparax.utils.logs import silence_log
 from mmparax.utils.storage import write
 
 AGAIN = 'Choose another folder.'
@@ -216,7 +216,7 @@ def show_saved(args: argparse.Namespace) -> None:
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
     check_arguments(args)
-    quiet_log()
+    silence_log()
     os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # it complains where there is no GPU
     if args.device.type == 'cpu':
         keep_freed_memory()  # as tools/train.py does

@@ -10,8 +10,8 @@ from torch import nn
 from mmparax.backbones.parameters import MODEL_SUMS, STAGE_SUMS, count_by_stage, count_parameters, format_side_by_side
 from mmparax.cli import ToolParser, add_cfg_options_argument, tool
 from mmparax.config.files import load_config
-from mmparax.config.query import model_without_base
-from mmparax.utils.logs import quiet_log
+from mmparax.config.query import make_model_without_base
+from mmparax.utils.logs import silence_log
 from mmparax.utils.meta_device import build_on_meta
 
 
@@ -26,6 +26,12 @@ def build_parser() -> ToolParser:
     return parser
 
 
+def build(path: str, cfg_options: dict[str, Any] | None) -> nn.Module:
+    """The model of a config without values."""
+    cfg = load_config(path, cfg_options)
+    return build_on_meta(make_model_without_base(cfg), cfg.get('default_scope', 'mmengine'))
+
+
 def as_dict(config: str, model: nn.Module) -> dict[str, Any]:
     """All counts of a model as plain numbers."""
     stages = [
@@ -37,9 +43,8 @@ def as_dict(config: str, model: nn.Module) -> dict[str, Any]:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
-    quiet_log()
-    configs = {path: load_config(path, args.cfg_options) for path in args.configs}
-    models = {path: build_on_meta(model_without_base(cfg), cfg.get('default_scope', 'mmengine')) for path, cfg in configs.items()}
+    silence_log()
+    models = {path: build(path, args.cfg_options) for path in args.configs}
     if args.json:
         found = [as_dict(config, model) for config, model in models.items()]
         print(json.dumps(found[0] if len(found) == 1 else found, indent=2))

@@ -9,7 +9,7 @@ from mmparax.errors import MissingFileError, ParameterError, check_int
 from mmparax.report.analyses import find_analyses, make_analyses
 from mmparax.report.page import make_report
 from mmparax.report.runs import gather_runs
-from mmparax.utils.logs import quiet_log
+from mmparax.utils.logs import silence_log
 from mmparax.utils.storage import write
 
 BENCHMARKS = Path('work_dirs/benchmark')
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if out.suffix not in ('.html', '.htm') or out.is_dir():
         raise ParameterError('out', args.out, 'it must be a file whose name ends in .html')
-    quiet_log()
+    silence_log()
     if args.num_analysis_images is not None:
         check_int('num_analysis_images', args.num_analysis_images, 4)
     benchmarks = sorted(BENCHMARKS.glob('*.json')) if args.benchmark is None else list(map(Path, args.benchmark))

@@ -19,7 +19,7 @@ from mmparax.checks.routing import (
     find_dead_experts,
     list_warnings,
 )
-from mmparax.utils.tables import as_text
+from mmparax.utils.tables import render_table
 
 ADAPTER_FIELDS = ('name', 'module', 'stage', 'block', 'site', 'center', 'num_experts', 'activation')
 
@@ -146,4 +146,4 @@ def format_routing_table(result: Mapping[str, Any]) -> str:
                           f'{np.mean(spreads):.3f}' if spreads else '–', str(sum(len(each['dead_experts']) for each in found)),
                           f'{sum(each["input_independent"] for each in found)} of {len(found)}')
         table.add_section()
-    return as_text(table, 120)
+    return render_table(table, 120)

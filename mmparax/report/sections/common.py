@@ -10,7 +10,7 @@ from mmparax.report.analyses import FOLDER, TOOLS, AnalysisResults, find_config_
 from mmparax.report.content import NONE, MissingPart, NoteList
 from mmparax.report.groups import RunGroup, shorten_path, shorten_paths
 from mmparax.report.runs import TrainingRun
-from mmparax.utils.tables import mean_and_spread
+from mmparax.utils.tables import format_mean_and_spread
 
 
 def collect_results(kind: str, found: AnalysisResults, groups: Sequence[RunGroup]) -> dict[int, list[Any]]:
@@ -69,7 +69,7 @@ def describe_seeds(results: Mapping[int, Sequence[Any]]) -> str:
 def format_mean(values: Sequence[float | None], digits: int = 3) -> str:
     """Format mean and spread of those values that are not None."""
     known = [value for value in values if value is not None]
-    return mean_and_spread(known, digits) if known else NONE
+    return format_mean_and_spread(known, digits) if known else NONE
 
 
 def to_array(rows: Sequence[Sequence[float | None]]) -> np.ndarray:

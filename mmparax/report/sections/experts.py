@@ -20,7 +20,7 @@ from mmparax.report.content import (
 )
 from mmparax.report.groups import RunGroup, label_run
 from mmparax.report.sections.common import collect_results, describe_seeds, format_mean, list_missing, to_array
-from mmparax.utils.tables import mean_and_spread
+from mmparax.utils.tables import format_mean_and_spread
 
 DIFFERENCE_COLORS = 'RdBu_r'
 MOST_CLASSES = 30
@@ -62,7 +62,7 @@ def build_routing(groups: Sequence[RunGroup], found: AnalysisResults) -> ReportS
 
 def _format_part(summaries: Sequence[Mapping[str, Any]], name: str, whole: str) -> str:
     values = [summary[name] for summary in summaries]
-    return f'{mean_and_spread(values) if len(set(values)) > 1 else values[0]} of {summaries[0][whole]}'
+    return f'{format_mean_and_spread(values) if len(set(values)) > 1 else values[0]} of {summaries[0][whole]}'
 
 
 def _format_normalized(summaries: Sequence[Mapping[str, Any]], name: str, digits: int = 3) -> str:

@@ -30,7 +30,7 @@ from mmparax.report.sections.common import (
     warn_of_conditions,
 )
 from mmparax.report.svg import make_data_uri
-from mmparax.utils.tables import mean_and_spread
+from mmparax.utils.tables import format_mean_and_spread
 
 ERF_COLORS, CKA_COLORS = 'inferno', 'viridis'
 
@@ -56,10 +56,10 @@ def build_receptive_fields(groups: Sequence[RunGroup], found: AnalysisResults) -
                 'Area of the smallest centred square that holds a share of all contributions, in % of the image; larger is wider.'
                 + describe_seeds(results), ['setting', *(f'{float(key):.0%}' for key in keys)], [[
                     TableField(group.label, number=group.number),
-                    *(mean_and_spread([100 * result['model']['area_ratios'][key]
-                                       for result in results[group.number]]) if all(key in result['model']['area_ratios']
-                                                                                    for result in results[group.number]) else NONE
-                      for key in keys)
+                    *(format_mean_and_spread([100 * result['model']['area_ratios'][key]
+                                              for result in results[group.number]]) if all(
+                                                  key in result['model']['area_ratios']
+                                                  for result in results[group.number]) else NONE for key in keys)
                 ] for group in shown]))
         section.blocks += [_draw_fields(shown, found), _draw_square_shares(shown, found)]
     section.blocks += list_missing('erf', 'Effective receptive fields', found, groups)
@@ -92,7 +92,7 @@ def _draw_square_shares(groups: Sequence[RunGroup], found: AnalysisResults) -> C
     }
     half = {number: [float(np.interp(0.5, shares, sides)) for sides, shares in curves] for number, curves in points.items()}
     alt = 'Share inside a centred square against its side; side of the square that holds half: ' + '; '.join(
-        f'{group.label} {mean_and_spread(half[group.number], 0)} pixels' for group in groups) + '.'
+        f'{group.label} {format_mean_and_spread(half[group.number], 0)} pixels' for group in groups) + '.'
     return ChartRow([
         Chart(draw_curves_chart('erf-contained', points, 'side of the square, pixels', 'share inside', alt),
               'How fast centred squares fill; lower is wider.', make_series_keys(groups))

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmparax.backbones.parameters import ParameterCount, count_parameters
-from mmparax.config.query import model_without_base
+from mmparax.config.query import make_model_without_base
 from mmparax.inference.metrics import COLUMNS
 from mmparax.report.content import NONE, NoteList, Paragraph, ReportSection, ReportTable, TableField
 from mmparax.report.groups import RunGroup, find_best, shorten_paths
 from mmparax.report.runs import TrainingRun
 from mmparax.utils.meta_device import build_on_meta
-from mmparax.utils.tables import mean_and_spread
+from mmparax.utils.tables import format_mean_and_spread
 
 IN_PERCENT = {column for column, _ in COLUMNS.values()}
 Counts = Mapping[int, ParameterCount]
@@ -32,7 +32,7 @@ def count_groups(groups: Sequence[RunGroup]) -> dict[int, ParameterCount]:
     for group in groups:
         cfg = group.first.cfg
         try:
-            model = build_on_meta(model_without_base(cfg), cfg.get('default_scope', 'mmengine'))
+            model = build_on_meta(make_model_without_base(cfg), cfg.get('default_scope', 'mmengine'))
             counts[group.number] = count_parameters(model)
         except Exception as error:  # a toolbox may raise anything
             group.first.notes.append(f'Its parameters could not be counted ({type(error).__name__}: {error}).')
@@ -100,7 +100,7 @@ def _tabulate_groups(groups: Sequence[RunGroup], counts: Counts, winners: Mappin
 
 
 def _format_metric(values: Sequence[float], metric: str, is_best: bool = False) -> TableField:
-    return TableField(mean_and_spread(values, choose_digits(metric)) if values else NONE, best=is_best)
+    return TableField(format_mean_and_spread(values, choose_digits(metric)) if values else NONE, best=is_best)
 
 
 def _format_number(value: float | None, digits: int) -> str:
@@ -125,7 +125,7 @@ def _summarize(groups: Sequence[RunGroup], counts: Counts, winners: Mapping[str,
         return sentences
     values, count = winner.metrics[metric], counts.get(winner.number)
     sentence = f'The highest {"mean " * (len(values) > 1)}{metric} is that of {winner.label}: ' \
-               f'{mean_and_spread(values, choose_digits(metric))}'
+               f'{format_mean_and_spread(values, choose_digits(metric))}'
     if count:
         sentence += f', with {count.share_of_backbone:.2%} of its backbone trainable'
     others = [group for group in groups if group is not winner and metric in group.metrics]

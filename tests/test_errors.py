@@ -1,0 +1,65 @@
+"""Errors say what a user can mend, as a sentence and as attributes."""
+import copy
+import pickle
+
+import pytest
+
+from helpers.cases import build
+from mmparax.errors import InputError, ParameterError, UserError, check_choice, check_int, check_number, check_options
+
+
+@pytest.mark.parametrize('remedy, sentence', [
+    ('', "size=0 is not allowed: it must be positive."),
+    ('Use 1.', "size=0 is not allowed: it must be positive. Use 1."),
+])
+def test_a_wrong_argument_is_a_sentence_and_attributes(remedy, sentence):
+    error = ParameterError('size', 0, 'it must be positive', remedy)
+    assert isinstance(error, InputError) and isinstance(error, UserError) and isinstance(error, ValueError)
+    for same in (error, copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert str(same) == sentence
+        assert (same.parameter, same.value, same.allowed, same.remedy) == ('size', 0, 'it must be positive', remedy)
+
+
+@pytest.mark.parametrize('check, value, allowed', [
+    (lambda value: check_int('n', value, 2), 1, 'it must be an integer of at least 2'),
+    (lambda value: check_int('n', value), True, 'it must be an integer of at least 1'),
+    (lambda value: check_int('n', value), 1.5, 'it must be an integer of at least 1'),
+    (lambda value: check_number('n', value), float('nan'), 'it must be a finite number'),
+    (lambda value: check_number('n', value), '3', 'it must be a finite number'),
+    (lambda value: check_choice('n', value, ('a', 'b')), 'c', "choose one of 'a', 'b'"),
+], ids=str)
+def test_checks_name_what_is_allowed(check, value, allowed):
+    with pytest.raises(ParameterError) as error:
+        check(value)
+    assert error.value.parameter == 'n' and error.value.allowed == allowed
+    assert error.value.value is value
+
+
+def test_checks_return_what_fits():
+    assert (check_int('n', 2, 2), check_number('n', 2), check_choice('n', 'a', 'ab')) == (2, 2., 'a')
+    assert check_options('the owner', {'a': 1}, ['a', 'b']) is None
+
+
+def test_an_unknown_option_lists_the_known_ones():
+    with pytest.raises(ParameterError) as error:
+        check_options('the owner', {'a': 1, 'c': 3, 'd': 4}, ['a', 'b'], 'Leave it out.')
+    assert (error.value.parameter, error.value.value, error.value.remedy) == ('c', 3, 'Leave it out.')
+    assert error.value.allowed == "the owner has no option 'c', 'd'; its options are: a, b"
+
+
+@pytest.mark.parametrize('options, parameter, value', [
+    (dict(adapter=dict(type='mmparax.AdaRoute', hidden_dim=0)), 'hidden_dim', 0),
+    (dict(adapter=dict(type='mmparax.AdaRoute', hiden_dim=3)), 'hiden_dim', 3),
+    (dict(adapter=dict(type='mmparax.Unknown')), 'adapter.type', 'mmparax.Unknown'),
+    (dict(adapter=3), 'adapter', 3),
+    (dict(with_ccp=True), 'with_ccp', True),
+    (dict(frozen_stages=1), 'frozen_stages', 1),
+    (dict(out_indices=(0, 9)), 'out_indices', (0, 9)),
+    (dict(efficient_attention='yes'), 'efficient_attention', 'yes'),
+    (dict(pretrained='file.pth'), 'pretrained', 'file.pth'),
+], ids=str)
+def test_a_backbone_names_the_option(options, parameter, value):
+    with pytest.raises(ParameterError) as error:
+        build(**{'method': 'frozen', **{'method' if name == 'adapter' else name: value for name, value in options.items()}})
+    assert (error.value.parameter, error.value.value) == (parameter, value)
+    assert error.value.allowed
