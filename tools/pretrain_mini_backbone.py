@@ -66,12 +66,12 @@ class Classifier(nn.Module):
         if hasattr(self.backbone, 'pos_embed'):
             nn.init.trunc_normal_(self.backbone.pos_embed, std=0.02)  # zero when it is built
         with torch.no_grad():
-            views = self.views(torch.zeros(1, 3, SIZE, SIZE))
+            views = self.compute_views(torch.zeros(1, 3, SIZE, SIZE))
         self.fc = nn.ModuleList(nn.Linear(view.shape[1], len(GLYPH_CLASSES)) for view in views)
         self.register_buffer('mean', torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(STD).view(3, 1, 1), persistent=False)
 
-    def views(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def compute_views(self, images: torch.Tensor) -> list[torch.Tensor]:
         features = self.backbone(images)[-1]
         if features.ndim == 4:
             return [features.amax((2, 3))]
@@ -79,11 +79,11 @@ class Classifier(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Scores (B, classes) by each view of images (B, 3, H, W) uint8."""
-        views = self.views((images.float() - self.mean) / self.std)
+        views = self.compute_views((images.float() - self.mean) / self.std)
         return [fc(view) for fc, view in zip(self.fc, views)]
 
 
-def learning_rate_at(step: int, steps: int, peak: float, warmup: int = 100) -> float:
+def compute_learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
@@ -135,7 +135,7 @@ def main(args: argparse.Namespace) -> None:
     for step in tqdm(range(args.steps), unit='step', mininterval=5):
         batch, target = next(stream)
         for group in optimizer.param_groups:
-            group['lr'] = learning_rate_at(step, args.steps, args.lr)
+            group['lr'] = compute_learning_rate(step, args.steps, args.lr)
         loss = torch.stack([F.cross_entropy(scores, target) for scores in model(batch)]).mean()
         optimizer.zero_grad()
         loss.backward()

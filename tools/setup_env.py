@@ -41,20 +41,20 @@ def say(text):
     print('[setup] ' + text, flush=True)
 
 
-def supported(version):
+def is_supported(version):
     return OLDEST <= tuple(version[:2]) <= NEWEST
 
 
 def find_python():
     """Return a supported interpreter: the one running this, else the first of python3.12-3.10 on PATH."""
-    if supported(sys.version_info):
+    if is_supported(sys.version_info):
         return sys.executable
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         found = shutil.which('python3.%d' % minor)
         probe = 'import sys; print(sys.version_info[0], sys.version_info[1])'
         if found:
             out = subprocess.run([found, '-c', probe], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-            if out.returncode == 0 and supported([int(part) for part in out.stdout.split()]):
+            if out.returncode == 0 and is_supported([int(part) for part in out.stdout.split()]):
                 return found
     raise SetupError('Python %d.%d-%d.%d is needed, but this is Python %d.%d and no other was found on PATH: install one '
                      'and call `make PYTHON=python3.11 ...`.' % (OLDEST + NEWEST + tuple(sys.version_info[:2])))
@@ -71,7 +71,7 @@ def read_pins(name):
     return pins
 
 
-def state_hash(python, names):
+def compute_state_hash(python, names):
     """Hash of the interpreter and of the files that decide what is installed; the same hash means that nothing is to do."""
     digest = hashlib.sha256((python + ROOT).encode())  # a copied clone must not go on using the original's package
     for name in names:
@@ -105,7 +105,7 @@ class Environment:
                              (self.path, (done.stderr.strip().splitlines() or ['no message'])[-1]))
         return done.stdout.strip()
 
-    def usable(self):
+    def is_usable(self):
         """Whether the environment is there with pip in it; an interrupted creation leaves one without."""
         if not os.path.exists(self.python):
             return False
@@ -114,11 +114,11 @@ class Environment:
 
     def create(self, interpreter, exactly):
         """Create the environment if it is not there, is not usable, or (``exactly``) has another Python."""
-        if self.usable():
+        if self.is_usable():
             probe = 'import sys; print("%d.%d" % sys.version_info[:2])'
             found = self.output(probe)
             wanted = subprocess.check_output([interpreter, '-c', probe], universal_newlines=True).strip()
-            if supported([int(part) for part in found.split('.')]) and (found == wanted or not exactly):
+            if is_supported([int(part) for part in found.split('.')]) and (found == wanted or not exactly):
                 return
             say('the environment has Python %s: making it again with %s' % (found, wanted))
         shutil.rmtree(self.path, ignore_errors=True)
@@ -180,7 +180,7 @@ class Environment:
         raise SetupError('installing %s failed; the lines above are the end of %s.' % (label, self.log))
 
 
-def wheel_folder(env):
+def find_wheel_folder(env):
     """Return the folder that keeps mmcv's wheel for exactly this torch build, Python and device kind."""
     base = os.environ.get('MMPARAX_WHEEL_DIR') or os.path.join(
         os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache'), 'mmparax', 'wheels')
@@ -205,9 +205,9 @@ def check_compiler(env):
                          'CPU.' % toolkit)
 
 
-def mmcv_wheel(env, pin):
+def get_mmcv_wheel(env, pin):
     """Return the path of mmcv's wheel for this environment, compiled if no earlier set-up has kept it."""
-    folder = wheel_folder(env)
+    folder = find_wheel_folder(env)
     prefix = '%s-%s-' % tuple(pin.replace('-', '_').split('=='))
     if os.path.isdir(folder):
         kept = [name for name in os.listdir(folder) if name.startswith(prefix) and name.endswith('.whl')]
@@ -235,7 +235,7 @@ def verify(env):
         sys.stderr.write(done.stderr)
         remedy = 'remove %s and call this again' % env.path
         if 'undefined symbol' in done.stderr:
-            remedy = 'its wheel was built against another torch: remove %s and %s, and call this again' % (wheel_folder(env),
+            remedy = 'its wheel was built against another torch: remove %s and %s, and call this again' % (find_wheel_folder(env),
                                                                                                            env.path)
         raise SetupError('the environment is installed but does not import (%s): %s.' %
                          (done.stderr.strip().splitlines()[-1], remedy))
@@ -248,7 +248,7 @@ def install_runtime(env):
     tools = [pins.pop(name) for name in BUILD_TOOLS]
     env.pip('build tools', 'install', '--progress-bar', 'off', *tools)
     env.pip('torch', 'install', '--progress-bar', 'off', *torch_pins)
-    wheel = mmcv_wheel(env, mmcv_pin)
+    wheel = get_mmcv_wheel(env, mmcv_pin)
     env.pip('toolboxes', 'install', '--progress-bar', 'off', wheel, *torch_pins, *tools, *pins.values())
     # pip leaves an mmcv of the same version in place, though it may have been built against another torch.
     env.pip('mmcv', 'install', '--progress-bar', 'off', '--no-deps', '--force-reinstall', wheel)
@@ -270,7 +270,7 @@ def install_further(env, name):
 def ensure(env, name, force):
     """Install a set unless it is there as its files say, and check that the runtime can be imported."""
     files = RUNTIME_FILES if name == 'runtime' else (PINS[name], PINS['runtime'])
-    state = state_hash(env.output('import sys; print(sys.version)'), files)
+    state = compute_state_hash(env.output('import sys; print(sys.version)'), files)
     start = time.time()
     there = env.has(name, state) and not force
     if not there:

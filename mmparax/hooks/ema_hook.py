@@ -40,7 +40,7 @@ class EMAHook(Hook):
         self.averages: dict[str, Tensor] = {}
 
     @staticmethod
-    def _trainable(runner: Runner) -> dict[str, Tensor]:
+    def _get_trainable(runner: Runner) -> dict[str, Tensor]:
         return {
             name: parameter.data for name, parameter in unwrap_model(runner.model).named_parameters() if parameter.requires_grad
         }
@@ -48,7 +48,7 @@ class EMAHook(Hook):
     def before_train(self, runner: Runner) -> None:
         # Base and checkpoint are in the model by now. A resumed run has its averages already.
         if not self.averages:
-            self.averages = {name: value.clone() for name, value in self._trainable(runner).items()}
+            self.averages = {name: value.clone() for name, value in self._get_trainable(runner).items()}
         length = round(self.interval / self.momentum)
         runner.logger.info(f'Moving averages of {len(self.averages)} parameters over about {length} iterations are evaluated '
                            'and saved as the weights of the model.')
@@ -58,7 +58,7 @@ class EMAHook(Hook):
 
     @torch.no_grad()
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None) -> None:
-        values = self._trainable(runner)
+        values = self._get_trainable(runner)
         averages = [self.averages[name] for name in values]
         if self.steps == 0 or runner.iter + 1 < self.begin_iter:
             torch._foreach_copy_(averages, list(values.values()))
@@ -68,7 +68,7 @@ class EMAHook(Hook):
             self.steps += 1
 
     def _swap(self, runner: Runner) -> None:
-        for name, value in self._trainable(runner).items():
+        for name, value in self._get_trainable(runner).items():
             average = self.averages[name]
             current = value.clone()
             value.copy_(average)
@@ -99,7 +99,7 @@ class EMAHook(Hook):
             runner.logger.warning('The checkpoint has no moving averages: they start from its weights.')
             return
         self.steps = int(saved['steps'])
-        for name, value in self._trainable(runner).items():
+        for name, value in self._get_trainable(runner).items():
             # The other way round than in the file: training goes on with what it had.
             self.averages[name] = weights[name].to(value.device, value.dtype).clone()
             weights[name] = saved[f'module.{name}']

@@ -118,7 +118,7 @@ class RoutingHook(Hook):
         scalars: dict[str, float] = {}
         for adapter, groups in zip(self._sums.adapters, statistics):
             for group, found in groups.items():
-                stages.setdefault(f'routing/{_stage_name(adapter)}/{group}', []).append(found)
+                stages.setdefault(f'routing/{_name_stage(adapter)}/{group}', []).append(found)
                 if self.per_adapter:
                     place = f'routing/{adapter.name}/{group}'
                     scalars.update(_summarize(place, [found]))
@@ -143,7 +143,7 @@ class RoutingHook(Hook):
         return fresh
 
 
-def _stage_name(adapter: RoutedAdapter) -> str:
+def _name_stage(adapter: RoutedAdapter) -> str:
     return adapter.name.rpartition('/block')[0]
 
 

@@ -45,7 +45,7 @@ def replace_stock_hooks(cfg: Config) -> list[str]:
     sentences: list[str] = []
     if 'checkpoint' not in (cfg.get('default_hooks') or {}):  # None is for none
         cfg.default_hooks = dict(cfg.get('default_hooks') or {}, checkpoint=dict(type='CheckpointHook', interval=1))
-    for place, hook in _hook_configs(cfg):
+    for place, hook in _walk_hook_configs(cfg):
         cls = find_class(HOOKS, hook, cfg)
         if cls is MMEngineCheckpointHook:
             _change_type(hook, 'mmparax.CheckpointHook')
@@ -53,7 +53,7 @@ def replace_stock_hooks(cfg: Config) -> list[str]:
                              "and a resumed run is exact (save='all' keeps the base).")
         elif cls is MMEngineEMAHook or getattr(cls, '__module__', '').startswith('mmpretrain.') and issubclass(
                 cls, MMEngineEMAHook):
-            other = _other_options(hook)
+            other = _find_other_options(hook)
             if other:
                 named = ', '.join(f'{name}={value!r}' for name, value in other.items())
                 sentences.append(f"{place} stays mmengine's EMAHook, which averages a copy of the whole model: "
@@ -66,7 +66,7 @@ def replace_stock_hooks(cfg: Config) -> list[str]:
     return sentences
 
 
-def _hook_configs(cfg: Config) -> Iterator[tuple[str, MutableMapping[str, Any]]]:
+def _walk_hook_configs(cfg: Config) -> Iterator[tuple[str, MutableMapping[str, Any]]]:
     """Yield (place, config) of the hooks of a run."""
     places = [(f'default_hooks.{name}', hook) for name, hook in (cfg.get('default_hooks') or {}).items()]
     places += [(f'custom_hooks[{number}]', hook) for number, hook in enumerate(cfg.get('custom_hooks') or [])]
@@ -78,7 +78,7 @@ def _change_type(hook: MutableMapping[str, Any], name: str) -> None:
     hook['type'] = name
 
 
-def _other_options(hook: MutableMapping[str, Any]) -> dict[str, Any]:
+def _find_other_options(hook: MutableMapping[str, Any]) -> dict[str, Any]:
     """Options of mmengine's ``EMAHook`` for which mmparax's has nothing."""
     known = {*list_keywords(EMAHook), *EMA_IGNORED, *OF_REGISTRY}
     return {

@@ -36,7 +36,7 @@ class FakeEnvironment:
 
 @pytest.mark.parametrize('version, good', [((3, 9), False), ((3, 10), True), ((3, 12, 1), True), ((3, 13), False)])
 def test_supported_pythons(setup_env, version, good):
-    assert setup_env.supported(version) is good
+    assert setup_env.is_supported(version) is good
 
 
 def test_a_wrong_python_looks_for_another_and_says_so(setup_env, monkeypatch):
@@ -139,10 +139,10 @@ def test_mmcv_is_compiled_once_per_torch(setup_env, monkeypatch, tmp_path):
     monkeypatch.setenv('MMPARAX_WHEEL_DIR', str(tmp_path))
     env = FakeEnvironment(header=str(tmp_path))
     monkeypatch.setattr(setup_env, 'check_compiler', lambda env: None)
-    first = setup_env.mmcv_wheel(env, 'onedl-mmcv==1.0')
+    first = setup_env.get_mmcv_wheel(env, 'onedl-mmcv==1.0')
     assert Path(first).is_file() and '--no-cache-dir' in env.calls[0]
-    assert setup_env.mmcv_wheel(env, 'onedl-mmcv==1.0') == first and len(env.calls) == 1
-    other = setup_env.mmcv_wheel(FakeEnvironment(tag='torch-2.1-cpu-cp311-x86_64'), 'onedl-mmcv==1.0')
+    assert setup_env.get_mmcv_wheel(env, 'onedl-mmcv==1.0') == first and len(env.calls) == 1
+    other = setup_env.get_mmcv_wheel(FakeEnvironment(tag='torch-2.1-cpu-cp311-x86_64'), 'onedl-mmcv==1.0')
     assert other != first
 
 
@@ -173,7 +173,7 @@ def test_a_half_made_environment_is_made_again(setup_env, tmp_path, monkeypatch)
     env = setup_env.Environment(str(tmp_path / 'venv'))
     (tmp_path / 'venv' / 'bin').mkdir(parents=True)
     (tmp_path / 'venv' / 'bin' / 'python').symlink_to(sys.executable)  # but no pip and no pyvenv.cfg
-    monkeypatch.setattr(setup_env.Environment, 'usable', lambda self: False)
+    monkeypatch.setattr(setup_env.Environment, 'is_usable', lambda self: False)
     interpreter = tmp_path / 'python'  # installing pip takes most of the time of a new environment
     interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --without-pip\n')
     interpreter.chmod(0o755)
