@@ -2,8 +2,8 @@
 """The main job on real input: ``make quickstart [TASK=segmentation|detection|panoptic|classification]``.
 
 Makes the scenes, freezes a pre-trained mini backbone, trains AdaRoute and a head through tools/train.py, evaluates through
-tools/test.py, and ends with what was trained, the metric, the time and a picture. With --compare it does so for AdaRoute,
-the frozen base and full fine-tuning with several seeds, and writes a table.
+tools/test.py, and ends with the trainable parameters, the metric, the time and a picture. With --compare it does so for AdaRoute,
+the frozen backbone and full fine-tuning with several seeds, and writes a table.
 """
 import argparse
 import json

@@ -30,11 +30,11 @@ class BaseSource(Enum):
 
 
 class BaseWeights(BaseModule):
-    """The part of :class:`AdaptedBackbone` that loads the base, once, and never lets a random one run unnoticed.
+    """The part of an adapted backbone that loads the base, once, and never lets a random one run unnoticed.
 
     Class attributes:
         family: name of the family.
-        signature: pattern of a key that every file of the family has, and of no other.
+        signature: pattern of a key that every base checkpoint of the family has, and no other.
 
     Attributes:
         base_checkpoint: path or URL of the pre-trained weights, or None.
@@ -54,7 +54,7 @@ class BaseWeights(BaseModule):
 
     @staticmethod
     def convert_base(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Turn the weights of any known file of the family into the layout of upstream's class."""
+        """Turn the weights of any known base checkpoint of the family into the layout of upstream's class."""
         raise NotImplementedError
 
     def fit_base(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ class BaseWeights(BaseModule):
         if self.base_source is None:
             raise RandomBaseError(
                 f'{type(self).__name__} would run on a random base: base_checkpoint={self.base_checkpoint!r} has not been '
-                'loaded and no complete checkpoint either. Set base_checkpoint to the pre-trained file, or '
+                'loaded and no complete checkpoint either. Set base_checkpoint to the pre-trained weights, or '
                 'allow_random_base=True (with base_checkpoint=None) to run without one.')
 
     # ---- its identity ----
@@ -156,7 +156,7 @@ class BaseWeights(BaseModule):
     def fingerprint(self) -> str | None:
         """Return the SHA-256 of the frozen base: names, shapes, dtypes and bytes, in the order of the names.
 
-        Names are those of upstream's class, so every layout of a file of one base agrees. Buffers, adapters and output
+        Names are those of upstream's class, so all key layouts of one base agree. Buffers, adapters and output
         norms are not in it.
 
         Returns:
@@ -244,7 +244,7 @@ class BaseWeights(BaseModule):
                 # A checkpoint in half precision holds the base rounded: its own file is exact.
                 state_dict.update(add_prefix({name: parameter.detach() for name, parameter in base.items()}, prefix))
         elif self.base_source is not None and not base.keys() & given.keys():
-            # A small checkpoint: the base that is there is not missing.
+            # A checkpoint without the base, which the backbone has already.
             if given and self.method is not None:
                 self._check_claim(local_metadata)
             state = self.state_dict()

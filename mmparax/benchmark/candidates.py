@@ -56,7 +56,7 @@ class Candidate:
         build: makes the backbone, on the CPU.
         dtype: ``'fp32'``, or ``'fp16'`` or ``'bf16'`` by automatic mixed precision.
         ops: one of ``mmparax.ops.dispatch.BACKENDS``, or None for a method without such operations.
-        efficient_attention: whether the frozen base has the faster attention; None where there is no choice.
+        efficient_attention: whether the attention of the frozen base is the efficient one; None where there is no choice.
         published: the ratio to full fine-tuning that the paper prints for this setting.
     """
     method: str
@@ -68,7 +68,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        attention = {None: None, True: 'efficient attention', False: "upstream's backbone"}[self.efficient_attention]
+        attention = {None: None, True: 'efficient attention', False: "upstream's attention"}[self.efficient_attention]
         return ', '.join(filter(None, (self.method, attention, self.ops and f'{self.ops} ops', self.dtype)))
 
 
@@ -155,13 +155,13 @@ def build_backbone(backbone: str, method: str, size: tuple[int, int], efficient_
 
 
 def has_efficient_attention(backbone: str) -> bool:
-    """Whether the family of a backbone has a faster attention for its frozen base."""
+    """Whether the family of a backbone has an efficient attention for its frozen base."""
     return 'efficient_attention' in MODELS.get(read_backbone_config(backbone)['type']).known_options()
 
 
 def find_published_ratio(backbone: str, size: tuple[int, int], batch: int, method: str) -> float | None:
     """Throughput of a method over full fine-tuning's in the paper's Table 11; None for other settings."""
-    same = (backbone, tuple(sorted(size)), batch) == TABLE_11_SETTING  # windows are square: lying or standing costs the same
+    same = (backbone, tuple(sorted(size)), batch) == TABLE_11_SETTING  # windows are square: landscape or portrait costs the same
     return TABLE_11[method] / TABLE_11[FULL] if same and method in TABLE_11 else None
 
 

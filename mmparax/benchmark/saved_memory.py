@@ -103,7 +103,7 @@ class SavedMemory:
 
     Attributes:
         method: its name.
-        efficient_attention: whether the base had the faster attention; None where there is no choice.
+        efficient_attention: whether the attention of the base was the efficient one; None where there is no choice.
         total: bytes.
         stages: in order.
         error: why there is nothing.

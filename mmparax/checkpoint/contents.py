@@ -1,4 +1,4 @@
-"""What a checkpoint keeps: all trainable weights and what evaluation needs, not a base that its own file holds."""
+"""What a checkpoint keeps: all trainable weights and what evaluation needs, not a base that a base checkpoint holds."""
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +16,8 @@ def collect_frozen_names(model: nn.Module) -> set[str]:
     return {join_name(owner, name) for owner, backbone in find_adapted_backbones(model) for name in backbone.frozen_names()}
 
 
-def find_backbones_without_base_file(model: nn.Module) -> list[AdaptedBackbone]:
-    """Return the adapted backbones whose frozen base a checkpoint must hold, because it has no file of its own."""
+def find_backbones_without_base_checkpoint(model: nn.Module) -> list[AdaptedBackbone]:
+    """Return the adapted backbones whose frozen base a checkpoint must hold, because no base checkpoint holds it."""
     return [
         backbone for _, backbone in find_adapted_backbones(model)
         if backbone.method is not None and backbone.base_source is not BaseSource.FILE
@@ -33,7 +33,7 @@ def drop_frozen(checkpoint: dict[str, Any], model: nn.Module) -> None:
         checkpoint: as mmengine's runner makes it; changed in place. The model's own state dict stays.
         model: the model inside all wrappers.
     """
-    without_file = {id(backbone) for backbone in find_backbones_without_base_file(model)}
+    without_file = {id(backbone) for backbone in find_backbones_without_base_checkpoint(model)}
     dropped = [
         join_name(owner, name) for owner, backbone in find_adapted_backbones(model) if id(backbone) not in without_file
         for name in backbone.frozen_names()

@@ -12,7 +12,7 @@ from mmparax.weights.claims import check_claimed_fingerprint, name_conversions
 
 
 def fingerprint(model: nn.Module) -> str | None:
-    """Return the SHA-256 of the frozen base of ``model`` (:meth:`AdaptedBackbone.fingerprint`).
+    """Return the SHA-256 of the frozen base of ``model`` (:meth:`mmparax.backbones.base_weights.BaseWeights.fingerprint`).
 
     Every file layout of one base, a bare backbone and a whole model agree. A model with several adapted backbones has the
     digest over theirs.

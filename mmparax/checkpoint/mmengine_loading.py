@@ -86,7 +86,7 @@ def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
         return
     # Imported here, because these modules need the toolboxes and this one is imported with the package.
     from mmparax.checkpoint.compatibility import check_adapter, check_base
-    from mmparax.checkpoint.contents import find_backbones_without_base_file
+    from mmparax.checkpoint.contents import find_backbones_without_base_checkpoint
     from mmparax.checkpoint.fingerprint import check_fingerprint
     if isinstance(claim, VerifiedDescription):
         check_adapter(model, claim, state_dict, f'the adapter file {claim["source"]!r}',
@@ -99,7 +99,7 @@ def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
         small = small or part.method is not None and part.frozen_parameters().keys().isdisjoint(given)
     if small:
         check_base(model, claim, 'the checkpoint')
-    elif claim.get('fingerprint') and not find_backbones_without_base_file(model):
+    elif claim.get('fingerprint') and not find_backbones_without_base_checkpoint(model):
         check_fingerprint(model, claim, 'the checkpoint')
 
 

@@ -1,4 +1,4 @@
-"""Whether an optimizer holds the trainable parameters, and groups them as the one that a checkpoint is of."""
+"""Whether an optimizer holds the trainable parameters, and groups them as the optimizer of a checkpoint does."""
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""``_base_ = 'mmparax::FOLDER/NAME.py'``: the configs of this package as bases of anybody's."""
+"""``_base_ = 'mmparax::FOLDER/NAME.py'``: the configs of this package as bases of any config."""
 import functools
 
 from mmengine.config import Config

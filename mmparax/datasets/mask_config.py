@@ -19,7 +19,7 @@ def compose_config(found: MaskSet, out_dir: str | Path, path: str, model: str = 
     """Compose a config that trains AdaRoute on a written folder.
 
     Args:
-        found: from :func:`examine`.
+        found: from :func:`mmparax.datasets.masks.examine`.
         out_dir: the folder, as the config is to name it.
         path: file of the config, for its first line.
         model: ``'swin-b'``, the paper's model at 512x512 for a GPU, or ``'swin-mini'``, the mini backbone that ships at 128

@@ -13,7 +13,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmparax.checkpoint.contents import drop_frozen, find_backbones_without_base_file, trim_histories
+from mmparax.checkpoint.contents import drop_frozen, find_backbones_without_base_checkpoint, trim_histories
 from mmparax.checkpoint.fingerprint import add_description
 from mmparax.checks.optimizer import check_parameter_groups, list_optim_wrappers
 from mmparax.checks.processes import check_common_start
@@ -138,7 +138,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             self._resumed = None
         model = unwrap_model(runner.model)
         check_common_start(model, runner.iter)
-        if self.save == 'trainable' and find_backbones_without_base_file(model):
+        if self.save == 'trainable' and find_backbones_without_base_checkpoint(model):
             runner.logger.info('Checkpoints hold the frozen base, too: it did not come from a base_checkpoint and exists '
                                'nowhere else.')
         if torch.are_deterministic_algorithms_enabled():

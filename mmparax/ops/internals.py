@@ -1,4 +1,4 @@
-"""What is taken from PyTorch without being documented: each by one accessor, which does without where it is gone."""
+"""Undocumented parts of PyTorch, each behind one accessor, which has a fallback where the part is gone."""
 
 import torch
 from torch import Tensor

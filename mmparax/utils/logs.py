@@ -1,4 +1,4 @@
-"""What of the toolboxes' log is shown."""
+"""How much of the toolboxes' log is shown."""
 import logging
 import warnings
 

@@ -1,4 +1,4 @@
-"""Writes files so that a reader sees the old one or the new one."""
+"""Writes files so that a reader sees either the old content or the new one."""
 import os
 from pathlib import Path
 

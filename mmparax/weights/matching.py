@@ -13,7 +13,7 @@ from mmparax.utils.text import summarize_names
 # that are computed again, and what only pre-training needs.
 IGNORED_PREFIXES = ('head.', 'head_dist.', 'norm.', 'fc_norm.', 'decoder_', 'neck.')
 IGNORED_NAMES = ('attn_mask', 'relative_position_index', 'mask_token')
-REMEDY = ('Give the checkpoint of this config (same arch and adapter); the file of a pre-trained base belongs to '
+REMEDY = ('Give the checkpoint of this config (same arch and adapter); a base checkpoint belongs to '
           'model.backbone.base_checkpoint. Nothing was loaded.')
 
 

@@ -14,7 +14,7 @@ LANE_BYTES = 64  # of the channels of one task
 
 
 def check_tokens(tokens: Tensor, hw: HW) -> Tensor:
-    """Contiguous tokens, of whose number the operations rely on ``hw``."""
+    """Return contiguous tokens; raise ParameterError unless they are a map of size ``hw``, on which the operations rely."""
     if tokens.shape[1] != hw[0] * hw[1]:
         raise ParameterError('hw', hw, f'these are {tokens.shape[1]} tokens, which are no map of that size')
     return tokens.contiguous()

@@ -22,7 +22,8 @@ from mmparax.ops.reference.experts import mix_experts
 class GradientFactors:
     """Gates and gradients of mixed experts, recorded in a backward pass.
 
-    By the number of the pass: one for other inputs alone never comes to the experts, and another may follow on the same graph.
+    They are kept by the number of the pass: a pass for other inputs alone never reaches the experts, and another may follow on
+    the same graph.
     """
 
     def __init__(self) -> None:
