@@ -1,5 +1,5 @@
 default_scope = 'mmseg'
-# The types resolve without it; with it, checkpoints are read safely from the moment on that a config is.
+# The types resolve without it; with it, checkpoints are read safely as soon as a config has been read.
 custom_imports = dict(imports=['mmparax'], allow_failed_imports=False)
 env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]

@@ -1,6 +1,6 @@
 # python tools/train.py configs/examples/from-mmseg_upernet_swin-t_adaroute_1xb8-80k_ade20k-512x512.py
-# A config that one has, turned into AdaRoute: another backbone with outputs of the same widths, and what
-# watches and keeps the run.
+# A config that one has, turned into AdaRoute: another backbone with outputs of the same widths, and the
+# hooks that check and save the run.
 _base_ = './existing/upernet_swin-t_1xb8-80k_ade20k-512x512.py'
 model = dict(backbone=dict(
     _delete_=True, type='mmparax.AdaptedSwin', arch='tiny', out_indices=(0, 1, 2, 3), drop_path_rate=0.3,

@@ -1,5 +1,5 @@
 # tools/dist_train.sh configs/semantic_segmentation/upernet_convnext-b_adaroute_4xb4-160k_ade20k-512x512_released.py 4
-# The authors' released file has routers of width 24: 6.631 M trained in the backbone; 16 gives the paper's 6.5.
+# The authors' released file has routers of width 24: 6.631 M trainable in the backbone; 16 gives the paper's 6.5.
 _base_ = [
     '../_base_/models/upernet_convnext-b.py',
     '../_base_/datasets/ade20k_512x512.py',

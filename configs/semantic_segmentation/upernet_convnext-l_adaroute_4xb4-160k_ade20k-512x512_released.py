@@ -1,5 +1,5 @@
 # tools/dist_train.sh configs/semantic_segmentation/upernet_convnext-l_adaroute_4xb4-160k_ade20k-512x512_released.py 4
-# The authors' released file has routers of width 24: 9.403 M trained in the backbone; 16 gives the paper's 9.2.
+# The authors' released file has routers of width 24: 9.403 M trainable in the backbone; 16 gives the paper's 9.2.
 _base_ = [
     '../_base_/models/upernet_convnext-l.py',
     '../_base_/datasets/ade20k_512x512.py',

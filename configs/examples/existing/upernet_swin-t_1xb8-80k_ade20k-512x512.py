@@ -1,4 +1,4 @@
-# A config as one has it before mmparax: mmsegmentation's own Swin-T, everything trains.
+# A config as one has it before mmparax: mmsegmentation's own Swin-T, everything is trainable.
 default_scope = 'mmseg'
 env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))
 visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
