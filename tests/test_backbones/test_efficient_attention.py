@@ -266,7 +266,7 @@ def base(tmp_path):
 
 
 @pytest.mark.parametrize('saved_efficient', [True, False])
-def test_adapters_go_between_fast_and_plain_bases(saved_efficient, base, tmp_path):
+def test_adapters_go_between_efficient_and_upstream_attention(saved_efficient, base, tmp_path):
 
     def make(efficient_attention):
         return AdaptedSwin(adapter=METHODS['adaroute'][0], base_checkpoint=base, efficient_attention=efficient_attention,
@@ -284,7 +284,7 @@ def test_adapters_go_between_fast_and_plain_bases(saved_efficient, base, tmp_pat
 
 
 @pytest.mark.parametrize('method', ['lora', 'lora-ffn'])
-def test_merged_adapters_are_the_same_on_the_fast_path(method):
+def test_merged_adapters_are_the_same_with_efficient_attention(method):
     efficient, upstream = (model.eval() for model in pair(method))
     x = picture()
     expected = outputs(upstream, x)

@@ -24,7 +24,7 @@ def collected_quickly():
     gc.unfreeze()
 
 
-def test_contenders_take_turns_and_every_round_begins_with_the_next_one():
+def test_candidates_take_turns_and_every_round_begins_with_the_next_one():
     turns = []
     work = Workload(size=(8, 8), rounds=3, warmup=2)
     timer = run_timer(*(make_candidate(name, turns=turns) for name in 'abc'), work=work)

@@ -72,7 +72,7 @@ def test_a_folder_with_something_else_is_left_alone(quickstart, tmp_path):
 
 
 @pytest.mark.full
-def test_wheel_holds_configs_tools_and_the_small_base(tmp_path):
+def test_wheel_holds_configs_tools_and_the_mini_backbones(tmp_path):
     subprocess.run(
         [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w',
          str(tmp_path),
