@@ -53,21 +53,42 @@ def tool(build_parser: Callable[[], argparse.ArgumentParser],
             except UserError as error:
                 if os.environ.get(TRACEBACK):
                     raise
-                sys.exit(f'{type(error).__name__}: {explain(error, parser, options)}')
+                sys.exit(f'{type(error).__name__}: {explain(error, parser, args, options)}')
 
         return run
 
     return decorate
 
 
-def explain(error: UserError, parser: argparse.ArgumentParser, options: Mapping[str, str]) -> str:
-    """The sentence of an error, in which an argument that is an option of a script has the name of that option."""
-    text = str(error)
-    if isinstance(error, ParameterError):
-        option = '--' + options.get(error.parameter, error.parameter).replace('_', '-')
-        if re.search(rf'(?<![\w-]){re.escape(option)}(?![\w-])', parser.format_usage()):
-            return option + text[len(error.parameter):]
-    return text
+def explain(error: UserError, parser: argparse.ArgumentParser, args: argparse.Namespace, options: Mapping[str, str]) -> str:
+    """The sentence of an error, in which an argument that was given to a script has the name of its option.
+
+    Args:
+        error: of the library, which knows its own parameters alone.
+        parser: that of the script.
+        args: what it read.
+        options: name of the argument of the script for each parameter that is called otherwise.
+    """
+    text, usage = str(error), parser.format_usage()
+    if not isinstance(error, ParameterError):
+        return text
+    if '--force' in usage:
+        text = text.replace('overwrite=True', '--force')
+    name = options.get(error.parameter, error.parameter)
+    option = '--' + name.replace('_', '-')
+    if not re.search(rf'(?<![\w-]){re.escape(option)}(?![\w-])', usage):
+        return text
+    # A part of a config may have a parameter of the same name: it is meant if the command line left the option alone.
+    given = getattr(args, name, None)
+    if given == parser.get_default(name) and not _is_among(error.value, given):
+        return text
+    return option + text[len(error.parameter):]
+
+
+def _is_among(value: Any, given: Any) -> bool:
+    """Whether a value is what was given, or one of several."""
+    several = given if isinstance(given, (list, tuple)) else ()
+    return any(str(value) == str(each) for each in (given, *several))
 
 
 @contextmanager

@@ -120,7 +120,8 @@ class Doctor:
             return WARNING, ("default_hooks.checkpoint is mmengine's, which saves the frozen base, loses the last one to a kill "
                              'while it writes, and does not resume exactly; tools/train.py would replace it. Use '
                              "type='mmparax.CheckpointHook'")
-        return OK, 'small, written whole, resumed exactly'
+        held = 'with the frozen base' if hook.get('save') == 'all' else 'without the frozen base'
+        return OK, f'{held}, written whole, resumed exactly'
 
     def check_data(self) -> tuple[str, str]:
         check_datasets(self.cfg, ['train_dataloader', 'val_dataloader'])

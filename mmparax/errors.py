@@ -29,11 +29,13 @@ class ParameterError(InputError):
         remedy: what to do, whole sentences, or ''.
     """
 
-    def __init__(self, parameter: str, value: Any, allowed: str, remedy: str = ''):
+    def __init__(self, parameter: str, value: Any = None, allowed: str = '', remedy: str = ''):
         super().__init__(parameter, value, allowed, remedy)
         self.parameter, self.value, self.allowed, self.remedy = parameter, value, allowed, remedy
 
     def __str__(self) -> str:
+        if not self.allowed:  # made anew from its sentence, as PyTorch does with errors of workers
+            return self.parameter
         return f'{self.parameter}={self.value!r} is not allowed: {self.allowed}.' + (f' {self.remedy}' if self.remedy else '')
 
 

@@ -3,9 +3,25 @@ import copy
 import pickle
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from helpers.cases import build
 from mmparax.errors import InputError, ParameterError, UserError, check_choice, check_int, check_number, check_options
+
+
+def test_an_error_of_a_worker_keeps_its_kind_and_sentence():
+
+    class Broken(Dataset):
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise ParameterError('size', 0, 'it must be positive')
+
+    with pytest.raises(ParameterError, match='size=0 is not allowed: it must be positive'):
+        next(iter(DataLoader(Broken(), num_workers=1, multiprocessing_context='fork')))
+
 
 CHECKS = dict(int=check_int, number=check_number, choice=check_choice)
 

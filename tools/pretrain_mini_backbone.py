@@ -101,7 +101,7 @@ def build_parser() -> ToolParser:
     parser = ToolParser(description=__doc__.splitlines()[0])
     parser.add_argument('name', choices=sorted(BACKBONES), help='backbone')
     add_out_dir_argument(parser, 'work_dirs/mini_backbones')
-    parser.add_argument('--steps', type=int, default=2600, metavar='N', help='training steps (default: %(default)s)')
+    parser.add_argument('--iterations', type=int, default=2600, metavar='N', help='training iterations (default: %(default)s)')
     add_batch_size_argument(parser, 64, 'images a step')
     parser.add_argument('--lr', type=float, default=1.2e-3, help='peak learning rate of AdamW (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the training (default: %(default)s)')
@@ -132,17 +132,17 @@ def main(args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
     stream = iter(DataLoader(Glyphs(args.seed * 1000 + 2, 0, size), args.batch_size, num_workers=1, prefetch_factor=8))
     start, running = time.time(), None
-    for step in tqdm(range(args.steps), unit='step', mininterval=5):
+    for step in tqdm(range(args.iterations), unit='step', mininterval=5):
         batch, target = next(stream)
         for group in optimizer.param_groups:
-            group['lr'] = compute_learning_rate(step, args.steps, args.lr)
+            group['lr'] = compute_learning_rate(step, args.iterations, args.lr)
         loss = torch.stack([F.cross_entropy(scores, target) for scores in model(batch)]).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.)
         optimizer.step()
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        if (step + 1) % 200 == 0 or step + 1 == args.steps:
+        if (step + 1) % 200 == 0 or step + 1 == args.iterations:
             log(f'step {step + 1:5d}  loss {running:.3f}  top-1 on {VALIDATION_IMAGES} held-out images '
                 f'{measure_accuracy(model, images, labels):.1%}  {time.time() - start:.0f} s')
     weights = {

@@ -2,7 +2,7 @@
 from typing import TYPE_CHECKING
 
 from mmparax.registry import MODELS
-from mmparax.utils.toolboxes import is_installed, require, stand_in
+from mmparax.utils.toolboxes import is_installed, make_stand_in, require
 
 require('mmcv', 'mmpretrain')
 
@@ -13,7 +13,7 @@ from mmparax.backbones.vit import AdaptedViT, AdaRouteViT  # noqa: E402
 if TYPE_CHECKING or is_installed('mmseg'):
     from mmparax.backbones.mit import AdaptedMiT, AdaRouteMiT
 else:
-    AdaptedMiT = AdaRouteMiT = stand_in('mmseg')
+    AdaptedMiT = AdaRouteMiT = make_stand_in('mmseg')
     MODELS.register_module(name=['AdaptedMiT', 'AdaRouteMiT'], module=AdaptedMiT)
 
 __all__ = [

@@ -111,7 +111,7 @@ class AdaptedBackbone(BaseWeights):
                 self.block_class.swap(block)
             if self.method is None:
                 continue
-            sites = self.method.select_sites(blocks[0].offered_sites(), self.block_class.branches, self.family)
+            sites = self.method.select_sites(blocks[0].list_sites(), self.block_class.branches, self.family)
             centers = self.method.build_centers(infos)
             if centers:
                 self.expert_centers.append(nn.ModuleList(center for center, _ in centers))

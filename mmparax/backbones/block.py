@@ -100,7 +100,7 @@ class AdaptedLinear(AdapterHost, nn.Linear):
 class AdaptedBlock(AdapterHost):
     """Mixin of the block classes that upstream's blocks are swapped to.
 
-    A subclass names what it stands for and what it offers, and implements ``adapted_forward``.
+    A subclass names what it stands for and what it offers, and implements ``forward_adapted``.
 
     Class attributes:
         upstream: the class that is swapped.
@@ -117,7 +117,7 @@ class AdaptedBlock(AdapterHost):
     linear_paths: ClassVar[dict[str, tuple[str, int | None]]] = {}
     takes_prompts: ClassVar[bool] = False
 
-    def offered_sites(self) -> tuple[str, ...]:
+    def list_sites(self) -> tuple[str, ...]:
         """Return the sites of this block. A variant of it may lack some linear layers of ``linear_paths``."""
         layers = dict(self.named_modules())
         linear = tuple(site for site, (path, _) in self.linear_paths.items() if isinstance(layers.get(path), nn.Linear))
@@ -135,7 +135,7 @@ class AdaptedBlock(AdapterHost):
 
     def fill(self, method: Method, sites: Sequence[str], info: BlockInfo, center: nn.Module | None) -> None:
         """Build the method's modules for ``sites`` and put them where the block's forward finds them."""
-        order = self.offered_sites()
+        order = self.list_sites()
         for site in sorted(sites, key=order.index):
             module = method.build(site, info, center)
             if site in STREAM_SITES:

@@ -22,9 +22,9 @@ class AdaptedConvNeXtBlock(AdaptedBlock, ConvNeXtBlock):
     linear_paths = {'linear:fc1': ('pointwise_conv1', None), 'linear:fc2': ('pointwise_conv2', None)}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.run(self.adapted_forward, x)
+        return self.run(self.forward_adapted, x)
 
-    def adapted_forward(self, x: Tensor) -> Tensor:
+    def forward_adapted(self, x: Tensor) -> Tensor:
         y = x + self.drop_path(self.compute_branch(x))
         if 'block_parallel' in self.adapters:
             y = y + self.adapt_map('block_parallel', x)

@@ -23,9 +23,9 @@ class AdaptedMiTBlock(AdaptedBlock, TransformerEncoderLayer):
                     'after_channel_mixer')
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        return self.run(self.adapted_forward, x, hw_shape)
+        return self.run(self.forward_adapted, x, hw_shape)
 
-    def adapted_forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
+    def forward_adapted(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         x = self.mix('token_mixer_branch', self.attn, self.norm1, x, hw)
         x = self.adapt('after_token_mixer', x, hw)
         y = self.mix('channel_mixer_branch', self.ffn, self.norm2, x, hw)

@@ -69,9 +69,9 @@ class AdaptedSwinBlock(AdaptedBlock, SwinBlock):
         attention._norm = (self.norm1, )  # a tuple: the norm stays registered once, in the block
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        return self.run(self.adapted_forward, x, hw_shape)
+        return self.run(self.forward_adapted, x, hw_shape)
 
-    def adapted_forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
+    def forward_adapted(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         x = self.adapt('token_mixer_branch', self.attn(self.norm1(x), hw), hw) + x
         x = self.adapt('after_token_mixer', x, hw)
         if 'channel_mixer_branch' in self.adapters:

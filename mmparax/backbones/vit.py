@@ -49,9 +49,9 @@ class AdaptedEncoderLayer(AdaptedBlock, TransformerEncoderLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         # The size goes in as an argument: another input may come before this one is recomputed.
-        return self.run(self.adapted_forward, x, self.hw)
+        return self.run(self.forward_adapted, x, self.hw)
 
-    def adapted_forward(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
+    def forward_adapted(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         x = x + self.adapt('token_mixer_branch', self.compute_attention_branch(x), hw)
         x = self.adapt('after_token_mixer', x, hw)
         if 'channel_mixer_branch' in self.adapters:

@@ -23,7 +23,7 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
     Raises:
         MissingFileError: if the file does not exist.
         InputError: if it cannot be read.
-        ParameterError: for a top-level ``adapter``, which would have no effect.
+        ParameterError: for options of a top-level ``adapter``, which would have no effect.
     """
     given = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK') if launcher == 'mpi' else None
     os.environ.setdefault('LOCAL_RANK', given or str(local_rank))
@@ -32,17 +32,23 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
     try:
         cfg = Config.fromfile(path)
         if cfg_options is not None:
+            _check_adapter_options(cfg, cfg_options)
             cfg.merge_from_dict(cfg_options)
     except (FileNotFoundError, KeyError, TypeError, SyntaxError) as error:
         raise InputError(f'the config {path!r} could not be read ({type(error).__name__}: {error}). Two base '
                          'configs that set the same name, or a dict that replaces None or another type, need _delete_=True.') \
             from error
-    if 'adapter' in cfg:
-        raise ParameterError('adapter', cfg.adapter, 'it has no effect at the top level of a config',
-                             'The method of a model is model.backbone.adapter.')
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
     return cfg
+
+
+def _check_adapter_options(cfg: Config, cfg_options: Mapping[str, Any]) -> None:
+    """Refuse options of a top-level ``adapter`` where the model's own is meant: the model was made when the file was read."""
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    for name, value in cfg_options.items():
+        if name.split('.')[0] == 'adapter' and 'adapter' in backbone:
+            raise ParameterError(name, value, 'at the top level of a config it has no effect', f'Use model.backbone.{name}.')
 
 
 def check_checkpoint(path: str) -> None:

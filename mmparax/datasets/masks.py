@@ -151,13 +151,13 @@ def examine(images: str | Path, masks: str | Path, val_ratio: float = 0.2, class
     return MaskSet(split, names, values, ignored, suffixes.pop(), int(seed))
 
 
-def check_target(out_dir: str | Path, sources: Sequence[str | Path], force: bool = False) -> None:
+def check_target(out_dir: str | Path, sources: Sequence[str | Path], overwrite: bool = False) -> None:
     """Raise ParameterError if ``out_dir`` must not be written to.
 
     Args:
         out_dir: folder to create.
         sources: folders that are read.
-        force: a folder that :func:`write_masks` made may be replaced.
+        overwrite: a folder that :func:`write_masks` made may be replaced.
     """
     out = Path(out_dir).resolve()
     for source in map(Path, sources):
@@ -172,9 +172,9 @@ def check_target(out_dir: str | Path, sources: Sequence[str | Path], force: bool
     if found != _FORMAT:  # never deleted, not even when forced: it may be anything
         raise ParameterError('out_dir', str(out), 'it holds something that is not a set of prepared masks',
                              'Choose another folder.')
-    if not force:
+    if not overwrite:
         raise ParameterError('out_dir', str(out), 'it holds prepared masks already',
-                             'Choose another folder, or replace them with force=True.')
+                             'Choose another folder, or replace them with overwrite=True.')
 
 
 def write_masks(found: MaskSet, out_dir: str | Path, link: bool = False, progress: bool = True) -> None:

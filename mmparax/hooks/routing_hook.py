@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from mmparax.checks.routing import (
+from mmparax.checks.gates import (
     GateSums,
     GroupStatistics,
     RoutedAdapter,

@@ -23,7 +23,8 @@ def holds_adapted_backbone(cfg: Config) -> bool:
     """Whether the model of a config holds a backbone of mmparax."""
     for _, part in walk_configs(cfg.get('model')):
         kind = part.get('type')
-        if not isinstance(kind, str) or kind.startswith('mmparax.'):
+        scope = part.get('_scope_') or cfg.get('default_scope')
+        if not isinstance(kind, str) or kind.startswith('mmparax.') or scope == 'mmparax':
             cls = find_class(MODELS, part, cfg)
             if isinstance(cls, type) and issubclass(cls, AdaptedBackbone):
                 return True

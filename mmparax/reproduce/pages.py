@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 
 from mmparax.errors import ParameterError
-from mmparax.reproduce.report import ReportField, ReportTable, TablesReport
+from mmparax.reproduce.report import ComparisonTable, ReportField, TablesReport
 from mmparax.reproduce.state import REMEDY
 from mmparax.utils.storage import write
 
@@ -40,7 +40,7 @@ def _escape_pipes(text: str) -> str:
     return text.replace('|', '\\|')
 
 
-def format_markdown(title: str, introduction: Sequence[str], tables: Sequence[ReportTable]) -> str:
+def format_markdown(title: str, introduction: Sequence[str], tables: Sequence[ComparisonTable]) -> str:
     """Headings and pipe tables."""
 
     def format_field(field: ReportField) -> str:
@@ -60,7 +60,7 @@ def format_markdown(title: str, introduction: Sequence[str], tables: Sequence[Re
     return '\n'.join(lines).rstrip() + '\n'
 
 
-def format_html(title: str, introduction: Sequence[str], tables: Sequence[ReportTable]) -> str:
+def format_html(title: str, introduction: Sequence[str], tables: Sequence[ComparisonTable]) -> str:
     """One file; light or dark as the reader's system is."""
 
     def format_field(field: ReportField) -> str:

@@ -32,7 +32,7 @@ class ReportField:
 
 
 @dataclass
-class ReportTable:
+class ComparisonTable:
     """One table of the report, with its title and the sentences below it."""
     title: str
     header: list[str]
@@ -67,7 +67,7 @@ class TablesReport:
                 path = runner.get_folder(entry, 0).path.parent
                 self.states[entry.name] = {seed: runner.read_state(entry, seed) for seed in list_seeds(path)}
 
-    def build_tables(self) -> list[ReportTable]:
+    def build_tables(self) -> list[ComparisonTable]:
         """The tables in order; one with many metrics comes in two parts."""
         tables = []
         for number in dict.fromkeys(entry.table for entry in self.entries):
@@ -165,12 +165,12 @@ class TablesReport:
 
     # ---- tables ----
 
-    def _build_full_table(self, number: int, entries: Sequence[TableEntry], metrics: Sequence[str]) -> ReportTable:
+    def _build_full_table(self, number: int, entries: Sequence[TableEntry], metrics: Sequence[str]) -> ComparisonTable:
         part = f': {metrics[0]}' if len(TABLES[number].metrics) > METRICS_PER_TABLE else ''
         header = [*self._name_head(number, False), '# P published', '# P built']
         for metric in metrics:
             header += [f'{metric} published', f'{metric} measured here', 'difference']
-        table = ReportTable(f'Table {number}. {TABLES[number].title}{part}', [*header, 'seeds (logs)'])
+        table = ComparisonTable(f'Table {number}. {TABLES[number].title}{part}', [*header, 'seeds (logs)'])
         for entry in entries:
             row = [
                 *self._make_head(number, entry),
@@ -206,10 +206,10 @@ class TablesReport:
         mean = sum(means) / len(means)
         return [*row, make_field(f'{mean:.1f}', 'measured'), make_difference(mean, published), nothing]
 
-    def _build_tiny_table(self, number: int, entries: Sequence[TableEntry]) -> ReportTable:
+    def _build_tiny_table(self, number: int, entries: Sequence[TableEntry]) -> ComparisonTable:
         metrics, scale = TABLES[number].metrics, cast(TinyScale, self.runner.scale)
         first = metrics[0]
-        table = ReportTable(
+        table = ComparisonTable(
             f'Table {number} at tiny scale (in the paper: {TABLES[number].title})', [], notes=[
                 f'Iterations: {scale.get_iterations(entries[0])}.' + (f' {TABLE_RULES[number]}' if number in TABLE_RULES else '')
             ])

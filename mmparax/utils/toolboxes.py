@@ -16,7 +16,7 @@ def is_installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
-def stand_in(*packages: str) -> Callable:
+def make_stand_in(*packages: str) -> Callable:
     """A function in the place of a class that cannot be imported without ``packages``: called, it names them."""
     return lambda *_, **__: require(*packages)
 

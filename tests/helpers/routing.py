@@ -4,7 +4,7 @@ from mmengine.model import ImgDataPreprocessor
 from torch import nn
 
 from helpers.cases import build
-from mmparax.checks.routing import find_routed_adapters
+from mmparax.checks.gates import find_routed_adapters
 
 
 class Net(nn.Module):

@@ -21,7 +21,7 @@ from helpers.tasks import config as task_config
 from mmparax.analysis.routing.measure import RoutingMeasurement, batch_by_size, find_labels, spread_indices
 from mmparax.analysis.routing.pictures import draw_classes, draw_entropy, draw_top_images, draw_usage, find_most_dependent
 from mmparax.analysis.routing.result import build_result, format_routing_table, format_top_images_csv
-from mmparax.checks.routing import GateSums, attach_readers, find_dead_everywhere, find_routed_adapters, list_warnings
+from mmparax.checks.gates import GateSums, attach_readers, find_dead_everywhere, find_routed_adapters, list_warnings
 from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import InputError, ParameterError
 

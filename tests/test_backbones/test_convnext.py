@@ -95,7 +95,7 @@ def test_a_method_for_linear_layers_needs_linear_layers():
     with pytest.raises(ValueError, match="cannot adapt ConvNeXt: the site 'after_token_mixer' does not exist.*block_parallel"):
         AdaptedConvNeXt(adapter=method, allow_random_base=True, **TINY_CONVNEXT)
     model = AdaptedConvNeXt(adapter=FROZEN, allow_random_base=True, linear_pw_conv=False, **TINY_CONVNEXT)
-    assert model.stages[0][0].offered_sites() == ('block_parallel', 'after_block')
+    assert model.stages[0][0].list_sites() == ('block_parallel', 'after_block')
 
 
 @pytest.mark.parametrize('version', [{}, V2], ids=['v1', 'v2'])

@@ -49,9 +49,17 @@ def test_mpi_says_the_place_on_the_machine_by_a_variable_of_its_own(launcher, ex
     assert os.environ['LOCAL_RANK'] == expected
 
 
-def test_a_method_at_the_top_level_would_have_no_effect(tmp_path):
-    (tmp_path / 'config.py').write_text("model = dict(backbone=dict())")
-    for options in ({'adapter.hidden_dim': 3}, {'adapter': 'mmparax.LoRA'}):
-        with pytest.raises(ParameterError) as error:
-            load_config(str(tmp_path / 'config.py'), options)
-        assert error.value.parameter == 'adapter' and 'model.backbone.adapter' in error.value.remedy
+@pytest.mark.parametrize('name, value', [('adapter.hidden_dim', 3), ('adapter', 'mmparax.LoRA')])
+def test_an_option_at_the_top_level_would_have_no_effect(name, value, tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text("adapter = dict(type='mmparax.AdaRoute')\nmodel = dict(backbone=dict(adapter=adapter))")
+    assert load_config(str(path)).model.backbone.adapter.type == 'mmparax.AdaRoute'
+    with pytest.raises(ParameterError) as error:
+        load_config(str(path), {name: value})
+    assert (error.value.parameter, error.value.value) == (name, value)
+    assert error.value.remedy == f'Use model.backbone.{name}.'
+
+
+def test_a_name_of_somebody_else_is_not_meant(tmp_path):
+    (tmp_path / 'config.py').write_text("adapter = dict(size=1)\nmodel = dict(backbone=dict(type='ResNet'))")
+    assert load_config(str(tmp_path / 'config.py'), {'adapter.size': 2}).adapter.size == 2

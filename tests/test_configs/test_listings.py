@@ -58,7 +58,7 @@ def test_readme_and_metafile_have_the_config(path):
     params = next((cell.params_published for cell in cells if cell.params_published), None)
     assert meta.get('Published Trainable Parameters in Backbone (M)') == params
     assert row.get('parameters, published', '–') == ('–' if params is None else str(params))
-    assert row.get('measured here', 'not run') == 'not run'
+    assert re.fullmatch(r'not run|[–\d]\S*( [–\d]\S*)*', row.get('measured here', 'not run'))  # nothing, or numbers
     for cell in cells:
         assert {metric: row[metric] for metric in cell.metrics} == {name: str(value) for name, value in cell.published.items()}
     cfg = load(path)

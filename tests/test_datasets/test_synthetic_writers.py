@@ -224,7 +224,7 @@ def test_other_parameters_are_refused(written):
     before = snapshot(written)
     with pytest.raises(ParameterError, match='other scenes') as caught:
         write_scenes(written, NUM_TRAIN + 1, NUM_VAL, SEED, SIZE, progress=False)
-    assert (caught.value.parameter, caught.value.value) == ('out_dir', str(written)) and 'force=True' in caught.value.remedy
+    assert (caught.value.parameter, caught.value.value) == ('out_dir', str(written)) and 'overwrite=True' in caught.value.remedy
     assert snapshot(written) == before
 
 
@@ -239,7 +239,7 @@ def test_missing_files_are_noticed_and_force_repairs(tmp_path, pattern):
     missing.unlink()
     with pytest.raises(ValueError, match=f'incomplete scenes .files are missing in {missing.parent.relative_to(root)}.'):
         write_scenes(root, 2, 0, 0, SIZE, progress=False)
-    assert write_scenes(root, 2, 0, 0, SIZE, progress=False, force=True)
+    assert write_scenes(root, 2, 0, 0, SIZE, progress=False, overwrite=True)
     assert missing.exists() and list(tmp_path.iterdir()) == [root]
 
 
@@ -256,17 +256,17 @@ def test_scenes_of_the_first_version_are_refused_and_can_be_replaced(tmp_path):
         write_scenes(root, 2, 1, 3, SIZE, progress=False)
     assert str(refused.value) == (
         f'out_dir={str(root)!r} is not allowed: it holds scenes of version 1, written before the COCO layouts and the crops were '
-        'there (this is version 2). Choose another folder, or replace them with force=True.')
+        'there (this is version 2). Choose another folder, or replace them with overwrite=True.')
     assert snapshot(root) == before
-    assert write_scenes(root, 2, 1, 3, SIZE, progress=False, force=True)
+    assert write_scenes(root, 2, 1, 3, SIZE, progress=False, overwrite=True)
     assert not write_scenes(root, 2, 1, 3, SIZE, progress=False)
 
 
-@pytest.mark.parametrize('force', [False, True])
-def test_foreign_folder_is_never_touched(tmp_path, force):
+@pytest.mark.parametrize('overwrite', [False, True])
+def test_foreign_folder_is_never_touched(tmp_path, overwrite):
     (tmp_path / 'notes.txt').write_text('mine')
     with pytest.raises(ParameterError, match='Choose another folder'):
-        write_scenes(tmp_path, 1, 0, 0, SIZE, progress=False, force=force)
+        write_scenes(tmp_path, 1, 0, 0, SIZE, progress=False, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ['notes.txt']
 
 

@@ -50,11 +50,11 @@ METHODS = ['full', 'adaroute', 'plain-adaroute', 'plain-mona', 'frozen']
 ATTENTION = {'on': [True], 'off': [False], 'both': [True, False]}
 RECOMPUTE = {'auto': None, 'on': True, 'off': False}
 PRESETS = {
-    'cpu': dict(backbone=['swin-b', 'convnext-b'], size=(320, 320), batch_size=1, dtype=['fp32'], device='cpu', rounds=4,
+    'cpu': dict(backbone=['swin-b', 'convnext-b'], size=(320, 320), batch_size=1, precision=['fp32'], device='cpu', rounds=4,
                 minutes=3.6, methods=METHODS, efficient_attention='both'),
     'table11': dict(
-        backbone=['swin-l'], size=(1280, 800), batch_size=4, dtype=['fp16'], device='cuda', rounds=20, warmup=5, steps=5,
-        methods=[
+        backbone=['swin-l'], size=(1280, 800), batch_size=4, precision=['fp16'], device='cuda', rounds=20, warmup=5,
+        steps_per_turn=5, methods=[
             'full', 'lora', 'adaptformer', 'lorand', 'mona', 'adaroute-no-conv', 'adaroute', 'plain-adaroute', 'plain-mona',
             'frozen'
         ], efficient_attention='both'),
@@ -77,7 +77,7 @@ def build_parser() -> ToolParser:
                       help=f'{", ".join(list_methods())} (default: {" ".join(METHODS)})')
     add_size_argument(what, 'height and width in pixels (default: 320 320; ViT: its own)')
     add_batch_size_argument(what, 1, 'images in a step')
-    what.add_argument('--dtype', nargs='+', default=['fp32'], choices=list(DTYPES),
+    what.add_argument('--precision', nargs='+', default=['fp32'], choices=list(DTYPES),
                       help='fp16 and bf16 by automatic mixed precision (default: fp32)')
     add_device_argument(what)
     what.add_argument('--threads', type=int, metavar='N', help='of the CPU (default: all cores)')
@@ -92,7 +92,7 @@ def build_parser() -> ToolParser:
                      'rather than keep them (default: auto, on a GPU)')
     rounds = parser.add_argument_group('how long')
     rounds.add_argument('--rounds', type=int, default=10, metavar='N', help='turns of each model (default: %(default)s)')
-    rounds.add_argument('--steps', type=int, default=1, metavar='N', help='steps in a turn (default: %(default)s)')
+    rounds.add_argument('--steps-per-turn', type=int, default=1, metavar='N', help='steps in a turn (default: %(default)s)')
     rounds.add_argument('--warmup', type=int, default=1, metavar='N', help='steps of each model before (default: %(default)s)')
     rounds.add_argument('--minutes', type=float, help='begin no round after so many minutes, shared by the backbones')
     parser.add_argument('--saved', action='store_true',
@@ -143,9 +143,9 @@ def check_writable(folder: Path) -> None:
 def list_rows(args: argparse.Namespace, backbone: str) -> tuple[list[Candidate], Workload]:
     """What runs on a backbone, and what it does."""
     size = args.size or choose_size(backbone)
-    rows = list_candidates(backbone, args.methods, size, args.batch_size, list(dict.fromkeys(args.dtype)),
+    rows = list_candidates(backbone, args.methods, size, args.batch_size, list(dict.fromkeys(args.precision)),
                            list(dict.fromkeys(args.ops)), ATTENTION[args.efficient_attention], args.with_cp)
-    return rows, Workload(size, args.batch_size, args.device, args.rounds, args.warmup, args.steps, args.minutes
+    return rows, Workload(size, args.batch_size, args.device, args.rounds, args.warmup, args.steps_per_turn, args.minutes
                           and 60 * args.minutes / len(args.backbone), args.compile)
 
 
@@ -213,7 +213,7 @@ def show_saved(args: argparse.Namespace) -> None:
     print(f'Written: {path}')
 
 
-@tool(build_parser)
+@tool(build_parser, backend='ops')
 def main(args: argparse.Namespace) -> None:
     check_arguments(args)
     silence_log()

@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> None:
     if not 0 <= args.preview <= MAX_PREVIEW:
         raise ParameterError('preview', args.preview, f'it must be 0 to {MAX_PREVIEW}')
     try:
-        if write_scenes(args.out_dir, args.num_train, args.num_val, args.seed, args.size, force=args.force):
+        if write_scenes(args.out_dir, args.num_train, args.num_val, args.seed, args.size, overwrite=args.force):
             print(f'Wrote {args.num_train} training and {args.num_val} validation scenes to {args.out_dir}.')
         if args.preview:
             write_preview(Path(args.out_dir), args.preview)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mmparax.analysis.measuring import SAVE_SECONDS, write_arrays
 from mmparax.checks.data import check_datasets
-from mmparax.checks.routing import GateSums, RoutedAdapter, attach_readers, find_routed_adapters, normalize_gates
+from mmparax.checks.gates import GateSums, RoutedAdapter, attach_readers, find_routed_adapters, normalize_gates
 from mmparax.errors import InputError, ParameterError
 from mmparax.inference.predictions import load_model
 

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from mmparax.analysis.measuring import write_figure
-from mmparax.checks.routing import FIXED_VARIATION
+from mmparax.checks.gates import FIXED_VARIATION
 
 SITES = dict(after_token_mixer='token mixer', after_channel_mixer='channel mixer', after_block='block')
 MOST_NUMBERS = 6  # experts up to which the cells of a map have numbers

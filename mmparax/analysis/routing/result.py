@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from mmparax.analysis.routing.measure import RoutingMeasurement
-from mmparax.checks.routing import (
+from mmparax.checks.gates import (
     DEAD_SHARE,
     FIXED_VARIATION,
     Statistics,

@@ -34,7 +34,7 @@ _VERSION = 2
 
 
 def write_scenes(out_dir: str | Path, num_train: int, num_val: int, seed: int = 0, size: Sequence[int] = (128, 128),
-                 progress: bool = True, force: bool = False) -> bool:
+                 progress: bool = True, overwrite: bool = False) -> bool:
     """Write scenes with their ground truth in all layouts.
 
     The folder appears only when all is written; an interrupted call leaves nothing behind.
@@ -45,7 +45,7 @@ def write_scenes(out_dir: str | Path, num_train: int, num_val: int, seed: int = 
         seed: seed of the scenes.
         size: (H, W) in pixels, each at least 64.
         progress: show a progress bar.
-        force: replace another data set of this kind in ``out_dir``.
+        overwrite: replace another data set of this kind in ``out_dir``.
 
     Returns:
         False if ``out_dir`` held this very data set already, or another process has put it there by the end.
@@ -60,7 +60,7 @@ def write_scenes(out_dir: str | Path, num_train: int, num_val: int, seed: int = 
     meta = dict(format=_FORMAT, version=_VERSION, classes=list(CLASSES), palette=[list(rgb) for rgb in PALETTE], counts=counts,
                 seed=int(seed), size=list(generators[0].size))
     root = Path(out_dir).resolve()
-    if _holds_scenes(root, meta, force):
+    if _holds_scenes(root, meta, overwrite):
         print(f'{root} already holds these scenes: nothing to do.')
         return False
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -71,12 +71,12 @@ def write_scenes(out_dir: str | Path, num_train: int, num_val: int, seed: int = 
             for generator in generators:
                 _write_split(draft, generator, counts[generator.split], bar)
         _write_json(draft / 'classes.json', dict(meta, files=_count_files(draft)), indent=1)
-        if force and root.exists():
+        if overwrite and root.exists():
             shutil.rmtree(root)
         try:
             draft.rename(root)
         except OSError:
-            if not _holds_scenes(root, meta, force=False):  # another process may have written the same scenes in the meantime
+            if not _holds_scenes(root, meta, overwrite=False):  # another process may have written the same scenes in the meantime
                 raise
             return False
     finally:
@@ -167,7 +167,7 @@ def _count_files(root: Path) -> dict[str, int]:
     }
 
 
-def _holds_scenes(root: Path, meta: dict[str, Any], force: bool) -> bool:
+def _holds_scenes(root: Path, meta: dict[str, Any], overwrite: bool) -> bool:
     """Whether ``root`` holds the data set that ``meta`` describes; ParameterError if it must not be written to."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
@@ -191,7 +191,7 @@ def _holds_scenes(root: Path, meta: dict[str, Any], force: bool) -> bool:
         if not incomplete:
             return True
         problem = f'incomplete scenes (files are missing in {", ".join(incomplete[:3])})'
-    if not force:
+    if not overwrite:
         raise ParameterError('out_dir', str(root), f'it holds {problem}',
-                             'Choose another folder, or replace them with force=True.')
+                             'Choose another folder, or replace them with overwrite=True.')
     return False
