@@ -120,7 +120,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     args.methods = check_names('methods', args.methods, list_methods())
     for side in args.size or ():
         check_int('size', side)
-    for name in ('batch_size', 'rounds', 'steps', 'warmup'):
+    for name in ('batch_size', 'rounds', 'steps_per_turn', 'warmup'):
         check_int(name, getattr(args, name))
     if args.minutes is not None and args.minutes <= 0:
         raise ParameterError('minutes', args.minutes, 'it must be a number above 0')
