@@ -107,8 +107,8 @@ class PEFTHook(Hook):
         check_optimizer(model, runner.optim_wrapper)
         if any(isinstance(hook, MMEngineCheckpointHook) and not isinstance(hook, CheckpointHook) for hook in runner.hooks):
             runner.logger.warning(
-                "Checkpoints are written by mmengine's CheckpointHook: they hold the frozen base and do not say which it is, a kill "
-                'while it writes loses the last one, and a resumed run differs from an undisturbed one. Use '
+                "Checkpoints are written by mmengine's CheckpointHook: they hold the frozen base and do not say which it is, a "
+                'kill while it writes loses the last one, and a resumed run differs from an undisturbed one. Use '
                 "type='mmparax.CheckpointHook' in default_hooks.checkpoint.")
         if runner.iter >= runner.max_iters:
             runner.logger.info('The run is at iteration %d of %d: nothing is left to do.', runner.iter, runner.max_iters)
