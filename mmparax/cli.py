@@ -86,9 +86,9 @@ def explain(error: UserError, parser: argparse.ArgumentParser, args: argparse.Na
 
 
 def _is_among(value: Any, given: Any) -> bool:
-    """Whether a value is what was given, or one of several."""
+    """Whether a value is what was given, or one of several; a path may be written in another way."""
     several = given if isinstance(given, (list, tuple)) else ()
-    return any(str(value) == str(each) for each in (given, *several))
+    return any(os.path.abspath(str(value)) == os.path.abspath(str(each)) for each in (given, *several))
 
 
 @contextmanager

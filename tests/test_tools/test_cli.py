@@ -41,30 +41,44 @@ def build_parser():
     add_batch_size_argument(parser, 2)
     add_size_argument(parser, 'height and width', default=(32, 32))
     add_amp_argument(parser)
+    parser.add_argument('--force', action='store_true')
     return parser
 
 
-def stop(error, monkeypatch, **options):
-    """What a script says that an error ends."""
+def stop(error, monkeypatch, *arguments, **options):
+    """What a script says that is called with some arguments and ended by an error."""
 
     @tool(build_parser, **options)
     def main(args):
         raise error
 
-    monkeypatch.setattr(sys, 'argv', ['script.py', 'config.py'])
+    monkeypatch.setattr(sys, 'argv', ['script.py', 'config.py', *arguments])
     with pytest.raises(SystemExit) as stopped:
         main()
     return stopped.value.code
 
 
 def test_wrong_arguments_have_the_names_of_the_options(monkeypatch):
-    assert stop(ParameterError('batch_size', 0, 'it must be more', 'Use 1.'), monkeypatch) == \
+    assert stop(ParameterError('batch_size', 0, 'it must be more', 'Use 1.'), monkeypatch, '--batch-size', '0') == \
         'ParameterError: --batch-size=0 is not allowed: it must be more. Use 1.'
-    assert stop(ParameterError('shape', 0, 'it must be more'), monkeypatch, shape='size').startswith('ParameterError: --size=0 ')
+    assert stop(ParameterError('shape', 0, 'it must be more'), monkeypatch, '--size', '0',
+                shape='size').startswith('ParameterError: --size=0 ')
+    assert stop(ParameterError('size', (32, 32), 'it must be more'), monkeypatch).startswith('ParameterError: --size=(32, 32) ')
     for parameter in ('config', 'batch', 'model.backbone.size', 'size_of'):  # positional, or no option of the script
         assert stop(ParameterError(parameter, 0, 'it must be more'), monkeypatch) == \
             f'ParameterError: {parameter}=0 is not allowed: it must be more.'
     assert stop(InputError('batch_size is missing.'), monkeypatch) == 'InputError: batch_size is missing.'
+
+
+def test_a_part_of_a_config_keeps_the_name_of_its_parameter(monkeypatch):
+    error = ParameterError('batch_size', 0, 'it must be more')
+    assert stop(error, monkeypatch).startswith('ParameterError: batch_size=0 ')  # the option has its default, 2
+    assert stop(error, monkeypatch, '--batch-size', '0').startswith('ParameterError: --batch-size=0 ')
+
+
+def test_remedies_name_the_option_too(monkeypatch):
+    error = ParameterError('out', 'x.pth', 'the file exists', 'Replace it with overwrite=True.')
+    assert stop(error, monkeypatch, '--force').endswith('Replace it with --force.')
 
 
 def test_errors_can_be_traced(monkeypatch):

@@ -37,7 +37,10 @@ def check_private(path: Path) -> None:
 
 def make_private_folder(folder: Path) -> None:
     """Make a folder that only its owner may enter; one that is there is checked (:func:`check_private`)."""
-    folder.parent.parent.mkdir(parents=True, exist_ok=True)
-    for each in (folder.parent, folder):  # the owner of the outer one could put another inner one in its place
-        each.mkdir(mode=stat.S_IRWXU, exist_ok=True)
-        check_private(each)
+    outer = folder.parent
+    if outer.parent == Path(tempfile.gettempdir()).absolute():  # where anybody may have made it, and could swap the inner one
+        outer.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+        check_private(outer)
+    outer.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+    check_private(folder)
