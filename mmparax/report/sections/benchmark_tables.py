@@ -35,7 +35,7 @@ def build_benchmark(files: Sequence[Path]) -> list[Any]:
         blocks.append(
             MissingPart(
                 'No benchmark was found. This command times training steps of backbones side by side, on '
-                'random data; the report takes work_dirs/benchmark/*.json, or the files after --benchmark.',
+                'random data; the report takes work_dirs/benchmark/*.json, or the files that it is given.',
                 'python tools/analysis_tools/benchmark.py --preset cpu'))
     return blocks
 

@@ -36,8 +36,8 @@ def list_missing(kind: str, what: str, found: AnalysisResults, groups: Sequence[
         names = ', '.join(run.name for run in runs[:3]) + (f' and {len(runs) - 3} more' if len(runs) > 3 else '')
         blocks.append(
             MissingPart(
-                f'{what} not measured: {names}. This command measures the first of them; with --analyse the '
-                'report measures all.', format_command(kind, runs[0])))
+                f'{what} not measured: {names}. This command measures the first of them; '
+                'the tool of this report can measure all.', format_command(kind, runs[0])))
     return blocks
 
 
