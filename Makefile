@@ -55,7 +55,7 @@ lint:
 
 format:
 	@$(SETUP) dev
-	@$(RUN) -m ruff check --fix
+	@$(RUN) -m ruff check --fix --exit-zero
 	@$(RUN) -m yapf --in-place --recursive --parallel $(SOURCES)
 
 check-report: setup

@@ -54,6 +54,12 @@ def tool(build_parser: Callable[[], argparse.ArgumentParser],
                 if os.environ.get(TRACEBACK):
                     raise
                 sys.exit(f'{type(error).__name__}: {explain(error, parser, args, options)}')
+            except KeyboardInterrupt:
+                if os.environ.get(TRACEBACK):
+                    raise
+                print('\nInterrupted.' + (' The same command with --resume goes on.' if hasattr(args, 'resume') else ''),
+                      file=sys.stderr)
+                sys.exit(130)
 
         return run
 
@@ -74,6 +80,8 @@ def explain(error: UserError, parser: argparse.ArgumentParser, args: argparse.Na
         return text
     if '--force' in usage:
         text = text.replace('overwrite=True', '--force')
+    else:
+        text = re.sub(r', or replace \w+ with overwrite=True', '', text)
     name = options.get(error.parameter, error.parameter)
     option = '--' + name.replace('_', '-')
     if not re.search(rf'(?<![\w-]){re.escape(option)}(?![\w-])', usage):
@@ -116,8 +124,19 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_cfg_options_argument(parser: Container) -> None:
     """Add ``--cfg-options``."""
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=_OptionsAction, metavar='KEY=VALUE',
                         help='change settings of the config, e.g. model.backbone.adapter.hidden_dim=64; lists as key="[a,b]"')
+
+
+class _OptionsAction(DictAction):
+    """mmengine's action, which explains a word without ``=``."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        for value in values:
+            if '=' not in value:
+                raise argparse.ArgumentError(self, f'{value!r} is not KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_amp_argument(parser: Container) -> None:
@@ -319,6 +338,7 @@ def measure(args: argparse.Namespace, function: Callable[[Any], dict[str, Any]],
     from mmparax.analysis.measuring import Setup
     from mmparax.analysis.models import parse_sources
 
+    check_int('seed', args.seed, 0)
     size = args.size
     if size is not None:
         if size[0] != size[1]:

@@ -2,7 +2,7 @@
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -106,9 +106,13 @@ class Doctor:
         return OK, ', '.join(f'{name} {version}' for name, version in found.items()) + f', {gpu}'
 
     def check_config(self) -> tuple[str, str]:
-        hooks = [str(hook.get('type')) for hook in self.cfg.get('custom_hooks') or []]
-        if not any('PEFTHook' in hook for hook in hooks):
+        hooks_of_run = self.cfg.get('custom_hooks') or []
+        if not any('PEFTHook' in str(hook.get('type')) for hook in hooks_of_run):
             return WARNING, "custom_hooks has no dict(type='mmparax.PEFTHook'): only tools/train.py would check the run"
+        for hook in [*hooks_of_run, *(self.cfg.get('default_hooks') or {}).values()]:
+            cls = find_class(HOOKS, hook, self.cfg) if isinstance(hook, Mapping) else None
+            if cls is not None and cls.__module__.startswith('mmparax.'):  # a wrong option is an error here, not in the run
+                cls(**{name: value for name, value in hook.items() if name not in ('type', 'priority', '_scope_')})
         return OK, 'PEFTHook checks the run'
 
     def check_checkpoints(self) -> tuple[str, str]:
@@ -117,9 +121,9 @@ class Doctor:
             return WARNING, 'default_hooks.checkpoint=None: the run writes no checkpoint'
         cls = find_class(HOOKS, hook, self.cfg)
         if cls is not None and issubclass(cls, MMEngineCheckpointHook) and not issubclass(cls, CheckpointHook):
+            replaced = '; tools/train.py would replace it' if cls is MMEngineCheckpointHook else ''
             return WARNING, ("default_hooks.checkpoint is mmengine's, which saves the frozen base, loses the last one to a kill "
-                             'while it writes, and does not resume exactly; tools/train.py would replace it. Use '
-                             "type='mmparax.CheckpointHook'")
+                             f"while it writes, and does not resume exactly{replaced}. Use type='mmparax.CheckpointHook'")
         held = 'with the frozen base' if hook.get('save') == 'all' else 'without the frozen base'
         return OK, f'{held}, written whole, resumed exactly'
 

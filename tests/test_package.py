@@ -3,6 +3,7 @@ import ast
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,14 @@ def test_every_registered_name_is_a_public_one_and_the_other_way_round():
     classes = {name for name in mmparax.__all__ if isinstance(getattr(mmparax, name), type)}
     errors = {name for name in classes if issubclass(getattr(mmparax, name), Exception)}
     assert classes - errors - NOT_REGISTERED == set(registered)
+
+
+def test_no_room_takes_a_name_from_the_package_itself():
+    """Its lazy names lead to every room, past the contract about their order."""
+    for path in sorted(Path(mmparax.__file__).parent.rglob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == 'mmparax':
+                assert not {alias.name for alias in node.names} & set(mmparax.__all__), path
 
 
 def test_public_names():

@@ -17,6 +17,7 @@ from mmparax.cli import (
 )
 from mmparax.config.files import load_config
 from mmparax.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, summarize
+from mmparax.errors import check_int
 from mmparax.utils.launch import use_amp
 from mmparax.utils.logs import silence_log
 
@@ -39,6 +40,8 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    check_int('gpus', args.gpus)
+    check_int('batch_size', args.batch_size)
     silence_log()
     cfg = load_config(args.config, args.cfg_options)
     use_amp(cfg, args.amp)

@@ -110,7 +110,7 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
-    for name in ('steps', 'batch_size'):
+    for name in ('iterations', 'batch_size'):
         check_int(name, getattr(args, name))
     torch.manual_seed(args.seed)
     out = Path(args.out_dir)

@@ -129,6 +129,10 @@ def compare(args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace) -> None:
     if args.iterations is not None:
         check_int('iterations', args.iterations, 2)
+    for name in ('num_train', 'num_val'):
+        check_int(name, getattr(args, name))
+    for seed in (args.seed, *args.seeds):
+        check_int('seed', seed, 0)
     start = time.time()
     write_scenes(args.data_dir, args.num_train, args.num_val)
     if args.compare:

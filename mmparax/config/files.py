@@ -23,7 +23,7 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
     Raises:
         MissingFileError: if the file does not exist.
         InputError: if it cannot be read.
-        ParameterError: for options of a top-level ``adapter``, which would have no effect.
+        ParameterError: for a top-level ``adapter`` that the model does not have, or options of one: they have no effect.
     """
     given = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK') if launcher == 'mpi' else None
     os.environ.setdefault('LOCAL_RANK', given or str(local_rank))
@@ -38,6 +38,7 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
         raise InputError(f'the config {path!r} could not be read ({type(error).__name__}: {error}). Two base '
                          'configs that set the same name, or a dict that replaces None or another type, need _delete_=True.') \
             from error
+    _check_adapter(cfg)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
     return cfg
@@ -47,8 +48,18 @@ def _check_adapter_options(cfg: Config, cfg_options: Mapping[str, Any]) -> None:
     """Refuse options of a top-level ``adapter`` where the model's own is meant: the model was made when the file was read."""
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     for name, value in cfg_options.items():
-        if name.split('.')[0] == 'adapter' and 'adapter' in backbone:
+        if name.split('.')[0] == 'adapter' and str(backbone.get('type')).startswith('mmparax.'):
             raise ParameterError(name, value, 'at the top level of a config it has no effect', f'Use model.backbone.{name}.')
+
+
+def _check_adapter(cfg: Config) -> None:
+    """Refuse a top-level ``adapter`` beside a backbone of mmparax that has another one."""
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if isinstance(cfg.get('adapter'), Mapping) and str(backbone.get('type')).startswith('mmparax.') \
+            and backbone.get('adapter') != cfg.adapter:
+        raise ParameterError(
+            'adapter', dict(cfg.adapter), 'at the top level of a config it has no effect, and the model has '
+            f'model.backbone.adapter={backbone.get("adapter")!r}', 'Use model.backbone.adapter.')
 
 
 def check_checkpoint(path: str) -> None:

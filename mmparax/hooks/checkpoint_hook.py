@@ -18,10 +18,11 @@ from mmparax.checkpoint.fingerprint import add_description
 from mmparax.checks.optimizer import check_parameter_groups, list_optim_wrappers
 from mmparax.checks.processes import check_common_start
 from mmparax.datasets.order import get_generator_states, get_sampler, make_resumable, restore_generators
-from mmparax.errors import check_choice
+from mmparax.errors import check_choice, check_options
 from mmparax.registry import HOOKS
 from mmparax.utils.locks import lock_folder, unlock_folder
 from mmparax.utils.modules import unwrap_model
+from mmparax.utils.signatures import list_keywords
 from mmparax.utils.storage import ATOMIC, AtomicBackend, remove_parts, write
 from mmparax.weights.adapter_file import get_description
 from mmparax.weights.reader import read_file
@@ -79,6 +80,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     keep_ckpt_ids: deque
 
     def __init__(self, *args: Any, save: str = 'trainable', **kwargs: Any):
+        check_options(type(self).__name__, kwargs, list_keywords(MMEngineCheckpointHook, CheckpointHook))
         super().__init__(*args, **kwargs)
         self.save = check_choice('save', save, SAVE)
         self._states: list[dict[str, Any]] | None = None  # of every process, while a checkpoint is written

@@ -6,9 +6,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmparax.errors import ParameterError, check_int, check_number
+from mmparax.errors import ParameterError, check_int, check_number, check_options
 from mmparax.registry import HOOKS
 from mmparax.utils.modules import unwrap_model
+from mmparax.utils.signatures import list_keywords
 from mmparax.weights.claims import EMA
 
 
@@ -26,11 +27,12 @@ class EMAHook(Hook):
         begin_iter: iteration from which on the hook averages; until then the averages are the parameters.
 
     Raises:
-        ParameterError: for a value out of range.
+        ParameterError: for a value out of range, or an unknown option.
     """
     priority = 'NORMAL'  # before CheckpointHook, which saves the result
 
-    def __init__(self, momentum: float = 0.0002, interval: int = 1, begin_iter: int = 0):
+    def __init__(self, momentum: float = 0.0002, interval: int = 1, begin_iter: int = 0, **options: Any):
+        check_options(type(self).__name__, options, list_keywords(EMAHook))
         self.momentum = check_number('momentum', momentum)
         if not 0 < self.momentum < 1:
             raise ParameterError('momentum', momentum, 'it is the weight of the newest parameters, between 0 and 1')

@@ -23,9 +23,10 @@ from mmparax.checks.gates import (
     find_dead_experts,
     find_routed_adapters,
 )
-from mmparax.errors import InputError, check_choice, check_int
+from mmparax.errors import InputError, check_choice, check_int, check_options
 from mmparax.registry import HOOKS
 from mmparax.utils.modules import unwrap_model
+from mmparax.utils.signatures import list_keywords
 
 SETTLED = 0.1  # share of the run before which nothing is warned of: routers start with nearly equal gates
 
@@ -52,7 +53,8 @@ class RoutingHook(Hook):
     """
     priority = 'NORMAL'
 
-    def __init__(self, interval: int = 50, per_adapter: bool = False):
+    def __init__(self, interval: int = 50, per_adapter: bool = False, **options: Any):
+        check_options(type(self).__name__, options, list_keywords(RoutingHook))
         self.interval = check_int('interval', interval)
         self.per_adapter = check_choice('per_adapter', per_adapter, (True, False))
         self._handles: list[RemovableHandle] = []

@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import EMAHook as MMEngineEMAHook
 from mmengine.registry import HOOKS, MODELS
+from mmengine.runner import get_priority
 
 from mmparax.backbones.adapted import AdaptedBackbone
 from mmparax.config.query import find_class, walk_configs
@@ -50,8 +51,11 @@ def replace_stock_hooks(cfg: Config) -> list[str]:
         cls = find_class(HOOKS, hook, cfg)
         if cls is MMEngineCheckpointHook:
             _change_type(hook, 'mmparax.CheckpointHook')
-            sentences.append(f"{place} is mmparax.CheckpointHook in place of mmengine's: checkpoints leave the frozen base out, "
-                             "and a resumed run is exact (save='all' keeps the base).")
+            base = "keep the frozen base, as save='all' says" if hook.get('save') == 'all' else \
+                "leave the frozen base out (save='all' keeps it)"
+            sentences.append(
+                f"{place} is mmparax.CheckpointHook in place of mmengine's: checkpoints {base}, and a resumed run is "
+                'exact.')
         elif cls is MMEngineEMAHook or getattr(cls, '__module__', '').startswith('mmpretrain.') and issubclass(
                 cls, MMEngineEMAHook):
             other = _find_other_options(hook)
@@ -59,6 +63,10 @@ def replace_stock_hooks(cfg: Config) -> list[str]:
                 named = ', '.join(f'{name}={value!r}' for name, value in other.items())
                 sentences.append(f"{place} stays mmengine's EMAHook, which averages a copy of the whole model: "
                                  f'mmparax.EMAHook has no {named}.')
+                own = hook.get('priority', getattr(cls, 'priority', 'NORMAL'))
+                if get_priority(own) >= get_priority(MMEngineCheckpointHook.priority):
+                    hook['priority'] = 'NORMAL'
+                    sentences.append(f"{place} has the priority 'NORMAL': it must come before the hook of the checkpoints.")
                 continue
             for name in [*EMA_DEFAULTS, *EMA_IGNORED]:
                 hook.pop(name, None)

@@ -3,6 +3,7 @@
 All give the same numbers within float tolerance. ``auto`` takes the fastest that can run; another choice is for
 comparison and for finding faults: ``with use_backend('reference'): ...`` or the environment variable ``MMPARAX_OPS``.
 """
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,7 +17,13 @@ from mmparax.ops.triton import runs_on
 
 BACKENDS = ('auto', 'reference', 'fused', 'cpu', 'triton')
 VARIABLE = 'MMPARAX_OPS'
-_chosen = check_choice(VARIABLE, os.environ.get(VARIABLE, 'auto'), BACKENDS)
+_chosen: str | None = None  # None: what the variable says
+
+
+@functools.lru_cache(None)
+def _read_variable() -> str:
+    """What ``MMPARAX_OPS`` says; not read when this module is imported, where no script could explain a wrong value."""
+    return check_choice(VARIABLE, os.environ.get(VARIABLE, 'auto'), BACKENDS)
 
 
 @contextmanager
@@ -31,30 +38,36 @@ def use_backend(backend: str) -> Iterator[None]:
 
 
 def get_backend() -> str:
-    """The choice that holds now, one of ``BACKENDS``."""
-    return _chosen
+    """The choice that holds now, one of ``BACKENDS``.
+
+    Raises:
+        ParameterError: if ``MMPARAX_OPS`` names none.
+    """
+    return _read_variable() if _chosen is None else _chosen
 
 
 def select_backend(x: Tensor) -> str:
     """The backend, never ``'auto'``, that an operation on ``x`` runs by.
 
     Raises:
-        ParameterError: if ``'cpu'`` was chosen and cannot work on ``x``.
+        ParameterError: if ``'cpu'`` was chosen and the type or device of ``x`` is none of its own. In half precision and
+            under autocast the reference runs all the same.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return 'reference'  # the compiler fuses by itself, and a graph that leaves the process knows no custom functions
-    if _chosen == 'auto' and x.is_cuda and x.dtype != torch.float64 and runs_on(x.device):
+    chosen = get_backend()
+    if chosen == 'auto' and x.is_cuda and x.dtype != torch.float64 and runs_on(x.device):
         return 'triton'
-    if _chosen in ('reference', 'triton'):
-        return _chosen
+    if chosen in ('reference', 'triton'):
+        return chosen
     # What is fused relies on single precision throughout.
     if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
         return 'reference'
-    if _chosen == 'cpu' and not _can_run_in_c(x):
+    if chosen == 'cpu' and not _can_run_in_c(x):
         raise ParameterError(
             'backend', 'cpu', f'this tensor is {x.dtype} on {str(x.device)!r}, and the operations in C '
             'take float32 and float64 on CPUs, on Linux with a C compiler', "Use backend 'auto'.")
-    return 'fused' if _chosen == 'fused' or not _can_run_in_c(x) else 'cpu'
+    return 'fused' if chosen == 'fused' or not _can_run_in_c(x) else 'cpu'
 
 
 def _can_run_in_c(x: Tensor) -> bool:

@@ -49,15 +49,28 @@ def test_mpi_says_the_place_on_the_machine_by_a_variable_of_its_own(launcher, ex
     assert os.environ['LOCAL_RANK'] == expected
 
 
+ADAPTED = """adapter = dict(type='mmparax.AdaRoute')
+model = dict(backbone=dict(type='mmparax.AdaptedSwin', adapter={}))"""
+
+
 @pytest.mark.parametrize('name, value', [('adapter.hidden_dim', 3), ('adapter', 'mmparax.LoRA')])
 def test_an_option_at_the_top_level_would_have_no_effect(name, value, tmp_path):
     path = tmp_path / 'config.py'
-    path.write_text("adapter = dict(type='mmparax.AdaRoute')\nmodel = dict(backbone=dict(adapter=adapter))")
-    assert load_config(str(path)).model.backbone.adapter.type == 'mmparax.AdaRoute'
+    path.write_text(ADAPTED.format('adapter'))
+    assert load_config(str(path)).model.backbone.adapter.type == 'mmparax.AdaRoute'  # a name that the file itself uses
     with pytest.raises(ParameterError) as error:
         load_config(str(path), {name: value})
     assert (error.value.parameter, error.value.value) == (name, value)
     assert error.value.remedy == f'Use model.backbone.{name}.'
+
+
+@pytest.mark.parametrize('own', ["dict(type='mmparax.LoRA')", None])
+def test_a_method_at_the_top_level_would_have_no_effect(own, tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(ADAPTED.format(own))
+    with pytest.raises(ParameterError) as error:
+        load_config(str(path))
+    assert error.value.parameter == 'adapter' and error.value.remedy == 'Use model.backbone.adapter.'
 
 
 def test_a_name_of_somebody_else_is_not_meant(tmp_path):

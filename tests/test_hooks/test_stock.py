@@ -6,9 +6,11 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import EMAHook as MMEngineEMAHook
 from mmengine.registry import init_default_scope
 
+import mmparax
 from helpers.cases import build as build_backbone
 from helpers.runs import SHALLOW, config, saved
 from mmparax.cli import build_runner
+from mmparax.errors import ParameterError
 from mmparax.hooks import CheckpointHook, EMAHook, PEFTHook
 from mmparax.hooks.stock import holds_adapted_backbone, replace_stock_hooks
 
@@ -99,6 +101,25 @@ def test_an_average_that_ours_cannot_make_stays_and_is_named(option):
     cfg, sentences = replace(custom_hooks=[dict(hook)])
     (name, value), = option.items()
     assert cfg.custom_hooks == [hook] and f'mmparax.EMAHook has no {name}={value!r}.' in sentences[-1]
+
+
+@pytest.mark.parametrize('priority', ['VERY_LOW', 'LOWEST', 95])
+def test_an_average_that_stays_comes_before_the_checkpoints(priority):
+    cfg, sentences = replace(custom_hooks=[dict(type='EMAHook', update_buffers=True, priority=priority)])
+    assert cfg.custom_hooks[0]['priority'] == 'NORMAL' and "has the priority 'NORMAL'" in sentences[-1]
+
+
+@pytest.mark.parametrize('save, words', [('all', 'keep the frozen base'), ('trainable', 'leave the frozen base out')])
+def test_the_log_tells_what_checkpoints_hold(save, words):
+    _, sentences = replace(default_hooks=dict(checkpoint=dict(type='CheckpointHook', save=save)))
+    assert words in sentences[0]
+
+
+@pytest.mark.parametrize('hook', [mmparax.CheckpointHook, mmparax.EMAHook, mmparax.RoutingHook], ids=lambda hook: hook.__name__)
+def test_an_unknown_option_is_refused_at_once(hook):
+    with pytest.raises(ParameterError, match=f'{hook.__name__} has no option .nonsense.; its options are: .*interval') as error:
+        hook(nonsense=1)
+    assert error.value.parameter == 'nonsense'
 
 
 def test_models_of_others_are_left_alone():

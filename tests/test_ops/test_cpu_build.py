@@ -100,8 +100,16 @@ def test_what_the_machine_code_depends_on_makes_another_file(cache, compiler, wh
 
 
 def test_without_a_compiler_it_is_the_fused_path_and_nothing_is_said(cache, monkeypatch):
-    monkeypatch.setenv('CC', 'no-such-compiler')
+    monkeypatch.delenv('CC', raising=False)
+    monkeypatch.setattr('mmparax.ops.compiler.shutil.which', lambda name: None)
     assert caught() == (None, []) and select_backend(torch.zeros(1)) == 'fused' and not cache.exists()
+
+
+def test_a_compiler_that_was_asked_for_and_is_not_there_is_named(cache, monkeypatch):
+    monkeypatch.setenv('CC', 'no-such-compiler')
+    library, messages = caught()
+    assert library is None and len(messages) == 1 and "CC='no-such-compiler' is no program here" in messages[0]
+    assert select_backend(torch.zeros(1)) == 'fused' and not cache.exists()
 
 
 @pytest.mark.parametrize('then', ['echo broken >&2; exit 1', 'kill -9 $$', 'exit 0'], ids=['fails', 'dies', 'makes nothing'])

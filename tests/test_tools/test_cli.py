@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from mmparax.cli import ToolParser, add_amp_argument, add_batch_size_argument, add_size_argument, complete_amp, tool
+from mmparax.cli import (
+    ToolParser,
+    add_amp_argument,
+    add_batch_size_argument,
+    add_cfg_options_argument,
+    add_size_argument,
+    complete_amp,
+    tool,
+)
 from mmparax.errors import TRACEBACK, InputError, ParameterError
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +87,31 @@ def test_a_part_of_a_config_keeps_the_name_of_its_parameter(monkeypatch):
 def test_remedies_name_the_option_too(monkeypatch):
     error = ParameterError('out', 'x.pth', 'the file exists', 'Replace it with overwrite=True.')
     assert stop(error, monkeypatch, '--force').endswith('Replace it with --force.')
+
+
+def test_an_interrupt_is_a_sentence(monkeypatch, capsys):
+    assert stop(KeyboardInterrupt(), monkeypatch) == 130
+    assert capsys.readouterr().err == '\nInterrupted.\n'
+
+
+def test_a_setting_without_a_value_is_refused(capsys):
+    parser = ToolParser('A script.')
+    add_cfg_options_argument(parser)
+    assert parser.parse_args(['--cfg-options', 'a.b=1', 'c=[2,3]']).cfg_options == {'a.b': 1, 'c': [2, 3]}
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--cfg-options', 'a.b'])
+    assert "argument --cfg-options: 'a.b' is not KEY=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['swin_mini', 'vit_mini'])
+def test_a_mini_backbone_is_pretrained_by_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv',
+                        ['pretrain_mini_backbone.py', name, '--iterations', '1', '--batch-size', '2', '--out-dir',
+                         str(tmp_path)])
+    script = runpy.run_path(str(ROOT / 'tools' / 'pretrain_mini_backbone.py'))
+    monkeypatch.setitem(script['main'].__wrapped__.__globals__, 'VALIDATION_IMAGES', 4)
+    script['main']()
+    assert {path.name for path in tmp_path.iterdir()} == {f'{name}_glyphs.safetensors', f'{name}_glyphs.log'}
 
 
 def test_errors_can_be_traced(monkeypatch):

@@ -73,6 +73,7 @@ PROBLEMS = {
     'base of another arch': ({'model.backbone.arch.depths': [2, 2, 2, 2]}, 'base', 'unexpected'),
     'load_from a base': ({'load_from': str(ROOT / 'mmparax' / 'zoo' / 'swin_mini_glyphs.safetensors')}, 'load_from',
                          'looks like a base checkpoint'),
+    'option of a hook': ({'default_hooks.checkpoint.save': 'nonsense'}, 'config', "save='nonsense' is not allowed"),
     'load_from nothing': ({'load_from': 'absent.pth'}, 'load_from', "'absent.pth' does not exist"),
 }
 

@@ -7,6 +7,7 @@ import platform
 import shlex
 import stat
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -123,6 +124,9 @@ def _explain(error: Exception) -> str:
 def load_library(dtype: torch.dtype) -> Library | None:
     """The operations for one type of number, or None where they cannot be had; that is said once, in a warning."""
     compiler = find_compiler()
+    if compiler is None and os.environ.get('CC') and sys.platform.startswith('linux'):
+        warnings.warn(f"AdaRoute's operations in C do not run, slower ones do: CC={os.environ['CC']!r} is no program here.",
+                      stacklevel=2)
     if compiler is None or dtype not in REALS:
         return None
     name, errors = shlex.join(compiler), []
