@@ -107,12 +107,12 @@ class Doctor:
 
     def check_config(self) -> tuple[str, str]:
         hooks_of_run = self.cfg.get('custom_hooks') or []
-        if not any('PEFTHook' in str(hook.get('type')) for hook in hooks_of_run):
-            return WARNING, "custom_hooks has no dict(type='mmparax.PEFTHook'): only tools/train.py would check the run"
         for hook in [*hooks_of_run, *(self.cfg.get('default_hooks') or {}).values()]:
             cls = find_class(HOOKS, hook, self.cfg) if isinstance(hook, Mapping) else None
             if cls is not None and cls.__module__.startswith('mmparax.'):  # a wrong option is an error here, not in the run
                 cls(**{name: value for name, value in hook.items() if name not in ('type', 'priority', '_scope_')})
+        if not any('PEFTHook' in str(hook.get('type')) for hook in hooks_of_run):
+            return WARNING, "custom_hooks has no dict(type='mmparax.PEFTHook'): only tools/train.py would check the run"
         return OK, 'PEFTHook checks the run'
 
     def check_checkpoints(self) -> tuple[str, str]:

@@ -44,21 +44,25 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
     return cfg
 
 
+def _get_adapted_backbone(cfg: Config) -> Mapping[str, Any]:
+    """The config of the model's backbone if it is one of mmparax, else an empty one."""
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    return backbone if str(backbone.get('type')).startswith('mmparax.') else {}
+
+
 def _check_adapter_options(cfg: Config, cfg_options: Mapping[str, Any]) -> None:
     """Refuse options of a top-level ``adapter`` where the model's own is meant: the model was made when the file was read."""
-    backbone = (cfg.get('model') or {}).get('backbone') or {}
     for name, value in cfg_options.items():
-        if name.split('.')[0] == 'adapter' and str(backbone.get('type')).startswith('mmparax.'):
+        if name.split('.')[0] == 'adapter' and _get_adapted_backbone(cfg):
             raise ParameterError(name, value, 'at the top level of a config it has no effect', f'Use model.backbone.{name}.')
 
 
 def _check_adapter(cfg: Config) -> None:
     """Refuse a top-level ``adapter`` beside a backbone of mmparax that has another one."""
-    backbone = (cfg.get('model') or {}).get('backbone') or {}
-    if isinstance(cfg.get('adapter'), Mapping) and str(backbone.get('type')).startswith('mmparax.') \
-            and backbone.get('adapter') != cfg.adapter:
+    backbone, adapter = _get_adapted_backbone(cfg), cfg.get('adapter')
+    if backbone and isinstance(adapter, Mapping) and backbone.get('adapter') != adapter:
         raise ParameterError(
-            'adapter', dict(cfg.adapter), 'at the top level of a config it has no effect, and the model has '
+            'adapter', dict(adapter), 'at the top level of a config it has no effect, and the model has '
             f'model.backbone.adapter={backbone.get("adapter")!r}', 'Use model.backbone.adapter.')
 
 
