@@ -1,50 +1,14 @@
 """Reads files of weights without running code from them."""
-import datetime
-import pathlib
 import pickle
 import re
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-import torch
-from mmengine.logging import HistoryBuffer
 from safetensors import safe_open
 from torch import Tensor
 
 from mmparax.errors import InputError, MissingFileError
-
-STATISTICS = ('min', 'max', 'mean', 'current')
-
-
-def get_history_method(owner: Any, name: str) -> Any:
-    """Stand in for ``getattr`` in a file: give the four methods with which HistoryBuffer is pickled, and nothing else.
-
-    The real ``getattr`` leads from any allowed class to ``__globals__``, and from there to ``eval``.
-
-    Raises:
-        UnpicklingError: for any other attribute.
-    """
-    if owner is HistoryBuffer and name in STATISTICS:
-        return getattr(HistoryBuffer, name)
-    raise pickle.UnpicklingError(f'Unsupported global: getattr of {name!r}')
-
-
-def list_safe_globals() -> list[Any]:
-    """List what a checkpoint of mmengine holds besides tensors: NumPy data, dates, paths, the message hub's histories."""
-    core = np._core if hasattr(np, '_core') else np.core
-    dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefdgFDSUmM'}
-    return [
-        HistoryBuffer, (get_history_method, 'builtins.getattr'), slice, frozenset, np.ndarray, np.dtype,
-        core.multiarray._reconstruct, core.multiarray.scalar, datetime.date, datetime.datetime, datetime.timedelta,
-        pathlib.PosixPath, pathlib.PurePosixPath, *dtypes
-    ]
-
-
-def read_torch(file: str | Path | IO[bytes], map_location: Any = 'cpu') -> Any:
-    """Call ``torch.load`` with ``weights_only=True`` and mmengine's own types; nothing else is ever constructed."""
-    with torch.serialization.safe_globals(list_safe_globals()):
-        return torch.load(file, map_location=map_location, weights_only=True)
+from mmparax.weights.torch_file import read_torch
 
 
 def read_safetensors(path: Path, map_location: Any = 'cpu') -> dict[str, Any]:
@@ -58,7 +22,7 @@ def read_safetensors(path: Path, map_location: Any = 'cpu') -> dict[str, Any]:
 
 
 def read_file(path: str | Path, map_location: Any = 'cpu') -> Any:
-    """Read a checkpoint: ``.safetensors``, else a torch file with ``weights_only=True`` and mmengine's own types.
+    """Read a checkpoint: ``.safetensors``, else a torch file, by an unpickler that constructs nothing but plain data.
 
     Raises:
         MissingFileError: if the file does not exist.
@@ -70,7 +34,8 @@ def read_file(path: str | Path, map_location: Any = 'cpu') -> Any:
                                'folder in which the command runs).')
     with path.open('rb') as file:
         head = file.read(64)
-        if head.lstrip().startswith(b'<'):
+        # The first bytes of a safetensors file are a number, in which these signs may stand, too; but no text holds a NUL.
+        if head.lstrip().startswith(b'<') and b'\0' not in head:
             raise InputError(f'the checkpoint {str(path)!r} is a web page (HTML or XML), not a checkpoint: its address may '
                              'have moved or need a login. Remove it and get the file itself.')
     if path.suffix != '.safetensors' and not head.startswith((b'PK', b'\x80')):  # torch's archives and older pickles
