@@ -1,5 +1,6 @@
 """Small checkpoints that survive a kill at any moment, and from which a run goes on bit for bit."""
 import os
+import re
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mmparax.checkpoint.fingerprint import add_description
 from mmparax.checks.optimizer import check_parameter_groups, list_optim_wrappers
 from mmparax.checks.processes import check_common_start
 from mmparax.datasets.order import get_generator_states, get_sampler, make_resumable, restore_generators
-from mmparax.errors import check_choice, check_options
+from mmparax.errors import InputError, check_choice, check_options
 from mmparax.registry import HOOKS
 from mmparax.utils.locks import lock_folder, unlock_folder
 from mmparax.utils.modules import unwrap_model
@@ -131,7 +132,11 @@ class CheckpointHook(MMEngineCheckpointHook):
         if self.backend_args in (None, dict(backend='local')) and self.file_client_args is None:
             if type(get_file_backend(str(self.out_dir or runner.work_dir))) is LocalBackend:
                 self.backend_args = dict(backend=ATOMIC)
+        self._check_kept(runner)
         super().before_train(runner)
+        if isinstance(self.file_backend, AtomicBackend):
+            self.file_backend.is_own = self._is_own
+        self._find_best_here()
         if isinstance(self.file_backend, AtomicBackend) and is_main_process():
             remove_parts(self.out_dir)
             remove_parts(runner.work_dir)
@@ -146,6 +151,34 @@ class CheckpointHook(MMEngineCheckpointHook):
         if torch.are_deterministic_algorithms_enabled():
             # mmengine's switch makes errors of operations without such a kernel, the loss of segmentation among them.
             torch.use_deterministic_algorithms(True, warn_only=True)
+
+    # ---- names from a checkpoint that is resumed: never a path to remove ----
+
+    @staticmethod
+    def _check_kept(runner: Runner) -> None:
+        """Refuse numbers of checkpoints to remove that are no numbers."""
+        kept = runner.message_hub.runtime_info.get('keep_ckpt_ids', [])
+        if not isinstance(kept, (list, tuple)) or not all(type(step) is int and step >= 0 for step in kept):
+            raise InputError(f'the checkpoint that is resumed has message_hub.runtime_info.keep_ckpt_ids={kept!r}, where numbers '
+                             'of iterations or epochs belong: it is damaged or made to harm. Resume from another one.')
+
+    def _is_own(self, path: str) -> bool:
+        """Whether a path is a checkpoint that this hook wrote: its folder, its pattern of names, a file and no link."""
+        stem = re.escape(self.filename_tmpl).replace(r'\{\}', '{}').replace('{}', r'\d+')
+        return os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.out_dir) and os.path.isfile(path) \
+            and not os.path.islink(path) and re.fullmatch(f'(best_[^/]*_)?{stem}', os.path.basename(path)) is not None
+
+    def _find_best_here(self) -> None:
+        """Look for the best checkpoint of a resumed run in its own folder: the run may be a copy of another one."""
+
+        def localize(path: Any) -> str | None:
+            own = self.file_backend.join_path(self.out_dir, os.path.basename(str(path)))
+            return own if path and (not isinstance(self.file_backend, AtomicBackend) or self._is_own(own)) else None
+
+        if hasattr(self, 'best_ckpt_path'):
+            self.best_ckpt_path = localize(self.best_ckpt_path)
+        for name, path in getattr(self, 'best_ckpt_path_dict', {}).items():
+            self.best_ckpt_path_dict[name] = localize(path)
 
     def before_train_epoch(self, runner: Runner) -> None:
         if self._is_exact and isinstance(runner.train_loop, EpochBasedTrainLoop):

@@ -3,6 +3,7 @@ import logging
 import os
 import re
 import resource
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ import mmparax
 from helpers import runs
 from helpers.runs import build, config, in_child, same, saved, train
 from mmparax.datasets.order import get_sampler, make_resumable
+from mmparax.errors import InputError
 from mmparax.hooks.checkpoint_hook import STATE, prepare_optimizer_state
 from mmparax.utils import locks, storage
 from mmparax.weights.reader import read_file
@@ -341,3 +343,54 @@ def test_checkpoints_hold_plain_data_and_say_what_they_are(tmp_path):
     assert described['backbones']['backbone']['adapter']['type'] == 'AdaRoute'
     assert described['backbones']['backbone']['adapter']['hidden_dim'] == 8
     assert [len(content[STATE]), content[STATE][0]['seed']] == [1, 0]
+
+
+# ---- what a checkpoint says is to be removed ----
+
+BEST = dict(checkpoint=dict(save_best='mIoU'))
+
+
+def rewrite(work_dir, **info):
+    """Change the runtime information of the last checkpoint, with a score that the next validation surpasses."""
+    path, content = Path((work_dir / 'last_checkpoint').read_text()), saved(work_dir)
+    content['message_hub']['runtime_info'].update({'best_score': -1., **info})
+    torch.save(content, path)
+
+
+def test_a_copied_run_leaves_the_best_checkpoint_of_the_original_alone(tmp_path):
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    train(one, iterations=3, **BEST)
+    best, = one.glob('best_*.pth')
+    rewrite(one)
+    shutil.copytree(one, two)
+    before = {path.name: path.read_bytes() for path in one.glob('*.pth')}
+    train(two, iterations=6, resume=True, load_from=str(two / 'iter_3.pth'), **BEST)
+    assert {path.name: path.read_bytes() for path in one.glob('*.pth')} == before
+    assert [path.name for path in two.glob('best_*.pth')] == ['best_mIoU_iter_6.pth']  # its own copy of the old one is gone
+
+
+@pytest.mark.parametrize('kind', ['file', 'folder', 'file of another name here', 'link here'])
+def test_a_path_in_a_checkpoint_is_never_removed(kind, tmp_path):
+    run, victim = tmp_path / 'run', tmp_path / 'victim'
+    train(run, iterations=3, **BEST)
+    if kind == 'folder':
+        victim.mkdir()
+        (victim / 'file').write_text('kept')
+    else:
+        victim = run / 'notes.pth' if 'another name' in kind else victim
+        victim.write_text('kept')
+    path = victim
+    if kind == 'link here':
+        path = run / 'best_mIoU_iter_1.pth'
+        path.symlink_to(victim)
+    rewrite(run, best_ckpt=str(path))
+    train(run, iterations=6, resume=True, load_from=str(run / 'iter_3.pth'), **BEST)
+    assert victim.exists() and (kind != 'folder' or (victim / 'file').exists()) and (run / 'best_mIoU_iter_6.pth').is_file()
+
+
+@pytest.mark.parametrize('kept', [['../victim'], [3, -1], 'iter_3', [True]], ids=str)
+def test_numbers_of_checkpoints_to_remove_are_numbers(kept, tmp_path):
+    train(tmp_path, iterations=3)
+    rewrite(tmp_path, keep_ckpt_ids=kept)
+    with pytest.raises(InputError, match='keep_ckpt_ids='):
+        train(tmp_path, iterations=6, resume=True, load_from=str(tmp_path / 'iter_3.pth'))
