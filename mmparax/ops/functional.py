@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmparax.errors import ParameterError, check_choice
 from mmparax.ops import triton
+from mmparax.ops.arguments import check_map, check_tensors
 from mmparax.ops.cpu import mixing as cpu_mixing
 from mmparax.ops.cpu import norm_conv as cpu_norm_conv
 from mmparax.ops.cpu import out_conv as cpu_out_conv
@@ -33,6 +35,8 @@ __all__ = [
     'sum_expert_gradients_once'
 ]
 
+FACTORS = dict(sequential=2, sequential_no_residual=1, parallel=0)  # of each convolution but the first
+
 
 def scaled_norm_conv(x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
                      bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,6 +55,12 @@ def scaled_norm_conv(x: Tensor, hw: HW, scale: Tensor, norm_weight: Tensor, norm
     Returns:
         tuple: out (B, H*W, C), under autocast perhaps in its type, and its mean (B, C), float32 (float64 for float64 input).
     """
+    channels = check_map('x', x, hw)[2]
+    row = (channels, )
+    check_tensors(
+        x,
+        dict(scale=(scale, row), norm_weight=(norm_weight, row), norm_bias=(norm_bias, row), weight=(weight, (channels, 1, 3, 3)),
+             bias=(bias, row)))
     arguments = (x, hw, scale, norm_weight, norm_bias, eps, weight, bias)
     backend = select_backend(x)
     if backend == 'reference':
@@ -77,6 +87,22 @@ def mix_spatially(z: Tensor, hw: HW, kernels: Sequence[Tensor], stage_mix: Tenso
     Returns:
         Tensor: (B, H*W, r).
     """
+    batch, _, channels = check_map('z', z, hw)
+    count = len(kernels)
+    mixes = (max(count, 1) - 1) * FACTORS[check_choice('layout', layout, LAYOUTS)]
+    if not count or (stage_mix is None) != (mixes == 0):
+        raise ParameterError('kernels', count, f'layout={layout!r} needs at least one, and stage_mix of {mixes} factors')
+    sides = [kernel.shape[-1] for kernel in kernels]
+    if any(side % 2 == 0 for side in sides):
+        raise ParameterError('kernels', sides, 'their sides must be odd')
+    check_tensors(
+        z,
+        dict(
+            stage_mix=(stage_mix, (mixes, )), score_weight=(score_weight, (count, channels)), score_bias=(score_bias, (count, )),
+            **{
+                f'kernels[{number}]': (kernel, (batch, channels, 1, side, side))
+                for number, (kernel, side) in enumerate(zip(kernels, sides))
+            }))
     arguments = (z, hw, kernels, stage_mix, layout, score_weight, score_bias)
     backend = select_backend(z)
     if backend == 'reference':
@@ -105,6 +131,12 @@ def conv_scale_shortcut(y: Tensor, hw: HW, weight: Tensor, bias: Tensor, layer_s
     Returns:
         Tensor: (B, H*W, C).
     """
+    channels = check_map('y', y, hw)[2]
+    row = (channels, )
+    check_tensors(
+        y,
+        dict(weight=(weight, (channels, 1, 3, 3)), bias=(bias, row), layer_scale=(layer_scale, row), layer_bias=(layer_bias, row),
+             shortcut=(shortcut, y.shape), shortcut_scale=(shortcut_scale, row), shortcut_bias=(shortcut_bias, row)))
     arguments = (y, hw, weight, bias, layer_scale, layer_bias, shortcut, shortcut_scale, shortcut_bias)
     backend = select_backend(shortcut)
     if backend == 'reference':

@@ -268,3 +268,41 @@ def test_a_saved_tensor_that_was_changed_is_noticed(backend):
     x.mul_(2)
     with pytest.raises(RuntimeError, match='modified by an inplace operation'):
         out.sum().backward()
+
+
+# ---- arguments on which no kernel could rely ----
+
+CHANGES = {
+    'another width': lambda tensor: tensor[:-1],
+    'another number of axes': lambda tensor: tensor[None],
+    'another precision': lambda tensor: tensor.float(),
+    'another device': lambda tensor: tensor.to('meta'),
+}
+
+
+@ALL_BACKENDS
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('operation, name', [(operation, name) for operation, make in ARGUMENTS.items()
+                                             for name in tensors(make(2, (3, 4))) if name not in ('x', 'y', 'z')])
+def test_an_argument_that_does_not_belong_is_refused(operation, name, change, backend):
+    arguments = ARGUMENTS[operation](2, (3, 4))
+    if name.startswith('kernel'):
+        kernels = list(arguments['kernels'])
+        kernels[int(name[6:])] = CHANGES[change](kernels[int(name[6:])].detach())
+        arguments['kernels'], name = kernels, f'kernels[{name[6:]}]'
+    else:
+        arguments[name] = CHANGES[change](arguments[name].detach())
+    with use_backend(backend), pytest.raises(ParameterError) as caught:
+        FUNCTIONS[operation](**arguments)
+    assert caught.value.parameter == name
+
+
+@ALL_BACKENDS
+@OPERATIONS
+@pytest.mark.parametrize('batch, hw, allowed', [(0, (3, 4), 'at least one image'), (2, (0, 4), 'at least one image'),
+                                                (2, (5, 4), 'no map of that size')])
+def test_tokens_that_are_no_map_are_refused(operation, batch, hw, allowed, backend):
+    arguments = ARGUMENTS[operation](batch, (3, 4) if hw == (5, 4) else hw)
+    arguments['hw'] = hw
+    with use_backend(backend), pytest.raises(ParameterError, match=allowed):
+        FUNCTIONS[operation](**arguments)
