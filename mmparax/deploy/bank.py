@@ -141,16 +141,18 @@ class AdapterBank:
 
     def names(self) -> list[str]:
         """Return the names of the tasks, in the order in which they were added."""
-        return list(self._models)
+        with self._lock:
+            return list(self._models)
 
     def memory(self) -> dict[str, Any]:
         """Count the bytes of the weights: ``dict(base=..., tasks={name: ...})``; a task has adapters, head and buffers."""
-        shared = {value.data_ptr() for value in self._base.values()}
-        tasks = {}
-        for name, model in self._models.items():
-            own = {value.data_ptr(): value.nbytes for value in [*model.parameters(), *model.buffers()]}
-            tasks[name] = sum(count for address, count in own.items() if address not in shared)
-        return dict(base=sum(value.nbytes for value in self._base.values()), tasks=tasks)
+        with self._lock:
+            shared = {value.data_ptr() for value in self._base.values()}
+            tasks = {}
+            for name, model in self._models.items():
+                own = {value.data_ptr(): value.nbytes for value in [*model.parameters(), *model.buffers()]}
+                tasks[name] = sum(count for address, count in own.items() if address not in shared)
+            return dict(base=sum(value.nbytes for value in self._base.values()), tasks=tasks)
 
     def _check_free(self, name: str) -> None:
         if name in self._models:
@@ -184,12 +186,17 @@ class AdapterBank:
         others = [
             key for key, value in frozen.items()
             if key in self._base and not (value.shape == self._base[key].shape and value.dtype == self._base[key].dtype
-                                          and torch.equal(value.to(self.device), self._base[key]))
+                                          and have_equal_bytes(value.to(self.device), self._base[key]))
         ]
         if others:
             raise InputError(f'the model of {name!r} has another base than the other tasks of this AdapterBank: '
                              f'{summarize_names(others)} of {len(frozen)} frozen weights differ. All tasks need the same base, '
                              'arch and precision; use another bank for it.')
+
+
+def have_equal_bytes(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors of one shape and type are the same byte by byte; equal numbers need not be: 0.0 and -0.0."""
+    return torch.equal(first.contiguous().flatten().view(torch.uint8), second.contiguous().flatten().view(torch.uint8))
 
 
 def _add_scopes(cfg: Config) -> Config:

@@ -223,3 +223,22 @@ def test_a_converted_model_is_noticed(bank):
     for task in ('segmentation', 'detection'):
         with pytest.raises(ValueError, match=f"the model of '{task}' no longer runs on the shared base"):
             bank.use(task)
+
+
+def test_a_base_is_compared_byte_by_byte(bank, files):
+    """-0.0 equals 0.0 as a number, and is another value of the base."""
+    first = bank.use('segmentation')
+    name, parameter = next(
+        (name, parameter) for name, parameter in first.backbone.named_parameters() if not parameter.requires_grad)
+    with torch.no_grad():
+        parameter.flatten()[0] = 0.
+    cfg = Config.fromfile(files['segmentation'][0])
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = load_model(cfg, files['segmentation'][1])
+    with torch.no_grad():
+        model.backbone.get_parameter(name).flatten()[0] = -0.
+    with pytest.raises(ValueError, match='has another base than the other tasks of this AdapterBank: 1 '):
+        bank.adopt('again', model)
+    with torch.no_grad():
+        model.backbone.get_parameter(name).flatten()[0] = 0.
+    assert bank.adopt('again', model) is model
