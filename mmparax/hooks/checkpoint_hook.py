@@ -79,6 +79,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     backend_args: dict[str, Any] | None
     keep_ckpt_ids: deque
+    best_ckpt_path: str | None
 
     def __init__(self, *args: Any, save: str = 'trainable', **kwargs: Any):
         check_options(type(self).__name__, kwargs, list_keywords(MMEngineCheckpointHook, CheckpointHook))
