@@ -1,12 +1,14 @@
 """mmparax: parameter-efficient fine-tuning of frozen vision backbones for OpenMMLab.
 
 The names in ``__all__`` are imported at first use: mmengine imports this package for its registries and hides errors that
-happen meanwhile. The package itself imports without the OpenMMLab packages; a name that needs one of them says which.
+happen meanwhile. The package itself imports without torch and the OpenMMLab packages; a name that needs one of them says
+which.
 """
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mmparax.utils.toolboxes import is_installed, require
+from mmparax.utils.imports import run_after_import
+from mmparax.utils.toolboxes import require
 from mmparax.version import __version__
 
 if TYPE_CHECKING:
@@ -79,11 +81,14 @@ _NAMES = {
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
-if is_installed('mmengine'):
+def _extend_mmengine() -> None:
     # mmengine resolves ``mmparax::config``.
     import_module('mmparax.config.inheritance').install()
     # From here on no checkpoint that any toolbox loads can run code.
     import_module('mmparax.checkpoint.mmengine_loading').install()
+
+
+run_after_import('mmengine', _extend_mmengine)
 
 
 def __getattr__(name: str) -> Any:

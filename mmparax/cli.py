@@ -1,25 +1,29 @@
-"""What the scripts in ``tools/`` share: arguments, configs, and errors as sentences."""
+"""What the scripts in ``tools/`` share: arguments, configs, and errors as sentences.
+
+torch and the toolboxes take seconds to import. This module imports neither, and a script does so in its functions, behind the
+parsing of its arguments: ``--help`` and a wrong option are answered at once, and an interrupt meanwhile is a sentence, too.
+"""
+from __future__ import annotations
+
 import argparse
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.registry import HOOKS, init_default_scope
-from mmengine.runner import Runner
-
-from mmparax.config.files import check_checkpoint, load_config
-from mmparax.config.query import find_class, find_datasets
 from mmparax.errors import TRACEBACK, InputError, MissingFileError, ParameterError, RandomBaseError, UserError, check_int
-from mmparax.hooks.stock import holds_adapted_backbone, replace_stock_hooks
-from mmparax.utils.launch import PRECISIONS, is_first_process
-from mmparax.utils.logs import silence_log
-from mmparax.utils.signatures import list_keywords
+from mmparax.utils.choices import PRECISIONS
+from mmparax.utils.output import end_at_closed_pipes
+from mmparax.utils.ranks import RANKS, is_first_process
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.runner import Runner
 
 Container = argparse._ActionsContainer  # a parser, or a group of its arguments
 
@@ -28,7 +32,14 @@ class ToolParser(argparse.ArgumentParser):
     """The parser of a script: options have one spelling, so none is abbreviated."""
 
     def __init__(self, description: str):
-        super().__init__(description=description, allow_abbrev=False)
+        super().__init__(description=description, allow_abbrev=False, formatter_class=_ToolFormatter)
+
+
+class _ToolFormatter(argparse.HelpFormatter):
+    """argparse's, which has no way to say "one number or two"."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        return 'H [W]' if isinstance(action, _SizeAction) else super()._format_args(action, default_metavar)
 
 
 def tool(build_parser: Callable[[], argparse.ArgumentParser],
@@ -46,10 +57,14 @@ def tool(build_parser: Callable[[], argparse.ArgumentParser],
 
         @functools.wraps(main)
         def run() -> None:
+            end_at_closed_pipes()
             parser = build_parser()
             args = parser.parse_args(complete_amp(sys.argv[1:]))
             try:
+                from mmparax.utils.noise import silence_third_parties
+                silence_third_parties()
                 main(args)
+                sys.stdout.flush()  # here, not when Python ends: it may go into a closed pipe
             except UserError as error:
                 if os.environ.get(TRACEBACK):
                     raise
@@ -57,9 +72,8 @@ def tool(build_parser: Callable[[], argparse.ArgumentParser],
             except KeyboardInterrupt:
                 if os.environ.get(TRACEBACK):
                     raise
-                print('\nInterrupted.' + (' The same command with --resume goes on.' if hasattr(args, 'resume') else ''),
-                      file=sys.stderr)
-                sys.exit(130)
+                end_interrupted('' if not hasattr(args, 'resume') else 'the same command with --resume goes on.',
+                                getattr(args, 'launcher', 'none'))
 
         return run
 
@@ -105,8 +119,24 @@ def explain_interrupt() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print('\nInterrupted: the same command goes on from here.', file=sys.stderr)
-        sys.exit(130)
+        end_interrupted('the same command goes on from here.')
+
+
+def end_interrupted(advice: str = '', launcher: str = 'none') -> NoReturn:
+    """End a script after Ctrl-C with a sentence, once for all processes of a run.
+
+    Args:
+        advice: what to do next, a clause that ends in a full stop.
+        launcher: of the run.
+    """
+    if launcher in RANKS:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it comes twice: from the terminal and from the launcher
+    if is_first_process(launcher):
+        print(f'\nInterrupted: {advice}' if advice else '\nInterrupted.', file=sys.stderr, flush=True)
+    if launcher in RANKS:
+        sys.stdout.flush()
+        os._exit(130)  # without a farewell to the other processes, which are on their way out, too
+    sys.exit(130)
 
 
 # ---- arguments ----
@@ -128,7 +158,7 @@ def add_cfg_options_argument(parser: Container) -> None:
                         help='change settings of the config, e.g. model.backbone.adapter.hidden_dim=64; lists as key="[a,b]"')
 
 
-class _OptionsAction(DictAction):
+class _OptionsAction(argparse.Action):
     """mmengine's action, which explains a word without ``=``."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
@@ -136,7 +166,8 @@ class _OptionsAction(DictAction):
         for value in values:
             if '=' not in value:
                 raise argparse.ArgumentError(self, f'{value!r} is not KEY=VALUE')
-        super().__call__(parser, namespace, values, option_string)
+        from mmengine.config import DictAction
+        DictAction(self.option_strings, self.dest, nargs=self.nargs)(parser, namespace, values, option_string)
 
 
 def add_amp_argument(parser: Container) -> None:
@@ -192,7 +223,7 @@ def add_out_dir_argument(parser: Container, default: str | None = None, meaning:
 
 def add_size_argument(parser: Container, meaning: str, default: tuple[int, int] | None = None, required: bool = False) -> None:
     """Add ``--size H [W]``: (H, W) in pixels."""
-    parser.add_argument('--size', nargs='+', type=int, action=_SizeAction, default=default, required=required, metavar=('H', 'W'),
+    parser.add_argument('--size', nargs='+', type=int, action=_SizeAction, default=default, required=required,
                         help=meaning)
 
 
@@ -211,6 +242,7 @@ class _SizeAction(argparse.Action):
 
 def load_run_config(args: argparse.Namespace) -> Config:
     """The config that the arguments of :func:`add_run_arguments` ask for."""
+    from mmparax.config.files import load_config
     return load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
 
 
@@ -244,6 +276,11 @@ def load_config_quietly(args: argparse.Namespace) -> Config:
     Raises:
         UserError: if the config or the checkpoint does not exist or cannot be read.
     """
+    from mmengine.registry import init_default_scope
+
+    from mmparax.config.files import check_checkpoint, load_config
+    from mmparax.utils.logs import silence_log
+
     silence_log()
     cfg = load_config(args.config, args.cfg_options)
     check_checkpoint(args.checkpoint)
@@ -260,6 +297,10 @@ def build_runner(cfg: Config) -> Runner:
     Args:
         cfg: its hooks are changed in place.
     """
+    from mmengine.runner import Runner
+
+    from mmparax.hooks.stock import holds_adapted_backbone, replace_stock_hooks
+
     sentences = []
     if holds_adapted_backbone(cfg):
         sentences = replace_stock_hooks(cfg)
@@ -276,31 +317,31 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """Make the visualization hook of a config draw.
+def draw_predictions(cfg: Config, wait_time: float) -> None:
+    """Make the visualization hook of a config show predictions in a window.
 
     Raises:
         InputError: if the config has no such hook.
     """
+    from mmengine.registry import HOOKS
+
+    from mmparax.config.query import find_class, find_datasets
+    from mmparax.utils.signatures import list_keywords
+
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise InputError("--show and --show-dir need the visualization hook: add visualization=dict(type="
+        raise InputError("--show needs the visualization hook: add visualization=dict(type="
                          "'SegVisualizationHook') or that of the config's toolbox to default_hooks.")
     for dataset in find_datasets(cfg.get('test_dataloader')):
         palette = (dataset.get('metainfo') or {}).get('palette')
         if palette:
             dataset['metainfo']['palette'] = [tuple(color) for color in palette]  # mmdetection draws in no others
-    if show:
-        hook.update(show=True, wait_time=wait_time)
+    hook.update(show=True, wait_time=wait_time)
     cls = find_class(HOOKS, hook, cfg)
     if cls is not None and 'out_dir' in list_keywords(cls):  # mmpretrain's
-        hook.update(enable=True, interval=1, **(dict(out_dir=show_dir) if show_dir else {}))
-        return
-    hook.draw = True
-    if show_dir:
-        cfg.visualizer.save_dir = show_dir
-        if not any('Local' in backend['type'] for backend in cfg.visualizer.get('vis_backends') or []):
-            cfg.visualizer.vis_backends = [ConfigDict(type='LocalVisBackend')]
+        hook.update(enable=True, interval=1)
+    else:
+        hook.draw = True
 
 
 # ---- measurements on features ----
@@ -334,9 +375,9 @@ def measure(args: argparse.Namespace, function: Callable[[Any], dict[str, Any]],
         function: measures a :class:`mmparax.analysis.measuring.Setup` and returns the result, which it has written.
         table: the result as text.
     """
-    # Here, as training needs nothing of what draws pictures.
     from mmparax.analysis.measuring import Setup
     from mmparax.analysis.models import parse_sources
+    from mmparax.utils.logs import silence_log
 
     check_int('seed', args.seed, 0)
     size = args.size

@@ -3,10 +3,6 @@
 import argparse
 import sys
 
-import torch
-from rich.console import Console
-from rich.text import Text
-
 from mmparax.cli import (
     ToolParser,
     add_amp_argument,
@@ -15,13 +11,7 @@ from mmparax.cli import (
     add_gpus_argument,
     tool,
 )
-from mmparax.config.files import load_config
-from mmparax.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, summarize
 from mmparax.errors import check_int
-from mmparax.utils.launch import use_amp
-from mmparax.utils.logs import silence_log
-
-STYLES = {OK: 'green', WARNING: 'yellow', PROBLEM: 'bold red', SKIPPED: 'dim'}
 
 
 def build_parser() -> ToolParser:
@@ -31,7 +21,7 @@ def build_parser() -> ToolParser:
         'a verdict; exit code 1 if there is a problem.')
     parser.add_argument('config', help='config file')
     add_cfg_options_argument(parser)
-    add_gpus_argument(parser, max(torch.cuda.device_count(), 1), 'processes that the run will have (default: the GPUs of this '
+    add_gpus_argument(parser, None, 'processes that the run will have (default: the GPUs of this '
                       'machine)')
     add_batch_size_argument(parser, 2, 'images of the one step')
     add_amp_argument(parser)
@@ -40,7 +30,17 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
-    check_int('gpus', args.gpus)
+    import torch
+    from rich.console import Console
+    from rich.text import Text
+
+    from mmparax.config.files import load_config
+    from mmparax.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, summarize
+    from mmparax.utils.launch import use_amp
+    from mmparax.utils.logs import silence_log
+
+    styles = {OK: 'green', WARNING: 'yellow', PROBLEM: 'bold red', SKIPPED: 'dim'}
+    gpus = max(torch.cuda.device_count(), 1) if args.gpus is None else check_int('gpus', args.gpus)
     check_int('batch_size', args.batch_size)
     silence_log()
     cfg = load_config(args.config, args.cfg_options)
@@ -48,9 +48,9 @@ def main(args: argparse.Namespace) -> None:
     console = Console(soft_wrap=True, highlight=False)
 
     def report(finding: Finding) -> None:
-        console.print(Text.assemble((f'{finding.status:<8}', STYLES[finding.status]), f'{finding.check:<15}', finding.text))
+        console.print(Text.assemble((f'{finding.status:<8}', styles[finding.status]), f'{finding.check:<15}', finding.text))
 
-    ready, sentence = summarize(Doctor(cfg, args.batch_size, args.gpus, report).examine())
+    ready, sentence = summarize(Doctor(cfg, args.batch_size, gpus, report).examine())
     console.print(Text(sentence, 'bold green' if ready else 'bold red'))
     sys.exit(0 if ready else 1)
 

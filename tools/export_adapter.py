@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmparax.checkpoint.adapter_io import DTYPES, save_adapter
 from mmparax.cli import ToolParser, add_cfg_options_argument, load_config_quietly, tool
-from mmparax.deploy.standalone import check_output_file
 from mmparax.errors import ParameterError
-from mmparax.inference.predictions import build_and_load
-from mmparax.weights.adapter_file import SUFFIX, get_description
+from mmparax.utils.choices import FILE_DTYPES
 
 
 def build_parser() -> ToolParser:
@@ -21,7 +18,7 @@ def build_parser() -> ToolParser:
     parser.add_argument('checkpoint', help='checkpoint file of the run')
     parser.add_argument('out', help='file to write; ends in .safetensors')
     parser.add_argument('--no-head', action='store_true', help='leave out everything outside the backbone')
-    parser.add_argument('--dtype', choices=DTYPES, help='precision in the file (default: that of the model, '
+    parser.add_argument('--dtype', choices=FILE_DTYPES, help='precision in the file (default: that of the model, '
                         'float32, whatever the checkpoint has)')
     parser.add_argument(
         '--metric', nargs='+', metavar='NAME=VALUE', default=[],
@@ -36,11 +33,16 @@ def parse_metric(pairs: list) -> dict[str, float]:
     """``NAME=VALUE`` pairs as numbers."""
     metric = {}
     for pair in pairs:
-        name, _, value = pair.partition('=')
+        name, _, value = pair.rpartition('=')
         try:
-            metric[name] = float(value)
+            number = float(value)
         except ValueError:
-            raise ParameterError('metric', pair, 'it is NAME=NUMBER, such as mIoU=50.3') from None
+            number = math.nan
+        if not name.strip() or not math.isfinite(number):
+            raise ParameterError('metric', pair, 'it is NAME=NUMBER, such as mIoU=50.3')
+        if name in metric:
+            raise ParameterError('metric', pair, f'{name} was given before, as {metric[name]}', 'Give each once.')
+        metric[name] = number
     return metric
 
 
@@ -50,6 +52,8 @@ def find_metric(checkpoint: Mapping[str, Any], path: str) -> dict[str, float] | 
     A ``best_*`` file is written right after its evaluation; other checkpoints of a run are not. Measures without a value are
     left out.
     """
+    from mmparax.weights.adapter_file import get_description
+
     published = get_description(checkpoint)
     if published:
         return published['metric']
@@ -65,9 +69,14 @@ def find_metric(checkpoint: Mapping[str, Any], path: str) -> dict[str, float] | 
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
-    cfg = load_config_quietly(args)
-    check_output_file(args.out, (SUFFIX, ), args.force)
+    from mmparax.checkpoint.adapter_io import save_adapter
+    from mmparax.deploy.standalone import check_output_file
+    from mmparax.inference.predictions import build_and_load
+    from mmparax.weights.adapter_file import SUFFIX
+
     metric = parse_metric(args.metric)
+    check_output_file(args.out, (SUFFIX, ), args.force)
+    cfg = load_config_quietly(args)
     model, content = build_and_load(cfg, args.checkpoint)
     about = save_adapter(model, args.out, include_head=not args.no_head, dtype=args.dtype, cfg=cfg, metric=metric
                          or find_metric(content, args.checkpoint), dataset_meta=(content.get('meta') or {}).get('dataset_meta'))

@@ -2,8 +2,7 @@
 """Write backbone and head as an ONNX file: ``python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx --size H [W]``."""
 import argparse
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from mmparax.cli import (
     ToolParser,
@@ -13,19 +12,9 @@ from mmparax.cli import (
     load_config_quietly,
     tool,
 )
-from mmparax.config.query import get_model_config
-from mmparax.deploy.merging import merge_adapter
-from mmparax.deploy.onnx_file import LEVELS, LOGITS, RUNTIME, SCORES, check_packages, compare_onnx, export_onnx
-from mmparax.deploy.standalone import check_output_file
 from mmparax.errors import InputError
-from mmparax.inference.predictions import load_model
 from mmparax.utils.toolboxes import is_installed
 
-MEANING = {
-    LOGITS: "the head's logits of each class, at the resolution of the head",
-    SCORES: "the head's scores of each class, before the softmax",
-    LEVELS: 'the maps of backbone and neck (the heads of a detector make proposals, which are no fixed graph)'
-}
 TOLERANCE = 1e-3  # relative to the largest output
 
 
@@ -45,6 +34,12 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    from mmparax.config.query import get_model_config
+    from mmparax.deploy.merging import merge_adapter
+    from mmparax.deploy.onnx_file import MEANING, check_packages, export_onnx
+    from mmparax.deploy.standalone import check_output_file
+    from mmparax.inference.predictions import load_model
+
     cfg = load_config_quietly(args)
     check_packages()
     check_output_file(args.out, ('.onnx', ), args.force)
@@ -68,12 +63,14 @@ def main(args: argparse.Namespace) -> None:
     print(compared)
 
 
-def compare(model: nn.Module, draft: Path, out: str) -> str:
+def compare(model: Any, draft: Path, out: str) -> str:
     """Say how far the file is from the model.
 
     Raises:
         InputError: if it is too far.
     """
+    from mmparax.deploy.onnx_file import RUNTIME, compare_onnx
+
     if not is_installed(RUNTIME):
         return f'Not compared: {RUNTIME} is not installed.'
     difference = compare_onnx(model, draft)

@@ -3,11 +3,7 @@
 import argparse
 import json
 
-from rich.console import Console
-from rich.table import Table
-
 from mmparax.cli import ToolParser, tool
-from mmparax.weights.adapter_file import format_description, make_printable, read_adapter
 
 
 def build_parser() -> ToolParser:
@@ -19,6 +15,11 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmparax.weights.adapter_file import format_description, make_printable, read_adapter
+
     about = read_adapter(args.file).about
     if args.json:
         print(json.dumps(about, indent=2))

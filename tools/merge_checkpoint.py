@@ -3,17 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.cli import ToolParser, add_cfg_options_argument, load_config_quietly, tool
-from mmparax.deploy.standalone import (
-    SUFFIXES,
-    check_output_file,
-    make_standalone_checkpoint,
-    make_upstream_checkpoint,
-    make_upstream_config,
-    write_checkpoint,
-)
-from mmparax.inference.predictions import build_and_load
 
 
 def build_parser() -> ToolParser:
@@ -33,6 +23,17 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    from mmparax.backbones.adapted import find_adapted_backbones
+    from mmparax.deploy.standalone import (
+        SUFFIXES,
+        check_output_file,
+        make_standalone_checkpoint,
+        make_upstream_checkpoint,
+        make_upstream_config,
+        write_checkpoint,
+    )
+    from mmparax.inference.predictions import build_and_load
+
     cfg = load_config_quietly(args)
     # mmengine, which alone loads --upstream's file, reads no safetensors.
     check_output_file(args.out, ('.pth', ) if args.upstream else SUFFIXES, args.force)

@@ -15,19 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-
 from mmparax.cli import ToolParser, tool
-from mmparax.datasets.synthetic.scenes import STUFF_CLASSES, THING_CLASSES
-from mmparax.datasets.synthetic.writers import write_scenes
 from mmparax.errors import check_int
-from mmparax.inference.metrics import select_paper_metrics
-from mmparax.inference.scene_pictures import draw_scene_predictions
-from mmparax.reproduce.process import run_script
-from mmparax.reproduce.settings import build_data_options, build_length_options, format_options
-from mmparax.utils.code_digest import compute_parts_digest, encode_content, read_package_source
 from mmparax.utils.tables import format_mean_and_spread
-from mmparax.weights.sources import locate
 
 TOOLS = Path(__file__).resolve().parent
 FOLDER = TOOLS.parent / 'configs' / 'quickstart'
@@ -57,11 +47,21 @@ def build_parser() -> ToolParser:
 
 def call(script: str, log: Path, total: int, label: str, *arguments: str) -> str:
     """Run a script of tools/ with its output in a log file and a progress bar; return the output."""
+    from mmparax.reproduce.process import run_script
+
     return run_script([sys.executable, str(TOOLS / script), *arguments], log, label, Path(script).stem, total)
 
 
 def run(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one method with one seed; a finished run is not repeated."""
+    from mmengine.config import Config
+
+    from mmparax.inference.metrics import select_paper_metrics
+    from mmparax.inference.scene_pictures import draw_scene_predictions
+    from mmparax.reproduce.settings import build_data_options, build_length_options, format_options
+    from mmparax.utils.code_digest import compute_parts_digest, encode_content, read_package_source
+    from mmparax.weights.sources import locate
+
     config = str(FOLDER / CONFIGS[args.task].format(method))
     cfg = Config.fromfile(config)
     iterations = args.iterations or cfg.train_cfg.max_iters
@@ -98,6 +98,8 @@ def run(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
 
 def collect_scores(result: dict[str, Any]) -> dict[str, float]:
     """The metrics of a run, and of a segmentation the mean IoU of surfaces and digits (those that occur in the scenes)."""
+    from mmparax.datasets.synthetic.scenes import STUFF_CLASSES, THING_CLASSES
+
     columns = dict(result['metrics'])
     for label, names in (('surfaces', STUFF_CLASSES), ('digits', THING_CLASSES)):
         values = [result['classes'][name] for name in names if result['classes'].get(name) is not None]
@@ -127,6 +129,8 @@ def compare(args: argparse.Namespace) -> None:
 
 @tool(build_parser, out_dir='data_dir')
 def main(args: argparse.Namespace) -> None:
+    from mmparax.datasets.synthetic.writers import write_scenes
+
     if args.iterations is not None:
         check_int('iterations', args.iterations, 2)
     for name in ('num_train', 'num_val'):

@@ -1,31 +1,26 @@
 #!/usr/bin/env python
 """Run the paper's tables and compare: ``python tools/reproduce.py --list | --table N | --report FILE``."""
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from mmparax.benchmark.parameter_counts import ParameterCounter
-from mmparax.cli import ToolParser, add_gpus_argument, tool
-from mmparax.datasets.synthetic.writers import write_scenes
+from mmparax.cli import ToolParser, add_gpus_argument, end_interrupted, tool
 from mmparax.errors import InputError, ParameterError, check_int
-from mmparax.reproduce.entries import TableEntry, select_entries
-from mmparax.reproduce.full import FullScale
-from mmparax.reproduce.pages import check_report_path, write_report
-from mmparax.reproduce.report import NONE, TablesReport, format_millions
-from mmparax.reproduce.runner import RunOutcome, ScriptLauncher, TableRunner
-from mmparax.reproduce.state import DONE, FAILED, list_seeds, summarize_states
-from mmparax.reproduce.tiny import TinyScale
-from mmparax.utils.logs import silence_log
+
+if TYPE_CHECKING:
+    from mmparax.reproduce.entries import TableEntry
+    from mmparax.reproduce.runner import RunOutcome, ScriptLauncher, TableRunner
 
 SCENES = (800, 200)  # training and validation
 MIN_WIDTHS = {'row': 12, 'config': 12, 'published, %': 14, 'state': 12}  # of the columns of --list that may be folded
@@ -67,6 +62,8 @@ def build_parser() -> ToolParser:
 
 def choose_launcher(args: argparse.Namespace) -> ScriptLauncher:
     """How to start the runs; raises InputError for what does not go together."""
+    from mmparax.reproduce.runner import ScriptLauncher
+
     if args.gpus is not None:
         check_int('gpus', args.gpus)
     if args.iterations is not None:
@@ -82,6 +79,8 @@ def choose_launcher(args: argparse.Namespace) -> ScriptLauncher:
 
 def check_gpus(args: argparse.Namespace, launcher: ScriptLauncher) -> None:
     """Full scale needs GPUs; under Slurm they are elsewhere."""
+    import torch
+
     found = torch.cuda.device_count()
     if args.scale == 'tiny' or args.launcher == 'slurm' or found >= launcher.gpus:
         return
@@ -93,6 +92,8 @@ def check_gpus(args: argparse.Namespace, launcher: ScriptLauncher) -> None:
 
 def describe(runner: TableRunner, entries: list[TableEntry], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """The table entries for ``--list``, every one of them with its parameters counted and its state."""
+    from mmparax.reproduce.state import DONE, list_seeds, summarize_states
+
     descriptions = []
     for entry in tqdm(entries, desc='entries', unit='entry', file=sys.stderr):
         known = {*seeds, *list_seeds(runner.get_folder(entry, 0).path.parent)}
@@ -119,6 +120,8 @@ def read_published(runner: TableRunner, entry: TableEntry, value: Callable[[Tabl
 
 def make_table(rows: list[dict[str, Any]], tiny: bool) -> Table:
     """The table entries as a table of text."""
+    from mmparax.reproduce.report import NONE, format_millions
+
     table = Table(title='Table entries; parameters: trainable in the backbone, in millions', box=SIMPLE_HEAD, show_edge=False,
                   padding=0)  # all of it in 100 columns
     for column in ('table', 'row', 'backbone', 'data set', 'config', 'published', 'built', 'published, %', 'state'):
@@ -141,6 +144,8 @@ def make_console(stream: Any = None) -> Console:
 
 def make_scenes(data: str) -> None:
     """Write the scenes unless there are some."""
+    from mmparax.datasets.synthetic.writers import write_scenes
+
     if not (Path(data) / 'classes.json').is_file():
         write_scenes(data, *SCENES)
 
@@ -157,6 +162,9 @@ def show_outcomes(outcomes: list[RunOutcome]) -> None:
 
 def save_report(runner: TableRunner, entries: list[TableEntry], path: Path, seeds: Sequence[int]) -> None:
     """Write a report and say where."""
+    from mmparax.reproduce.pages import write_report
+    from mmparax.reproduce.report import TablesReport
+
     write_report(TablesReport(runner, entries, path.parent, seeds), path)
     runner.scale.counter.save()
     print(f'Report: {path}')
@@ -164,6 +172,15 @@ def save_report(runner: TableRunner, entries: list[TableEntry], path: Path, seed
 
 @tool(build_parser, out_dir='data_dir')
 def main(args: argparse.Namespace) -> None:
+    from mmparax.benchmark.parameter_counts import ParameterCounter
+    from mmparax.reproduce.entries import select_entries
+    from mmparax.reproduce.full import FullScale
+    from mmparax.reproduce.pages import check_report_path
+    from mmparax.reproduce.runner import TableRunner
+    from mmparax.reproduce.state import FAILED
+    from mmparax.reproduce.tiny import TinyScale
+    from mmparax.utils.logs import silence_log
+
     silence_log()
     launcher = choose_launcher(args)
     seeds = args.seeds or range(check_int('num_seeds', args.num_seeds))
@@ -196,8 +213,7 @@ def main(args: argparse.Namespace) -> None:
     try:
         outcomes = runner.run_all(runs)
     except KeyboardInterrupt:
-        print('\nStopped. The same command goes on from the last checkpoint.', file=sys.stderr)
-        sys.exit(130)
+        end_interrupted('the same command goes on from the last checkpoint.')
     show_outcomes(outcomes)
     tables = '-'.join(map(str, sorted({entry.table for entry in entries})))
     for suffix in ('md', 'html'):

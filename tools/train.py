@@ -2,14 +2,9 @@
 """Train a model: ``python tools/train.py CONFIG``."""
 import argparse
 
-from mmengine.runner import find_latest_checkpoint
-
-from mmparax.checks.data import check_datasets
 from mmparax.cli import ToolParser, add_amp_argument, add_run_arguments, build_runner, keep_config_file, load_run_config, tool
-from mmparax.config.files import check_checkpoint
 from mmparax.errors import InputError
-from mmparax.utils.launch import evaluate_without_amp, is_first_process, keep_freed_memory, prepare_processes, use_amp
-from mmparax.utils.locks import lock_folder
+from mmparax.utils.ranks import is_first_process
 
 
 def build_parser() -> ToolParser:
@@ -30,6 +25,13 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    from mmengine.runner import find_latest_checkpoint
+
+    from mmparax.checks.data import check_datasets
+    from mmparax.config.files import check_checkpoint
+    from mmparax.utils.launch import evaluate_without_amp, keep_freed_memory, prepare_processes, use_amp
+    from mmparax.utils.locks import lock_folder
+
     cfg = load_run_config(args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None

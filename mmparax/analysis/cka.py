@@ -14,11 +14,11 @@ from mmparax.analysis.measuring import LARGEST, SUMS, Setup, split_batches, sum_
 from mmparax.analysis.models import FeatureExtractor, load_extractor
 from mmparax.config.files import load_config
 from mmparax.errors import InputError, ParameterError, check_choice, check_int
+from mmparax.utils.choices import POOLS
 from mmparax.utils.devices import resolve_device
 from mmparax.utils.tables import render_table
 
 SMALLEST_BATCH = 4  # of the unbiased estimator
-POOLS = ('none', 'mean')
 STEP = 32  # sizes are multiples of it, which every usual stride divides
 CHUNK = 1 << 18  # values of a feature that are in float64 at a time
 LABELS = 32  # along an axis of the picture, at most

@@ -16,12 +16,11 @@ from mmparax.checkpoint.compatibility import check_adapter, split_names
 from mmparax.checkpoint.contents import collect_frozen_names
 from mmparax.checkpoint.fingerprint import describe, find_conversions
 from mmparax.errors import InputError, ParameterError, check_choice, check_number
+from mmparax.utils.choices import FILE_DTYPES
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.names import add_prefix, make_prefix, strip_prefix
 from mmparax.weights.adapter_file import AdapterFile, has_valid_classes, read_adapter, to_plain_json, to_tuples, write_adapter
 from mmparax.weights.sources import SHIPPED, is_url
-
-DTYPES = ('float32', 'float16', 'bfloat16')
 
 
 def save_adapter(model: nn.Module, path: str | Path, include_head: bool = True, dtype: str | None = None,
@@ -61,7 +60,7 @@ def save_adapter(model: nn.Module, path: str | Path, include_head: bool = True, 
         raise InputError(f'{full[0] or type(model).__name__} has adapter=None: everything is trainable and there is no '
                          'adapter to save. Keep the checkpoint of the run, which holds the whole model.')
     if dtype is not None:
-        check_choice('dtype', dtype, DTYPES)
+        check_choice('dtype', dtype, FILE_DTYPES)
     conversions = find_conversions(model)
     if conversions:
         raise InputError(f'the frozen weights of {type(model).__name__} are {conversions}, not float32 as they were '
@@ -201,6 +200,8 @@ def _check_metric(metric: Mapping[str, Any] | None) -> dict[str, float] | None:
         return None
     if not isinstance(metric, Mapping):
         raise ParameterError('metric', metric, 'it is a dict of numbers by name', 'Use metric=dict(mIoU=50.3), for example.')
+    if any(not str(name).strip() for name in metric):
+        raise ParameterError('metric', dict(metric), 'a result has a name', 'Use metric=dict(mIoU=50.3), for example.')
     return {
         str(name): check_number(
             f'metric[{name!r}]',

@@ -19,6 +19,11 @@ from mmparax.weights.adapter_file import to_plain_json
 PACKAGES = ('onnx', 'onnxscript')
 RUNTIME = 'onnxruntime'
 LEVELS, LOGITS, SCORES = 'level', 'logits', 'scores'
+MEANING = {
+    LOGITS: "the head's logits of each class, at the resolution of the head",
+    SCORES: "the head's scores of each class, before the softmax",
+    LEVELS: 'the maps of backbone and neck (the heads of a detector make proposals, which are no fixed graph)'
+}
 
 
 class ExportedModel(nn.Module):

@@ -47,8 +47,13 @@ def select_paper_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return columns
 
 
-def format_results_table(metrics: Mapping[str, Any]) -> str:
-    """Format :func:`select_paper_metrics` as a text table with one decimal; an empty text if there are none."""
+def format_results_table(metrics: Mapping[str, Any], images: str = '') -> str:
+    """Format :func:`select_paper_metrics` as a text table with one decimal; an empty text if there are none.
+
+    Args:
+        metrics: what mmengine returns.
+        images: on what they were measured, such as ``'200 images of val'``.
+    """
     columns = select_paper_metrics(metrics)
     if not columns:
         return ''
@@ -57,7 +62,7 @@ def format_results_table(metrics: Mapping[str, Any]) -> str:
         table.add_column(column, justify='right', no_wrap=True)
     table.add_row(*('–' if value is None else f'{value:.1f}' for value in columns.values()))
     text = render_table(table, max(88, sum(len(column) + 3 for column in columns) + 1))
-    return f'Results in percent:\n{text}'  # a title would be wrapped to the width of few columns
+    return f'Results in percent{f" on {images}" * bool(images)}:\n{text}'  # a title would be wrapped to the width of few columns
 
 
 def write_predictions(cfg: Config, folder: str) -> None:

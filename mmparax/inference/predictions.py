@@ -1,26 +1,23 @@
-"""The prediction of a model of any task for one image: as a table, and as a picture that is large enough to read."""
+"""The prediction of a model of any task for one image, and as a table."""
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from mmcv.image import imread, imresize, imwrite
+from mmcv.image import imread
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model.utils import revert_sync_batchnorm
-from mmengine.registry import MODELS, VISUALIZERS
+from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
-from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.checks.checkpoint import check_origin
 from mmparax.config.query import find_datasets, get_metainfo, get_model_config
 from mmparax.errors import InputError, MissingFileError
+from mmparax.inference.drawing import INSTANCE_OFFSET, make_palette
 
-INSTANCE_OFFSET = 1000  # mmdetection's panoptic maps hold number * 1000 + class
-SHORT_SIDE, LONG_SIDE = 512, 2048
-OPACITY = 0.6
 TOP = 5
 
 
@@ -41,10 +38,7 @@ def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
     model, content = build_and_load(cfg, checkpoint)
     meta = dict((content.get('meta') or {}).get('dataset_meta') or _find_metainfo(cfg))
     classes = meta.get('classes') or [f'class {number}' for number in range(1000)]
-    palette = meta.get('palette')
-    if not palette:
-        palette = np.random.RandomState(42).randint(256, size=(len(classes), 3)).tolist()
-    model.dataset_meta = {**meta, 'classes': tuple(classes), 'palette': [tuple(color) for color in palette]}
+    model.dataset_meta = {**meta, 'classes': tuple(classes), 'palette': make_palette(meta, len(classes))}
     return model.to(device).eval()
 
 
@@ -168,56 +162,3 @@ def _measure_shares(labels: Tensor) -> list[tuple[int, float]]:
     values, counts = labels.unique(return_counts=True)
     shares = (counts / labels.numel()).tolist()
     return sorted(zip(values.tolist(), shares), key=lambda entry: -entry[1])
-
-
-def draw_prediction(model: nn.Module, cfg: Config, image: np.ndarray, sample: Any, path: str, score_thr: float) -> None:
-    """Write a picture of a prediction with the visualizer of the config.
-
-    Small images are enlarged first, because boxes and letters have a fixed size in pixels.
-
-    Args:
-        model: from :func:`load_model`.
-        cfg: its config.
-        image: (H, W, 3) uint8 RGB.
-        sample: from :func:`predict`.
-        path: file to write.
-        score_thr: leave out objects with a lower score.
-    """
-    options = {**cfg.visualizer, 'vis_backends': [], 'name': f'prediction {path}'}
-    if 'pred_score' not in sample:
-        options.setdefault('alpha', OPACITY)  # upstream's own hides the image
-    visualizer = VISUALIZERS.build(options)
-    visualizer.dataset_meta = model.dataset_meta
-    factor = max(1, min(round(SHORT_SIDE / min(image.shape[:2])), LONG_SIDE // max(image.shape[:2])))
-    image = imresize(image, (image.shape[1] * factor, image.shape[0] * factor), interpolation='bicubic')
-    if 'pred_score' in sample and hasattr(visualizer, 'visualize_cls'):
-        visualizer.visualize_cls(image, sample, draw_gt=False, out_file=path)
-        return
-    large = enlarge_prediction(sample, factor, score_thr)
-    if not large.all_keys():
-        imwrite(image[..., ::-1], path)
-        return
-    threshold = {} if 'pred_sem_seg' in large else dict(pred_score_thr=0.)
-    visualizer.add_datasample('prediction', image, large, draw_gt=False, out_file=path, **threshold)
-
-
-def enlarge_prediction(sample: Any, factor: int, score_thr: float) -> Any:
-    """Copy the predictions of a data sample ``factor`` times as large; what the visualizer cannot draw is left out."""
-
-    def grow(maps: Tensor) -> Tensor:
-        return maps.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-
-    large = type(sample)()
-    if 'pred_sem_seg' in sample:
-        large.pred_sem_seg = PixelData(data=grow(sample.pred_sem_seg.data))
-    if 'pred_panoptic_seg' in sample:
-        labels = sample.pred_panoptic_seg.sem_seg
-        if len(labels.unique()) > 1:  # one value may be "none", which cannot be drawn
-            large.pred_panoptic_seg = PixelData(sem_seg=grow(labels))
-    elif 'pred_instances' in sample:
-        found = sample.pred_instances[sample.pred_instances.scores >= score_thr]
-        if len(found):
-            large.pred_instances = InstanceData(bboxes=found.bboxes * factor, labels=found.labels, scores=found.scores)
-            if 'masks' in found:
-                large.pred_instances.masks = grow(found.masks)
-    return large

@@ -14,16 +14,15 @@ from torch import Tensor
 from mmparax.errors import ParameterError, check_choice
 from mmparax.ops.cpu.build import load_library
 from mmparax.ops.triton import runs_on
+from mmparax.utils.choices import BACKEND_VARIABLE, BACKENDS
 
-BACKENDS = ('auto', 'reference', 'fused', 'cpu', 'triton')
-VARIABLE = 'MMPARAX_OPS'
 _chosen: str | None = None  # None: what the variable says
 
 
 @functools.lru_cache(None)
 def _read_variable() -> str:
     """What ``MMPARAX_OPS`` says; not read when this module is imported, where no script could explain a wrong value."""
-    return check_choice(VARIABLE, os.environ.get(VARIABLE, 'auto'), BACKENDS)
+    return check_choice(BACKEND_VARIABLE, os.environ.get(BACKEND_VARIABLE, 'auto'), BACKENDS)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class RunGroup:
         """The same text for groups that were evaluated on the same data in the same way."""
         cfg = self.first.cfg
         parts = [*find_datasets(cfg.get('test_dataloader') or cfg.get('val_dataloader')), cfg.get('test_evaluator')]
-        sources = sorted({run.source for run in self.runs})
+        sources = sorted({f'{run.source} {run.images}' for run in self.runs})
         return json.dumps([_drop(parts, (*EVALUATION_OUTPUTS, 'pipeline', 'metainfo')), sources], sort_keys=True, default=str)
 
 

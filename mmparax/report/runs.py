@@ -3,7 +3,7 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -14,7 +14,8 @@ from mmengine.config import Config
 
 from mmparax.config.files import load_config
 from mmparax.config.query import walk_configs
-from mmparax.errors import InputError, MissingFileError
+from mmparax.errors import InputError, MissingFileError, UserError
+from mmparax.inference.evaluation import FILE, describe_data, find_first_difference, format_images, name_split
 from mmparax.report.logs import (
     TrainingCurves,
     describe_device,
@@ -49,6 +50,7 @@ class TrainingRun:
         sessions: timestamps of the training and of its resumptions.
         result: the content of ``result.json``, if tools/reproduce.py made the run.
         notes: sentences about what is missing or damaged.
+        images: on what ``metrics`` were measured, such as '200 images of val'; empty if nothing says it.
     """
     folder: Path
     outer: Path
@@ -63,6 +65,7 @@ class TrainingRun:
     sessions: list[str]
     result: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    images: str = ''
 
     @cached_property
     def backbone_config(self) -> Mapping[str, Any]:
@@ -96,6 +99,11 @@ class TrainingRun:
         """Seed of the random numbers; None if neither the config nor the log says."""
         seed = (self.cfg.get('randomness') or {}).get('seed')
         return seed if seed is not None else int(self.environment['seed']) if 'seed' in self.environment else None
+
+    @property
+    def evaluated(self) -> str:
+        """What the metrics are of, such as 'test, 200 images of val'."""
+        return ', '.join(filter(None, (self.source, self.images)))
 
     @property
     def device(self) -> str:
@@ -222,14 +230,15 @@ def _read_run(folder: Path, outer: Path, name: str) -> TrainingRun:
     logs = [log for session in logged for log in session.glob('*.log')]
     environment = read_environment(logs[-1]) if logs else {}
     result = _read_json(outer / 'result.json')
-    metrics, source = _find_metrics(folder, outer, curves, result)
+    metrics, source, images, refused = _find_metrics(folder, outer, curves, result, cfg)
+    notes += refused
     if not metrics:
         notes.append('It was not evaluated: run tools/test.py.')
     checkpoint = _find_checkpoint(folder)
     if checkpoint is None:
         notes.append('Its checkpoint is not there, so neither are pictures and analyses that need it.')
     run = TrainingRun(folder, outer, name, config_file, cfg, curves, metrics, source, checkpoint, environment,
-                      [session.name for session in logged], result, notes)
+                      [session.name for session in logged], result, notes, images)
     progress = run.find_progress()
     if progress['total'] and progress['done'] < progress['total']:
         notes.append(f'It is not finished: {progress["unit"]} {progress["done"]} of {progress["total"]}.')
@@ -245,23 +254,47 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _find_metrics(folder: Path, outer: Path, curves: TrainingCurves, result: Mapping[str, Any]) -> Any:
-    """Find the newest evaluation of the test set, else the last validation; return the metrics and which of them it is."""
-    written = sorted((path for place in {folder, outer, outer / 'test'}
-                      for path in place.glob('*/*.json') if path.stem == path.parent.name and TIMESTAMP.fullmatch(path.stem)),
-                     key=lambda path: path.stem)
-    evaluations: Iterable[Mapping[str, Any]] = [
-        *map(_read_json, reversed(written)),
-        result.get('metrics') or {},
-        *(read_printed_evaluation(place / 'test.txt') for place in (outer, folder) if (place / 'test.txt').is_file())
-    ]
-    for found in evaluations:
+def _find_metrics(folder: Path, outer: Path, curves: TrainingCurves, result: Mapping[str, Any],
+                  cfg: Config) -> tuple[dict[str, float | None], str, str, list[str]]:
+    """Find the newest evaluation of the run's own test set, else the last validation.
+
+    Returns:
+        tuple: the metrics, which of the two they are of, on which images, and sentences about evaluations on other data.
+    """
+    expected, notes = describe_data(cfg), []
+    for path in sorted((path for place in {folder, outer, outer / 'test'}
+                        for path in place.glob('*/*.json') if path.stem == path.parent.name and TIMESTAMP.fullmatch(path.stem)),
+                       key=lambda path: path.stem, reverse=True):
+        columns, about = select_columns(_read_json(path)), _read_evaluation(path.parent)
+        difference = find_first_difference(about['data'], expected) if columns and about.get('data') else ''
+        if difference:
+            images = f' ({format_images(about)})' if 'images' in about else ''
+            notes.append(f'The evaluation of {path.stem}{images} is not its result: it is on other data than its config names, '
+                         f'{difference}.')
+        elif columns:
+            return columns, 'test', format_images(about) if 'images' in about else '', notes
+    others = [result.get('metrics') or {}]
+    if not notes:  # what was printed may be of those
+        others += [read_printed_evaluation(place / 'test.txt') for place in (outer, folder) if (place / 'test.txt').is_file()]
+    for found in others:
         columns = select_columns(found)
         if columns:
-            return columns, 'test'
+            return columns, 'test', name_split(cfg), notes
     if curves.val:
-        return select_columns(curves.val[-1]), 'last validation'
-    return {}, ''
+        return select_columns(curves.val[-1]), 'last validation', name_split(dict(test_dataloader=cfg.get('val_dataloader'))), notes
+    return {}, '', '', notes
+
+
+def _read_evaluation(session: Path) -> dict[str, Any]:
+    """What tools/test.py wrote of an evaluation, else what the session's copy of the config says; empty if neither is there."""
+    about = _read_json(session / FILE)
+    config = session / 'vis_data' / 'config.py'
+    if not about and config.is_file():
+        try:
+            about = dict(data=describe_data(load_config(str(config))))
+        except UserError:
+            return {}
+    return about
 
 
 def _find_checkpoint(folder: Path) -> Path | None:

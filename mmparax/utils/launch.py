@@ -14,10 +14,8 @@ from mmengine.logging import print_log
 
 from mmparax.errors import InputError, ParameterError
 
-PRECISIONS = ('fp16', 'bf16')
 # glibc's M_MMAP_THRESHOLD (the largest value that it takes), M_TRIM_THRESHOLD and M_TOP_PAD, in bytes.
 MALLOC_SETTINGS = ((-3, 2**25), (-1, 2**31 - 1), (-2, 2**26))
-RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 SYNC_BN = ('SyncBN', 'MMSyncBN')
 
 
@@ -35,15 +33,6 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     taken = [library.mallopt(*setting) for setting in MALLOC_SETTINGS] if hasattr(library, 'mallopt') else [0]
     return all(taken)
-
-
-def is_first_process(launcher: str) -> bool:
-    """Whether this process is the first of its run; known before the processes have met.
-
-    Args:
-        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``; variables of others say nothing about this run.
-    """
-    return not int(os.environ.get(RANKS.get(launcher, ''), 0))
 
 
 def prepare_processes(cfg: Config) -> None:

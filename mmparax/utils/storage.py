@@ -1,5 +1,6 @@
 """Writes files so that a reader sees either the old content or the new one."""
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def write(path: str | Path, content: bytes, remedy: str = RESUME) -> None:
             pass
         raise StorageError(f'{str(path)!r} ({len(content) / 2**20:.1f} MiB) could not be written: {error.strerror or error}. '
                            f'{remedy}') from error
+
+
+def check_writable(folder: str | Path, remedy: str = 'Choose another folder.') -> None:
+    """Make a folder unless it exists, and check that files can be written to it: better before a long job than behind it.
+
+    Raises:
+        StorageError: if it is a file, cannot be made, or cannot be written to.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(f'the folder {str(folder)!r} cannot be written to: {error.strerror or error}. {remedy}') from error
 
 
 def remove_parts(folder: str | Path) -> None:

@@ -7,9 +7,8 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from PIL import Image
 
 from mmparax.errors import InputError, MissingFileError
+from mmparax.inference.drawing import INSTANCE_OFFSET
 from mmparax.inference.predictions import (
-    INSTANCE_OFFSET,
-    enlarge_prediction,
     get_test_pipeline,
     loads_files,
     make_pipeline_input,
@@ -40,22 +39,6 @@ TABLES = {
 @pytest.mark.parametrize('task', SAMPLES)
 def test_tables(task):
     assert tabulate_prediction(BaseDataElement(**SAMPLES[task]), CLASSES, 0.3) == TABLES[task]
-
-
-def test_predictions_are_enlarged():
-    large = enlarge_prediction(BaseDataElement(**SAMPLES['segmentation']), 2, 0.3)
-    assert large.pred_sem_seg.data.tolist() == [[[0, 0, 1, 1, 1, 1, 1, 1]] * 4]
-    large = enlarge_prediction(BaseDataElement(**SAMPLES['detection']), 3, 0.3)
-    assert large.pred_instances.bboxes.tolist() == [[0, 3, 6, 9]] and large.pred_instances.labels.tolist() == [2]
-    assert large.pred_instances.masks.tolist() == [[[True] * 3 + [False] * 3] * 3]
-    large = enlarge_prediction(BaseDataElement(**SAMPLES['panoptic']), 2, 0.3)
-    assert large.pred_panoptic_seg.sem_seg.shape == (1, 2, 8) and 'pred_instances' not in large
-
-
-def test_what_cannot_be_drawn_is_left_out():
-    single = dict(pred_panoptic_seg=PixelData(sem_seg=torch.full((1, 2, 2), len(CLASSES))))
-    for sample, threshold in ((single, 0.3), (SAMPLES['detection'], 0.95)):
-        assert not enlarge_prediction(BaseDataElement(**sample), 2, threshold).all_keys()
 
 
 def test_the_test_pipeline_needs_no_annotations():

@@ -108,9 +108,8 @@ def test_a_mini_backbone_is_pretrained_by_one_line(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv',
                         ['pretrain_mini_backbone.py', name, '--iterations', '1', '--batch-size', '2', '--out-dir',
                          str(tmp_path)])
-    script = runpy.run_path(str(ROOT / 'tools' / 'pretrain_mini_backbone.py'))
-    monkeypatch.setitem(script['main'].__wrapped__.__globals__, 'VALIDATION_IMAGES', 4)
-    script['main']()
+    monkeypatch.setattr('mmparax.reproduce.mini_backbones.VALIDATION_IMAGES', 4)
+    runpy.run_path(str(ROOT / 'tools' / 'pretrain_mini_backbone.py'), run_name='__main__')
     assert {path.name for path in tmp_path.iterdir()} == {f'{name}_glyphs.safetensors', f'{name}_glyphs.log'}
 
 

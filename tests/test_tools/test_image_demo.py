@@ -59,7 +59,7 @@ EXPECTED = {
 @pytest.mark.parametrize('task', TASKS)
 def test_prints_and_draws(task, folder, capsys):
     picture = folder / 'pictures' / f'{task}.png'
-    assert demo(folder / 'scene.png', folder / f'{task}.py', folder / f'{task}.pth', '--out', picture, '--score-thr', '0.05',
+    assert demo(folder / f'{task}.py', folder / f'{task}.pth', folder / 'scene.png', '--out', picture, '--score-thr', '0.05',
                 '--device', 'cpu') is None
     text = capsys.readouterr().out
     rows = re.findall(EXPECTED[task], text)
@@ -79,7 +79,7 @@ def test_a_picture_without_anything_found(task, folder, capsys):
     """Nothing is drawn, and nothing fails."""
     picture = folder / 'empty.png'
     options = ['model.test_cfg.rcnn.score_thr=2.', 'model.test_cfg.panoptic.stuff_area_limit=100000']
-    assert demo(folder / 'scene.png', folder / f'{task}.py', folder / f'{task}.pth', '--out', picture, '--score-thr', '2',
+    assert demo(folder / f'{task}.py', folder / f'{task}.pth', folder / 'scene.png', '--out', picture, '--score-thr', '2',
                 '--device', 'cpu', '--cfg-options', *options[:1 + (task == 'panoptic')]) is None
     text = capsys.readouterr().out
     assert 'no object with a score of 2.0 or more' in text if task == 'detection' else re.search(r'\(none\) +│ +100.0%', text)
@@ -91,27 +91,35 @@ def test_a_picture_without_anything_found(task, folder, capsys):
 def test_images_of_data_sets_without_files_are_in_rgb_order(folder, capsys):
     """CIFAR and SVHN give RGB arrays: their pipelines load nothing, and their models swap nothing."""
     loads = folder / 'classification.py'
-    demo(folder / 'scene.png', loads, folder / 'classification.pth', '--out', folder / 'first.png', '--device', 'cpu')
+    demo(loads, folder / 'classification.pth', folder / 'scene.png', '--out', folder / 'first.png', '--device', 'cpu')
     arrays = Config.fromfile(loads)
     arrays.model.data_preprocessor.to_rgb = False
     arrays.test_dataloader.dataset.pipeline.pop(0)
     arrays.dump(folder / 'arrays.py')
     first = capsys.readouterr().out
-    demo(folder / 'scene.png', folder / 'arrays.py', folder / 'classification.pth', '--out', folder / 'first.png', '--device',
+    demo(folder / 'arrays.py', folder / 'classification.pth', folder / 'scene.png', '--out', folder / 'first.png', '--device',
          'cpu')
     rows = [re.findall(r'│ .+ │ +0\.\d{3} │', text) for text in (first, capsys.readouterr().out)]
     assert rows[0] == rows[1] and len(rows[0]) == 5
 
 
 ERRORS = {
-    'no image': (('absent.png', 'segmentation.py', 'segmentation.pth'), "the image 'absent.png' does not exist"),
-    'no image at all': (('segmentation.py', 'segmentation.py', 'segmentation.pth'),
+    'no image': (('segmentation.py', 'segmentation.pth', 'absent.png'), "the image 'absent.png' does not exist"),
+    'no image at all': (('segmentation.py', 'segmentation.pth', 'segmentation.py'),
                         "'segmentation.py' cannot be read as an image"),
-    'a folder': (('scenes', 'segmentation.py', 'segmentation.pth'), "'scenes' cannot be read as an image"),
-    'no checkpoint': (('scene.png', 'segmentation.py', 'absent.pth'), "the checkpoint 'absent.pth' does not exist"),
-    'no config': (('scene.png', 'absent.py', 'segmentation.pth'), "the config 'absent.py' does not exist"),
-    'of another task': (('scene.png', 'detection.py', 'segmentation.pth'), 'does not fit the head of MaskRCNN'),
-    'no pipeline': (('scene.png', 'bare.py', 'segmentation.pth'), 'bare.py\' has no test_dataloader.dataset.pipeline'),
+    'a folder': (('segmentation.py', 'segmentation.pth', 'scenes'), "'scenes' cannot be read as an image"),
+    'no checkpoint': (('segmentation.py', 'absent.pth', 'scene.png'), "the checkpoint 'absent.pth' does not exist"),
+    'no config': (('absent.py', 'segmentation.pth', 'scene.png'), "the config 'absent.py' does not exist"),
+    'no such place': (('segmentation.py', 'segmentation.pth', 'scene.png', '--out', 'scene.png/x.png'), "'scene.png' cannot be written to"),
+    'no such format': (('segmentation.py', 'segmentation.pth', 'scene.png', '--out', 'wrong.txt'),
+                       "--out='wrong.txt' is not allowed: it must be a file whose name ends in .png, .jpg"),
+    'no format': (('segmentation.py', 'segmentation.pth', 'scene.png', '--out', 'wrong'), "--out='wrong' is not allowed"),
+    'one file for two': (('segmentation.py', 'segmentation.pth', 'scene.png', 'scene.png', '--out', 'wrong.png'),
+                         "--out='wrong.png' is not allowed: it is one file, and there are 2 images. Give --out-dir."),
+    'no such folder': (('segmentation.py', 'segmentation.pth', 'scene.png', '--out-dir', 'scene.png'),
+                       "the folder 'scene.png' cannot be written to"),
+    'of another task': (('detection.py', 'segmentation.pth', 'scene.png'), 'does not fit the head of MaskRCNN'),
+    'no pipeline': (('bare.py', 'segmentation.pth', 'scene.png'), 'bare.py\' has no test_dataloader.dataset.pipeline'),
 }
 
 
@@ -123,6 +131,26 @@ def test_wrong_input_is_one_sentence(case, folder, monkeypatch):
         bare.pop(name)
     bare.dump('bare.py')
     arguments, message = ERRORS[case]
-    code = demo(*arguments, '--device', 'cpu', '--out', 'wrong.png')
+    given = () if {'--out', '--out-dir'}.intersection(arguments) else ('--out', 'wrong.png')
+    code = demo(*arguments, '--device', 'cpu', *given)
     assert isinstance(code, str) and message in code and len(code.splitlines()) == 1
-    assert not Path('wrong.png').exists()
+    assert not Path('wrong.png').exists() and not Path('wrong.txt').exists()
+
+
+def test_several_images_have_a_picture_each(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    images = sorted(str(path.relative_to(folder)) for path in (folder / 'scenes' / 'images').rglob('*.jpg'))
+    (folder / 'other').mkdir()
+    twin = folder / 'other' / Path(images[0]).name
+    Image.open(images[0]).save(twin)
+    assert demo('segmentation.py', 'segmentation.pth', *images, twin.relative_to(folder), '--device', 'cpu') is None
+    assert {path.name for path in (folder / 'predictions').iterdir()} == {
+        'scene_00001.png', *(f'{split}_scene_00000.png' for split in ('training', 'validation', 'other'))
+    }
+    assert capsys.readouterr().out.count('Picture: ') == len(images) + 1
+
+
+def test_the_order_of_openmmlab_is_understood(folder, capsys):
+    picture = folder / 'order.png'
+    assert demo(folder / 'scene.png', folder / 'segmentation.py', folder / 'segmentation.pth', '--out', picture, '--device', 'cpu') is None
+    assert picture.is_file() and 'Warning: read as IMAGE CONFIG CHECKPOINT' in capsys.readouterr().err

@@ -14,12 +14,12 @@ from mmparax.errors import InputError, ParameterError
 from mmparax.utils.launch import (
     MALLOC_SETTINGS,
     evaluate_without_amp,
-    is_first_process,
     keep_freed_memory,
     prepare_processes,
     replace_sync_bn,
     use_amp,
 )
+from mmparax.utils.ranks import is_first_process
 
 ROOT = Path(__file__).parents[2]
 CHECKS = [

@@ -2,8 +2,8 @@
 """Compare the features of blocks: ``python tools/analysis_tools/cka.py CONFIG CHECKPOINT --out-dir DIR``."""
 import argparse
 
-from mmparax.analysis.cka import POOLS, format_cka_table, measure_cka
 from mmparax.cli import ToolParser, add_measuring_arguments, measure, tool
+from mmparax.utils.choices import POOLS
 
 
 def build_parser() -> ToolParser:
@@ -23,6 +23,8 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    from mmparax.analysis.cka import format_cka_table, measure_cka
+
     measure(args, lambda setup: measure_cka(setup, args.blocks, args.pool), format_cka_table)
 
 

@@ -5,14 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from mmparax.backbones.parameters import MODEL_SUMS, STAGE_SUMS, count_by_stage, count_parameters, format_side_by_side
 from mmparax.cli import ToolParser, add_cfg_options_argument, tool
-from mmparax.config.files import load_config
-from mmparax.config.query import make_model_without_base
-from mmparax.utils.logs import silence_log
-from mmparax.utils.meta_device import build_on_meta
 
 
 def build_parser() -> ToolParser:
@@ -26,14 +19,20 @@ def build_parser() -> ToolParser:
     return parser
 
 
-def build(path: str, cfg_options: dict[str, Any] | None) -> nn.Module:
+def build(path: str, cfg_options: dict[str, Any] | None) -> Any:
     """The model of a config without values."""
+    from mmparax.config.files import load_config
+    from mmparax.config.query import make_model_without_base
+    from mmparax.utils.meta_device import build_on_meta
+
     cfg = load_config(path, cfg_options)
     return build_on_meta(make_model_without_base(cfg), cfg.get('default_scope', 'mmengine'))
 
 
-def as_dict(config: str, model: nn.Module) -> dict[str, Any]:
+def as_dict(config: str, model: Any) -> dict[str, Any]:
     """All counts of a model as plain numbers."""
+    from mmparax.backbones.parameters import count_by_stage, count_parameters
+
     stages = [
         dict(stage=label, **{name: value for name, value in count.as_dict().items() if 'head' not in name})
         for label, count in count_by_stage(model).items()
@@ -43,6 +42,9 @@ def as_dict(config: str, model: nn.Module) -> dict[str, Any]:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    from mmparax.backbones.parameters import MODEL_SUMS, STAGE_SUMS, count_by_stage, count_parameters, format_side_by_side
+    from mmparax.utils.logs import silence_log
+
     silence_log()
     models = {path: build(path, args.cfg_options) for path in args.configs}
     if args.json:

@@ -2,7 +2,6 @@
 """Compare effective receptive fields: ``python tools/analysis_tools/erf.py CONFIG CHECKPOINT --out-dir DIR``."""
 import argparse
 
-from mmparax.analysis.erf import format_erf_table, measure_erf
 from mmparax.cli import ToolParser, add_measuring_arguments, measure, tool
 
 
@@ -18,6 +17,8 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    from mmparax.analysis.erf import format_erf_table, measure_erf
+
     measure(args, lambda setup: measure_erf(setup, args.stage), format_erf_table)
 
 

@@ -6,11 +6,6 @@ from pathlib import Path
 
 from mmparax.cli import ToolParser, add_num_images_argument, add_out_argument, explain_interrupt, tool
 from mmparax.errors import MissingFileError, ParameterError, check_int
-from mmparax.report.analyses import find_analyses, make_analyses
-from mmparax.report.page import make_report
-from mmparax.report.runs import gather_runs
-from mmparax.utils.logs import silence_log
-from mmparax.utils.storage import write
 
 BENCHMARKS = Path('work_dirs/benchmark')
 
@@ -38,6 +33,12 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    from mmparax.report.analyses import find_analyses, make_analyses
+    from mmparax.report.page import make_report
+    from mmparax.report.runs import gather_runs
+    from mmparax.utils.logs import silence_log
+    from mmparax.utils.storage import write
+
     check_int('num_images', args.num_images, 0)
     out = Path(args.out)
     if out.suffix not in ('.html', '.htm') or out.is_dir():

@@ -3,18 +3,8 @@
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmparax.analysis.measuring import AGAIN, write_json
-from mmparax.analysis.routing.measure import RoutingMeasurement, measure_routing
-from mmparax.analysis.routing.pictures import (
-    draw_class_layers,
-    draw_classes,
-    draw_entropy,
-    draw_top_images,
-    draw_usage,
-    find_most_dependent,
-)
-from mmparax.analysis.routing.result import build_result, format_routing_table, format_top_images_csv
 from mmparax.cli import (
     ToolParser,
     add_batch_size_argument,
@@ -27,8 +17,9 @@ from mmparax.cli import (
     tool,
 )
 from mmparax.errors import check_int
-from mmparax.utils.devices import resolve_device
-from mmparax.utils.storage import write
+
+if TYPE_CHECKING:
+    from mmparax.analysis.routing.measure import RoutingMeasurement
 
 
 def build_parser() -> ToolParser:
@@ -51,8 +42,17 @@ def build_parser() -> ToolParser:
     return parser
 
 
-def draw(run: RoutingMeasurement, result: dict, out: Path, args: argparse.Namespace) -> None:
+def draw(run: 'RoutingMeasurement', result: dict, out: Path, args: argparse.Namespace) -> None:
     """Write the pictures."""
+    from mmparax.analysis.routing.pictures import (
+        draw_class_layers,
+        draw_classes,
+        draw_entropy,
+        draw_top_images,
+        draw_usage,
+        find_most_dependent,
+    )
+
     draw_usage(result, out / 'routing_usage.png')
     draw_entropy(result, out / 'routing_entropy.png')
     if 'classes' in result:
@@ -65,12 +65,18 @@ def draw(run: RoutingMeasurement, result: dict, out: Path, args: argparse.Namesp
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    from mmparax.analysis.measuring import AGAIN, write_json
+    from mmparax.analysis.routing.measure import measure_routing
+    from mmparax.analysis.routing.result import build_result, format_routing_table, format_top_images_csv
+    from mmparax.utils.devices import resolve_device
+    from mmparax.utils.storage import write
+
     for name in ('num_images', 'batch_size'):
         if getattr(args, name) is not None:
             check_int(name, getattr(args, name))
     device, out = resolve_device(args.device), Path(args.out_dir)
 
-    def check(run: RoutingMeasurement) -> None:
+    def check(run: 'RoutingMeasurement') -> None:
         if args.adapter is not None:
             run.check_adapter(args.adapter)
         for name in args.classes:

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from mmparax.datasets.synthetic.surfaces import choose_contrasting_color, draw_layout, draw_surfaces, finish_photo
 from mmparax.errors import ParameterError, check_choice, check_int
+from mmparax.utils.choices import MIN_SCENE_SIDE
 
 Box = tuple[int, int, int, int]  # (x1, y1, x2, y2) in pixels, x2 and y2 exclusive
 
@@ -23,7 +24,6 @@ PALETTE = ((230, 25, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 3
            (170, 110, 255), (250, 190, 212), (255, 255, 255), (120, 72, 24), (128, 0, 0), (20, 110, 40), (0, 0, 128), (190, 175,
                                                                                                                        120))
 SPLITS = ('train', 'val')
-MIN_SIDE = 64
 MIN_CROP = 24  # side of the smallest crop in pixels
 
 _REFERENCE_SIDE = 128  # lengths below are in pixels of a canvas whose shorter side has this many
@@ -272,9 +272,9 @@ def _find_free_window(mask: np.ndarray) -> Box | None:
 
 
 def _check_size(size: Any) -> tuple[int, int]:
-    """Return ``size`` as two plain integers of at least ``MIN_SIDE``, else raise ParameterError."""
+    """Return ``size`` as two plain integers of at least ``MIN_SCENE_SIDE``, else raise ParameterError."""
     if not isinstance(size, (tuple, list)) or len(size) != 2:
-        raise ParameterError('size', size, f'it must be (height, width), two integers of at least {MIN_SIDE}')
+        raise ParameterError('size', size, f'it must be (height, width), two integers of at least {MIN_SCENE_SIDE}')
     for side in size:
-        check_int('size', side, MIN_SIDE)
+        check_int('size', side, MIN_SCENE_SIDE)
     return int(size[0]), int(size[1])
