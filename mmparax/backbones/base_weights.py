@@ -1,8 +1,9 @@
 """The base of an adapted backbone: which file gives it, which checkpoints fit it, and its fingerprint."""
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -15,9 +16,9 @@ from mmparax.backbones.block import find_adapter_modules
 from mmparax.backbones.roles import Role
 from mmparax.errors import InputError, ParameterError, RandomBaseError
 from mmparax.utils.names import add_prefix, strip_prefix
-from mmparax.weights.claims import CHECKED, CLAIM, check_claimed_fingerprint
-from mmparax.weights.digest import compute_digest
-from mmparax.weights.matching import check_keys, check_same_base, copy_base
+from mmparax.weights.claims import CHECKED, CLAIM, ORIGINS, check_claimed_fingerprint, read_origins
+from mmparax.weights.digest import combine_descriptions, describe_tensor
+from mmparax.weights.matching import check_keys, check_same_base, copy_base, is_ignorable
 from mmparax.weights.reader import read_weights
 from mmparax.weights.sources import fetch, locate
 
@@ -40,6 +41,8 @@ class BaseWeights(BaseModule):
         base_checkpoint: path or URL of the pre-trained weights, or None.
         base_source: where the base came from; None as long as it has no weights.
         method: what the backbone is adapted by; None for full fine-tuning.
+        origins: name in the base checkpoint -> [description of the tensor there, description of what this model made of it];
+            only of tensors that are not as in the file: interpolated, trained (then the second is None), or left out.
         merged: whether the adapters are a part of the frozen weights for now (:mod:`mmparax.deploy.merging`).
         shared: whether other models run on the same base (:class:`mmparax.AdapterBank`).
     """
@@ -48,6 +51,7 @@ class BaseWeights(BaseModule):
     base_checkpoint: str | None
     base_source: BaseSource | None
     method: Method | None
+    origins: Mapping[str, Sequence[str | None]] = MappingProxyType({})
     merged: bool = False
     shared: bool = False
     _roles: dict[str, Role]
@@ -103,9 +107,11 @@ class BaseWeights(BaseModule):
             raise ParameterError(
                 'base_checkpoint', self.base_checkpoint, f'{type(self).__name__} needs weights of a '
                 f'{self.family}, and these are of a {" or ".join(families)}')
-        weights = self.fit_base(type(self).convert_base(given))
+        converted = type(self).convert_base(given)
+        weights = self.fit_base(converted)
         copy_base(self.parameters_of(Role.BASE, Role.TUNED), weights, self.base_checkpoint, type(self).__name__)
         self.base_source = BaseSource.FILE
+        self.origins = self._find_origins(converted, weights)
 
     def _load_base_if_at_hand(self) -> None:
         if self.base_source is not None:
@@ -138,6 +144,7 @@ class BaseWeights(BaseModule):
         if self._is_init:
             return
         super().init_weights()
+        self.origins = {}
         # Upstream's initialisation walks over every linear layer, those of the adapters too.
         centers = [center for stage in self.expert_centers for center in stage]
         for module in [module for _, module in find_adapter_modules(self)] + centers:
@@ -153,11 +160,59 @@ class BaseWeights(BaseModule):
 
     # ---- its identity ----
 
-    def fingerprint(self) -> str | None:
-        """Return the SHA-256 of the frozen base: names, shapes, dtypes and bytes, in the order of the names.
+    def _find_origins(self, converted: Mapping[str, Tensor], fitted: Mapping[str, Tensor]) -> dict[str, list[str | None]]:
+        """Describe those tensors of a base checkpoint that this model has not as they are.
 
-        Names are those of upstream's class, so all key layouts of one base agree. Buffers, adapters and output
-        norms are not in it.
+        Args:
+            converted: the file's, in the layout of upstream's class.
+            fitted: what was copied.
+        """
+        frozen, loaded = self.frozen_parameters(), self.parameters_of(Role.BASE, Role.TUNED)
+        origins: dict[str, list[str | None]] = {}
+        for name, value in converted.items() if frozen else ():
+            if name in frozen and fitted[name] is value:
+                continue
+            if name in loaded or not is_ignorable(name):
+                origins[name] = [
+                    describe_tensor(value.to(torch.float32)),
+                    describe_tensor(frozen[name]) if name in frozen else None
+                ]
+        return origins
+
+    def describe_frozen(self) -> dict[str, str]:
+        """Name -> shape, dtype and digest of each frozen parameter as it is now."""
+        return {name: describe_tensor(parameter) for name, parameter in self.frozen_parameters().items()}
+
+    def find_fitted(self, described: Mapping[str, str]) -> list[str]:
+        """Names of the frozen parameters that differ from the base checkpoint's because loading made them fit this model.
+
+        Args:
+            described: from :meth:`describe_frozen`.
+        """
+        return [name for name, (_, present) in self.origins.items() if present is not None and described.get(name) == present]
+
+    def describe_base(self, described: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Name -> shape, dtype and digest of each tensor of the base, as its file gives it.
+
+        Args:
+            described: from :meth:`describe_frozen`, if it is known.
+        """
+        found = dict(self.describe_frozen() if described is None else described)
+        for name, (origin, present) in self.origins.items():
+            if present is None or found.get(name) == present:  # else it was changed since
+                found[name] = origin
+        return found
+
+    def fingerprint(self, described: Mapping[str, str] | None = None) -> str | None:
+        """Return the SHA-256 of the base that is frozen, as its file gives it: names, shapes and values in single precision.
+
+        Names are those of upstream's class, so all key layouts of one base agree, and so do all models around it: a position
+        table counts before it is interpolated, a class token that the model leaves out counts, and so does a part that a
+        method tunes as it was before. Buffers, adapters and output norms are not in it. Of a base that came from a checkpoint
+        or is random, the frozen parameters as they are take the place of a file that is not known.
+
+        Args:
+            described: from :meth:`describe_frozen`, if it is known.
 
         Returns:
             64 hexadecimal digits, or None under full fine-tuning, which freezes nothing.
@@ -172,7 +227,7 @@ class BaseWeights(BaseModule):
             raise RandomBaseError(f'{type(self).__name__} has no base to identify yet: '
                                   f'base_checkpoint={self.base_checkpoint!r} has not been loaded.')
         self.check_unmerged('be identified by its base')
-        return compute_digest(self.frozen_parameters().items())
+        return combine_descriptions(self.describe_base(described))
 
     def _check_claim(self, metadata: Mapping[str, Any]) -> None:
         """Compare the base with what a state dict without a base says of it, unless that was done before."""
@@ -225,9 +280,12 @@ class BaseWeights(BaseModule):
             raise InputError(f'{type(self).__name__} cannot {action}: its base is that of other models of an '
                              'AdapterBank, too, and is there.')
 
-    def _save_to_state_dict(self, *args: Any) -> None:
+    def _save_to_state_dict(self, destination: Any, prefix: str, *args: Any) -> None:
         self.check_unmerged('give its state dict (to save it, for example)')
-        super()._save_to_state_dict(*args)
+        super()._save_to_state_dict(destination, prefix, *args)
+        metadata = getattr(destination, '_metadata', {}).get(prefix[:-1])
+        if metadata is not None and self.origins:
+            metadata[ORIGINS] = {name: list(texts) for name, texts in self.origins.items()}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any) -> None:
         self.check_unmerged('load a checkpoint')
@@ -240,6 +298,7 @@ class BaseWeights(BaseModule):
         if complete:
             if self.base_source is not BaseSource.FILE and not self.shared:
                 self.base_source = BaseSource.CHECKPOINT
+                self.origins = read_origins(local_metadata)
             elif self.method is not None:
                 # A checkpoint in half precision holds the base rounded: its own file is exact.
                 state_dict.update(add_prefix({name: parameter.detach() for name, parameter in base.items()}, prefix))

@@ -20,6 +20,7 @@ from mmparax.utils.choices import FILE_DTYPES
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.names import add_prefix, make_prefix, strip_prefix
 from mmparax.weights.adapter_file import AdapterFile, has_valid_classes, read_adapter, to_plain_json, to_tuples, write_adapter
+from mmparax.weights.claims import ORIGINS
 from mmparax.weights.sources import SHIPPED, is_url
 
 
@@ -75,6 +76,7 @@ def save_adapter(model: nn.Module, path: str | Path, include_head: bool = True, 
     description = describe(model)
     for entry in description['backbones'].values():
         entry['base_checkpoint'] = drop_folders(entry['base_checkpoint'])
+        entry.pop(ORIGINS, None)  # they serve files that hold a base
     if any(backbone.base_source is BaseSource.RANDOM for _, backbone in backbones):
         print_log(f'{str(path)!r} belongs to a random base (allow_random_base=True): no other model can load it.',
                   logger='current', level=logging.WARNING)

@@ -8,17 +8,18 @@ from torch import Tensor, nn
 from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.errors import InputError
 from mmparax.version import __version__
-from mmparax.weights.claims import check_claimed_fingerprint, name_conversions
+from mmparax.weights.claims import ORIGINS, check_claimed_fingerprint, name_conversions
 
 
-def fingerprint(model: nn.Module) -> str | None:
+def fingerprint(model: nn.Module, described: Mapping[str, Mapping[str, str]] | None = None) -> str | None:
     """Return the SHA-256 of the frozen base of ``model`` (:meth:`mmparax.backbones.base_weights.BaseWeights.fingerprint`).
 
-    Every file layout of one base, a bare backbone and a whole model agree. A model with several adapted backbones has the
-    digest over theirs.
+    Every file layout of one base, a bare backbone and a whole model agree, whatever size of images and whatever method they
+    are for. A model with several adapted backbones has the digest over theirs.
 
     Args:
         model: an adapted backbone, or anything that holds one.
+        described: from :func:`describe_frozen`, if it is known.
 
     Returns:
         64 hexadecimal digits, or None if nothing of the backbone is frozen (full fine-tuning).
@@ -33,10 +34,15 @@ def fingerprint(model: nn.Module) -> str | None:
     backbones = find_adapted_backbones(model)
     if not backbones:
         raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so it has no frozen base to identify.')
-    digests = [digest for digest in (backbone.fingerprint() for _, backbone in backbones) if digest is not None]
+    digests = [digest for digest in (backbone.fingerprint((described or {}).get(name)) for name, backbone in backbones) if digest is not None]
     if len(digests) > 1:
         return hashlib.sha256(''.join(digests).encode()).hexdigest()
     return digests[0] if digests else None
+
+
+def describe_frozen(model: nn.Module) -> dict[str, dict[str, str]]:
+    """Describe the frozen parameters of each adapted backbone of a model as they are now: their digests by name."""
+    return {name: backbone.describe_frozen() for name, backbone in find_adapted_backbones(model)}
 
 
 def to_plain_config(config: Any) -> Any:
@@ -52,7 +58,8 @@ def describe(model: nn.Module) -> dict[str, Any]:
     """Describe the adapted backbones of a model for a checkpoint's metadata, in plain data.
 
     ``fingerprint`` is None under full fine-tuning; each backbone has ``type``, ``family``, ``options`` (all that upstream's
-    class takes, defaults included), ``adapter`` (the method's options, defaults included, or None) and ``base_checkpoint``.
+    class takes, defaults included), ``adapter`` (the method's options, defaults included, or None) and ``base_checkpoint``,
+    and if the model has not all of the base as its file gives it, the digests of those tensors.
 
     Raises:
         RandomBaseError: if a frozen base has not been loaded yet.
@@ -62,6 +69,9 @@ def describe(model: nn.Module) -> dict[str, Any]:
                    adapter=backbone.method and to_plain_config(backbone.method.config), base_checkpoint=backbone.base_checkpoint)
         for name, backbone in find_adapted_backbones(model)
     }
+    for name, backbone in find_adapted_backbones(model):
+        if backbone.origins:
+            backbones[name][ORIGINS] = {key: list(texts) for key, texts in backbone.origins.items()}
     return dict(version=__version__, fingerprint=fingerprint(model), backbones=backbones)
 
 

@@ -14,7 +14,7 @@ from mmparax.errors import InputError
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.names import join_name, make_prefix, strip_prefix
 from mmparax.weights.adapter_file import VerifiedDescription, as_checkpoint
-from mmparax.weights.claims import CHECKED, CLAIM, EMA, EMA_OWNER, attach_claim
+from mmparax.weights.claims import CHECKED, CLAIM, EMA, EMA_OWNER, ORIGINS, attach_claim
 from mmparax.weights.metadata import decode_meta
 from mmparax.weights.reader import build_refusal, read_file, read_torch
 from mmparax.weights.sources import SHIPPED, fetch
@@ -60,6 +60,10 @@ def add_claim(content: Any) -> Any:
             if isinstance(content.get(key), dict):
                 content[key] = attach_claim(content[key], described, [join_name(owner, name) for name in names])
                 content[key]._metadata[CLAIM] = described
+                for name in names:
+                    entry = described['backbones'][name]
+                    if isinstance(entry, dict) and ORIGINS in entry:  # of a file that holds no metadata but these
+                        content[key]._metadata[join_name(owner, name)].setdefault(ORIGINS, entry[ORIGINS])
     return content
 
 

@@ -1,8 +1,9 @@
 """Whether the frozen parameters of a model stay as they are."""
 from torch import nn
 
-from mmparax.checkpoint.fingerprint import fingerprint
+from mmparax.checkpoint.fingerprint import describe_frozen, fingerprint
 from mmparax.errors import TrainingError
+from mmparax.utils.names import join_name
 
 
 class FrozenWatch:
@@ -21,7 +22,8 @@ class FrozenWatch:
     def __init__(self, model: nn.Module):
         self.frozen = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
         self.versions = {name: (parameter._version, parameter.data_ptr()) for name, parameter in self.frozen.items()}
-        self.fingerprint = fingerprint(model)
+        self.described = describe_frozen(model)
+        self.fingerprint = fingerprint(model, self.described)
 
     def check(self, when: str) -> None:
         """Check that no frozen parameter was written to, replaced or made trainable.
@@ -49,6 +51,10 @@ class FrozenWatch:
         Raises:
             TrainingError: if it has others.
         """
-        if fingerprint(model) != self.fingerprint:
-            raise TrainingError('the frozen base is not what it was at the start of the run (its fingerprint differs): '
-                                'something wrote to it past autograd, through .data.')
+        changed = [
+            join_name(owner, name) for owner, described in describe_frozen(model).items() for name, text in described.items()
+            if text != self.described[owner].get(name)
+        ]
+        if changed:
+            raise TrainingError(f'the frozen base is not what it was at the start of the run: {changed[0]} has other bytes, and '
+                                f'{len(changed) - 1} more have: something wrote to them past autograd, through .data.')

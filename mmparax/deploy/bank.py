@@ -15,6 +15,7 @@ from mmparax.errors import InputError, ParameterError
 from mmparax.inference.predictions import load_model
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.text import summarize_names
+from mmparax.weights.digest import describe_tensor
 
 
 class AdapterBank:
@@ -46,6 +47,7 @@ class AdapterBank:
         self._base: dict[str, nn.Parameter] = {}
         self._uses: dict[str, list[tuple[nn.Module, str, nn.Parameter, torch.dtype]]] = {}
         self._family: str | None = None
+        self._fitted: dict[str, str] = {}  # what the base's file holds where a task has a tensor that was made to fit it
         self._lock = threading.RLock()
 
     def add(self, name: str, config: str | Config, checkpoint: str) -> nn.Module:
@@ -92,11 +94,15 @@ class AdapterBank:
         with self._lock:
             self._check_free(name)
             backbone = self._find_backbone(model)
-            self._check_same_base(name, backbone, backbone.frozen_parameters())
+            frozen, fitted = self._split_base(backbone)
+            self._check_same_base(name, backbone, frozen, fitted)
             model.to(self.device).eval()
             self._family = backbone.family
+            self._fitted.update(fitted)
             uses = []
             for key, value in backbone.frozen_parameters().items():
+                if key in fitted:
+                    continue
                 path, _, attribute = key.rpartition('.')
                 module = backbone.get_submodule(path)
                 setattr(module, attribute, self._base.setdefault(key, value))
@@ -137,7 +143,8 @@ class AdapterBank:
                 for _, backbone in find_adapted_backbones(model):
                     backbone.shared = False
             self._base = {key: value for key, value in self._base.items() if id(value) in needed}
-            self._family = self._family if self._models else None
+            if not self._models:
+                self._family, self._fitted = None, {}
 
     def names(self) -> list[str]:
         """Return the names of the tasks, in the order in which they were added."""
@@ -178,7 +185,16 @@ class AdapterBank:
                              'share. Choose a method.')
         return backbone
 
-    def _check_same_base(self, name: str, backbone: AdaptedBackbone, frozen: dict[str, Tensor]) -> None:
+    @staticmethod
+    def _split_base(backbone: AdaptedBackbone) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The frozen tensors that are as in the base's file, and of the others, such as an interpolated position table, what
+        the file holds: they stay each task's own."""
+        frozen = backbone.frozen_parameters()
+        described = {name: describe_tensor(frozen[name]) for name in backbone.origins if name in frozen}
+        fitted = {name: str(backbone.origins[name][0]) for name in backbone.find_fitted(described)}
+        return {name: value for name, value in frozen.items() if name not in fitted}, fitted
+
+    def _check_same_base(self, name: str, backbone: AdaptedBackbone, frozen: dict[str, Tensor], fitted: dict[str, str]) -> None:
         """Check byte by byte that a base is that of the other tasks."""
         if self._family not in (None, backbone.family):
             raise InputError(f'the model of {name!r} has a {backbone.family}, and the base of this AdapterBank is a '
@@ -188,9 +204,12 @@ class AdapterBank:
             if key in self._base and not (value.shape == self._base[key].shape and value.dtype == self._base[key].dtype
                                           and have_equal_bytes(value.to(self.device), self._base[key]))
         ]
+        ours = {**fitted, **{key: describe_tensor(frozen[key]) for key in frozen if key in self._fitted}}
+        theirs = {**{key: describe_tensor(self._base[key]) for key in fitted if key in self._base}, **self._fitted}
+        others += [key for key, text in ours.items() if theirs.get(key, text) != text]
         if others:
             raise InputError(f'the model of {name!r} has another base than the other tasks of this AdapterBank: '
-                             f'{summarize_names(others)} of {len(frozen)} frozen weights differ. All tasks need the same base, '
+                             f'{summarize_names(others)} of {len(frozen) + len(fitted)} frozen weights differ. All tasks need the same base, '
                              'arch and precision; use another bank for it.')
 
 

@@ -11,6 +11,8 @@ from mmparax.errors import InputError
 # Key among the metadata that a state dict has of each module. Its value is what the checkpoint says, or CHECKED once the
 # model was compared with it: an object, because no file can hold it.
 CLAIM, CHECKED = 'mmparax', object()
+# Key there of what a base checkpoint held where the model has something else: its fingerprint is that of the file.
+ORIGINS = 'mmparax_origins'
 EMA, EMA_OWNER = 'ema_state_dict', 'module'  # mmengine's key in a checkpoint, and the module that the names below it begin with
 
 
@@ -20,6 +22,21 @@ def attach_claim(weights: Mapping[str, Any], claim: Any, modules: Iterable[str])
     known = getattr(weights, '_metadata', None) or {}
     copied._metadata = {**known, **{name: {**known.get(name, {}), CLAIM: claim} for name in modules}}
     return copied
+
+
+def read_origins(metadata: Mapping[str, Any]) -> dict[str, list[str | None]]:
+    """Return what a state dict's metadata of a backbone say of its base checkpoint; empty if they say nothing, or nonsense.
+
+    Returns:
+        Name -> [description of the tensor in the file, description of what the model made of it, or None].
+    """
+    found = metadata.get(ORIGINS)
+    if not isinstance(found, Mapping):
+        return {}
+    return {
+        name: list(texts) for name, texts in found.items() if isinstance(name, str) and isinstance(texts, (list, tuple))
+        and len(texts) == 2 and isinstance(texts[0], str) and isinstance(texts[1], (str, type(None)))
+    }
 
 
 def name_conversions(values: Iterable[Tensor]) -> str | None:
@@ -54,4 +71,4 @@ def check_claimed_fingerprint(claim: Mapping[str, Any], own: str | None, frozen:
         raise InputError(f'{source} cannot be compared with the base of {owner}, whose frozen weights are {converted} now, not '
                          'float32 as they were loaded: load it first, then convert the model (.half() or .to(dtype)).')
     raise InputError(f'{source} was trained on another base: its fingerprint is {theirs[:12]}… ({name_bases(claim)}), that of '
-                     f'the loaded base {own[:12]}…. Set model.backbone.base_checkpoint to the base that it was trained on.')
+                     f'the loaded base {own[:12]}…. Set model.backbone.base_checkpoint to the base that it was trained on (in half precision it is another one, too).')
