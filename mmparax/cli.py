@@ -312,6 +312,8 @@ def build_runner(cfg: Config) -> Runner:
         runner = RUNNERS.build(cfg)
     else:
         runner = Runner.from_cfg(cfg)
+    if runner.logger.log_file:
+        runner.logger.info('Environment, config and hooks: %s', runner.logger.log_file)
     for sentence in sentences:
         runner.logger.info(sentence)
     return runner

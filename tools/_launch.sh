@@ -16,7 +16,7 @@ dist_run() {
         place=(--nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}"
                --master_port="${PORT:-29500}")
     fi
-    exec "${PYTHON:-python}" -m torch.distributed.run "${place[@]}" --nproc_per_node="$gpus" \
+    exec "${PYTHON:-python}" -m mmparax.utils.torchrun "${place[@]}" --nproc_per_node="$gpus" \
         "$(dirname "$0")/$script" "$@"
 }
 

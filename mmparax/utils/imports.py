@@ -18,33 +18,38 @@ def run_after_import(package: str, function: Callable[[], None]) -> None:
     """
     if sys.modules.get(package) is not None:  # None: its import is forbidden
         function()
-    else:
-        sys.meta_path.insert(0, _Waiting(package, function))
+        return
+    if not any(isinstance(finder, _Waiting) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Waiting())
+    next(finder for finder in sys.meta_path if isinstance(finder, _Waiting)).functions.setdefault(package, []).append(function)
 
 
 class _Waiting(MetaPathFinder):
-    """Finds the package as the other finders do; when it has been executed, the function is called and this finder goes."""
+    """Finds packages as the other finders do, and calls functions when one has been executed.
 
-    def __init__(self, package: str, function: Callable[[], None]):
-        self.package, self.function = package, function
+    Attributes:
+        functions: package -> what is to be called.
+    """
+
+    def __init__(self) -> None:
+        self.functions: dict[str, list[Callable[[], None]]] = {}
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if fullname != self.package:
+        if fullname not in self.functions:
             return None
         others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, 'find_spec')]
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
-            self._extend(spec.loader)
+            self._extend(spec.loader, fullname)
         return spec
 
-    def _extend(self, loader: Loader) -> None:
+    def _extend(self, loader: Loader, package: str) -> None:
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-                self.function()
+            for function in self.functions.pop(package, ()):
+                function()
 
         changed: Any = loader  # of this one import: the class stays as it is
         changed.exec_module = exec_module

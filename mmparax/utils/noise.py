@@ -4,14 +4,17 @@
 |---|---|---|
 | mmseg, mmdet, mmpretrain | "Could not import OneDL": a message of the debug level, which they print whatever the level is | mmengine's ``print_log`` without a logger prints from the level INFO on |
 | onnxruntime | coloured warnings, about hardware that is not there among others | its own variable and its logger's level: errors alone |
+| mmengine's runner | environment, config and list of hooks, some 800 lines | in the log file alone |
 | TensorFlow's and oneDNN's libraries, if something imports them | notices at their start | their own variables |
-| any package but mmparax | deprecation warnings, which its authors must see, and users can do nothing about | Python's warning filters |
+| any package but mmparax | deprecation warnings, which its authors must see, and users can do nothing about | Python's warning filters; those in a log go to its file alone |
+| the toolboxes' visualization hooks | "The draw is False", which is as it should be | Python's warning filters |
 
-Errors, and warnings of other kinds, stay. ``MMPARAX_TRACEBACK=1``, which is for finding faults, leaves everything as it is.
+Errors, and warnings of other kinds, stay; each is one line, without the line of code that gave it. ``MMPARAX_TRACEBACK=1``, which is for finding faults, leaves everything as it is.
 """
 import functools
 import logging
 import os
+import re
 import sys
 import warnings
 from typing import Any
@@ -19,9 +22,12 @@ from typing import Any
 from mmparax.errors import TRACEBACK
 from mmparax.utils.imports import run_after_import
 
+# How the records begin that go to the log file alone.
+LONG_RECORDS = re.compile(r'\s*-*\s*System environment:|Config:\n|Hooks will be executed in the following order')
 VARIABLES = dict(ORT_LOGGING_LEVEL='3', TF_CPP_MIN_LOG_LEVEL='2', TF_ENABLE_ONEDNN_OPTS='0')
 # Words in deprecations that are of other kinds: torch's and others' are UserWarnings or FutureWarnings.
 DEPRECATED = r'(?is).*(deprecat|will be removed|is being phased out|will change in a future)'
+NEEDLESS = r'The draw is False'
 
 
 def silence_third_parties() -> None:
@@ -35,8 +41,11 @@ def silence_third_parties() -> None:
             warnings.filterwarnings('ignore', category=kind)
         for kind in (FutureWarning, UserWarning):
             warnings.filterwarnings('ignore', DEPRECATED, category=kind)
+        warnings.filterwarnings('ignore', NEEDLESS, category=UserWarning)
         warnings.filterwarnings('default', category=DeprecationWarning, module=r'mmparax')
+    warnings.formatwarning = _format_warning
     run_after_import('mmengine', _leave_out_debug_prints)
+    run_after_import('mmengine', _keep_long_records_in_files)
     run_after_import('onnxruntime', _keep_errors_of_onnxruntime)
 
 
@@ -53,6 +62,37 @@ def _leave_out_debug_prints() -> None:
             original(msg, logger, level)
 
     mmengine.logging.print_log = print_log
+
+
+def _format_warning(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    return f'{category.__name__}: {message} ({os.path.basename(filename)}:{lineno})\n'
+
+
+class _Terminal(logging.Filter):
+    """Keeps from the terminal what a log file holds as well, and nobody reads there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = str(record.msg)
+        notice = record.levelno == logging.WARNING and f'{os.sep}mmparax{os.sep}' not in record.pathname
+        return not LONG_RECORDS.match(text) and not (notice and re.match(DEPRECATED, text))
+
+
+def _keep_long_records_in_files() -> None:
+    from mmengine.logging import MMLogger
+
+    if hasattr(MMLogger.__init__, '__wrapped__'):
+        return
+    original = MMLogger.__init__
+
+    @functools.wraps(original)
+    def initialize(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        files = [handler for handler in self.handlers if isinstance(handler, logging.FileHandler)]
+        for handler in self.handlers if files else ():
+            if handler not in files:
+                handler.addFilter(_Terminal())
+
+    MMLogger.__init__ = initialize
 
 
 def _keep_errors_of_onnxruntime() -> None:
