@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mmparax.errors import TRACEBACK, InputError, MissingFileError, ParameterError, RandomBaseError, UserError, check_int
+from mmparax.errors import TRACEBACK, InputError, MissingFileError, ParameterError, RandomBaseError, UserError, check_int, check_seed
 from mmparax.utils.choices import PRECISIONS
+from mmparax.utils.interrupts import watch_interrupts
 from mmparax.utils.output import end_at_closed_pipes
 from mmparax.utils.ranks import RANKS, is_first_process
 
@@ -60,20 +61,21 @@ def tool(build_parser: Callable[[], argparse.ArgumentParser],
             end_at_closed_pipes()
             parser = build_parser()
             args = parser.parse_args(complete_amp(sys.argv[1:]))
-            try:
-                from mmparax.utils.noise import silence_third_parties
-                silence_third_parties()
-                main(args)
-                sys.stdout.flush()  # here, not when Python ends: it may go into a closed pipe
-            except UserError as error:
-                if os.environ.get(TRACEBACK):
-                    raise
-                sys.exit(f'{type(error).__name__}: {explain(error, parser, args, options)}')
-            except KeyboardInterrupt:
-                if os.environ.get(TRACEBACK):
-                    raise
-                end_interrupted('' if not hasattr(args, 'resume') else 'the same command with --resume goes on.',
-                                getattr(args, 'launcher', 'none'))
+            with watch_interrupts() as interrupts:
+                try:
+                    from mmparax.utils.noise import silence_third_parties
+                    silence_third_parties()
+                    main(args)
+                    sys.stdout.flush()  # here, not when Python ends: it may go into a closed pipe
+                except UserError as error:
+                    if os.environ.get(TRACEBACK):
+                        raise
+                    sys.exit(f'{type(error).__name__}: {explain(error, parser, args, options)}')
+                except (KeyboardInterrupt, Exception) as error:
+                    if os.environ.get(TRACEBACK) or not (interrupts or isinstance(error, KeyboardInterrupt)):
+                        raise
+                    end_interrupted('the same command with --resume goes on.' if hasattr(args, 'resume') else '',
+                                    getattr(args, 'launcher', 'none'))
 
         return run
 
@@ -381,7 +383,7 @@ def measure(args: argparse.Namespace, function: Callable[[Any], dict[str, Any]],
     from mmparax.analysis.models import parse_sources
     from mmparax.utils.logs import silence_log
 
-    check_int('seed', args.seed, 0)
+    check_seed('seed', args.seed)
     size = args.size
     if size is not None:
         if size[0] != size[1]:

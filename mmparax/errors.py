@@ -66,6 +66,13 @@ def check_int(parameter: str, value: Any, minimum: int = 1) -> int:
     return int(value)
 
 
+def check_seed(parameter: str, value: Any) -> int:
+    """Return ``value`` if every generator takes it as a seed (NumPy's older one has 32 bits), else raise ParameterError."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < 2**32:
+        raise ParameterError(parameter, value, f'it must be an integer from 0 to {2**32 - 1}')
+    return int(value)
+
+
 def check_number(parameter: str, value: Any) -> float:
     """Return ``value`` if it is a finite number, else raise ParameterError."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):

@@ -5,9 +5,10 @@ The result is the frozen base of the quickstart. Its images share no class and n
 as ImageNet's share none with a user's own. Written: OUT_DIR/NAME_glyphs.safetensors and the log of the run beside it.
 """
 import argparse
+import math
 
 from mmparax.cli import ToolParser, add_batch_size_argument, add_out_dir_argument, tool
-from mmparax.errors import check_int
+from mmparax.errors import ParameterError, check_int, check_seed
 from mmparax.utils.choices import MINI_BACKBONES
 
 
@@ -28,6 +29,9 @@ def main(args: argparse.Namespace) -> None:
 
     for name in ('iterations', 'batch_size'):
         check_int(name, getattr(args, name))
+    check_seed('seed', args.seed)
+    if not (args.lr > 0 and math.isfinite(args.lr)):
+        raise ParameterError('lr', args.lr, 'it must be a number above 0')
     pretrain(args.name, args.out_dir, args.iterations, args.batch_size, args.lr, args.seed)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmparax.cli import ToolParser, tool
-from mmparax.errors import check_int
+from mmparax.errors import check_int, check_seed
 from mmparax.utils.tables import format_mean_and_spread
 
 TOOLS = Path(__file__).resolve().parent
@@ -136,7 +136,7 @@ def main(args: argparse.Namespace) -> None:
     for name in ('num_train', 'num_val'):
         check_int(name, getattr(args, name))
     for seed in (args.seed, *args.seeds):
-        check_int('seed', seed, 0)
+        check_seed('seed', seed)
     start = time.time()
     write_scenes(args.data_dir, args.num_train, args.num_val)
     if args.compare:

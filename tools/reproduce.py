@@ -16,7 +16,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from mmparax.cli import ToolParser, add_gpus_argument, end_interrupted, tool
-from mmparax.errors import InputError, ParameterError, check_int
+from mmparax.errors import InputError, ParameterError, check_int, check_seed
 
 if TYPE_CHECKING:
     from mmparax.reproduce.entries import TableEntry
@@ -185,7 +185,7 @@ def main(args: argparse.Namespace) -> None:
     launcher = choose_launcher(args)
     seeds = args.seeds or range(check_int('num_seeds', args.num_seeds))
     for seed in seeds:
-        check_int('seeds', seed, 0)
+        check_seed('seeds', seed)
     target = check_report_path(args.report) if args.report else None
     counter = ParameterCounter()
     scale = TinyScale(counter, args.data_dir, args.iterations) if args.scale == 'tiny' else FullScale(counter)

@@ -13,8 +13,9 @@ from mmparax.backbones.vit import AdaptedViT, AdaRouteViT  # noqa: E402
 if TYPE_CHECKING or is_installed('mmseg'):
     from mmparax.backbones.mit import AdaptedMiT, AdaRouteMiT
 else:
-    AdaptedMiT = AdaRouteMiT = make_stand_in('mmseg')
-    MODELS.register_module(name=['AdaptedMiT', 'AdaRouteMiT'], module=AdaptedMiT)
+    AdaptedMiT, AdaRouteMiT = (make_stand_in(name, 'mmseg') for name in ('AdaptedMiT', 'AdaRouteMiT'))
+    for stand_in in (AdaptedMiT, AdaRouteMiT):
+        MODELS.register_module(module=stand_in)
 
 __all__ = [
     'AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptedConvNeXt', 'AdaptedMiT', 'AdaptedSwin', 'AdaptedViT'

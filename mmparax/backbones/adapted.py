@@ -8,7 +8,7 @@ from mmparax.adapters.adaroute import AdaRoute
 from mmparax.adapters.base import BlockInfo, build_method
 from mmparax.backbones.base_weights import BaseSource, BaseWeights
 from mmparax.backbones.block import AdaptedBlock
-from mmparax.backbones.options import check_backbone_options
+from mmparax.backbones.options import check_backbone_options, drop_empty_pretrained
 from mmparax.backbones.roles import Role, find_roles
 from mmparax.errors import ParameterError, UpstreamChangedError, check_options
 from mmparax.ops.functional import sum_expert_gradients_once
@@ -46,6 +46,7 @@ class AdaptedBackbone(BaseWeights):
 
     def __init__(self, *args: Any, adapter: Mapping[str, Any] | None = None, base_checkpoint: str | None = None,
                  allow_random_base: bool = False, **options: Any):
+        options = drop_empty_pretrained(options)
         check_options(type(self).__name__, options, self.known_options())
         options = check_backbone_options(options, self.upstream, self.family, frozen=adapter is not None,
                                          no_frozen_stages=self.no_frozen_stages)
@@ -171,6 +172,7 @@ class AdaRouteOptions(_Mixed):
             general = next(cls.__name__ for cls in type(self).__mro__ if not issubclass(cls, AdaRouteOptions))
             raise ParameterError('adapter', options['adapter'], f'{type(self).__name__} always has AdaRoute, whose options are '
                                  'its own', f'Use {general} to choose a method.')
+        options = drop_empty_pretrained(options)
         check_options(type(self).__name__, options, self.known_options())
         own = {name: options.pop(name) for name in list_keywords(AdaRoute) if name in options}
         super().__init__(*args, adapter=dict(type=AdaRoute, **own), **options)

@@ -84,9 +84,22 @@ def check_no_other_weights(options: Mapping[str, Any]) -> None:
     """Raise ParameterError if upstream's own options would load weights, which it does without a check."""
     allowed = 'the pre-trained base is given by base_checkpoint, which checks that every weight fits'
     pretrained = options.get('pretrained')
-    if pretrained is not None:
-        raise ParameterError('pretrained', pretrained, allowed, f'Use base_checkpoint={pretrained!r}.')
+    if pretrained not in (None, False):
+        path = pretrained.get('checkpoint') if isinstance(pretrained, Mapping) else pretrained
+        remedy = f'Use base_checkpoint={path!r}.' if isinstance(path, str) and path else \
+            "Use base_checkpoint='PATH_OR_URL'."
+        raise ParameterError('pretrained', pretrained, allowed, remedy)
     init_cfg = options.get('init_cfg')
     for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
         if isinstance(cfg, Mapping) and 'Pretrained' in str(cfg.get('type')):
             raise ParameterError('init_cfg', dict(cfg), allowed, f'Use base_checkpoint={cfg.get("checkpoint")!r}.')
+
+
+def drop_empty_pretrained(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without a ``pretrained`` that asks for nothing; older configs have it, and most classes do not know it.
+
+    Raises:
+        ParameterError: if it or ``init_cfg`` asks for weights.
+    """
+    check_no_other_weights(options)
+    return {name: value for name, value in options.items() if name != 'pretrained'}

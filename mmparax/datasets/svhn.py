@@ -15,7 +15,7 @@ from mmparax.registry import DATASETS
 from mmparax.utils.toolboxes import require
 from mmparax.weights.sources import get_local_rank
 
-require('mmpretrain')
+require('mmcv', 'mmpretrain')
 
 from mmpretrain.datasets import BaseDataset  # noqa: E402
 from torchvision.datasets import SVHN as Source  # noqa: E402

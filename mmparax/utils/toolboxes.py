@@ -1,6 +1,6 @@
 """Says in one sentence which OpenMMLab package is missing; imports nothing else."""
-from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 DISTRIBUTIONS = {
     'mmengine': 'onedl-mmengine',
@@ -16,9 +16,13 @@ def is_installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
-def make_stand_in(*packages: str) -> Callable:
-    """A function in the place of a class that cannot be imported without ``packages``: called, it names them."""
-    return lambda *_, **__: require(*packages)
+def make_stand_in(name: str, *packages: str) -> type:
+    """A class in the place of one that cannot be imported without ``packages``: to build it is an error that names them."""
+
+    def refuse(self: Any, *args: Any, **options: Any) -> None:
+        require(*packages)
+
+    return type(name, (), {'__init__': refuse, '__doc__': f'Needs {", ".join(packages)}.'})
 
 
 def require(*packages: str) -> None:

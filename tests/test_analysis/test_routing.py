@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import nn
@@ -19,7 +20,15 @@ from helpers.cases import TINY_SWIN, perturb
 from helpers.routing import Net, set_gates
 from helpers.tasks import config as task_config
 from mmparax.analysis.routing.measure import RoutingMeasurement, batch_by_size, find_labels, spread_indices
-from mmparax.analysis.routing.pictures import draw_classes, draw_entropy, draw_top_images, draw_usage, find_most_dependent
+from mmparax.analysis.routing.pictures import (
+    draw_class_layers,
+    draw_classes,
+    draw_entropy,
+    draw_top_images,
+    draw_usage,
+    explain_class,
+    find_most_dependent,
+)
 from mmparax.analysis.routing.result import build_result, format_routing_table, format_top_images_csv
 from mmparax.checks.gates import GateSums, attach_readers, find_dead_everywhere, find_routed_adapters, list_warnings
 from mmparax.datasets.synthetic.writers import write_scenes
@@ -193,6 +202,47 @@ def test_one_expert_is_no_choice(tmp_path):
         draw(result, tmp_path / f'{number}.png')
         assert (tmp_path / f'{number}.png').stat().st_size > 5000
     assert 'no choice' in format_routing_table(result)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The texts in pictures that were written."""
+    texts = []
+
+    def write_figure(path, figure):
+        texts.append(' '.join(text.get_text() for text in figure.findobj(Text)))
+        path.write_bytes(b'')
+
+    monkeypatch.setattr('mmparax.analysis.routing.pictures.write_figure', write_figure)
+    return texts
+
+
+def test_pictures_that_would_say_nothing_say_so(tmp_path, drawn):
+    """A class that is in every image cannot be compared with images without it."""
+
+    def draw(labels):
+        data = Data()
+        data.__class__ = type('Labelled', (Data, ), {'__getitem__': lambda self, number: {
+            **Data.__getitem__(self, number), 'data_samples': BaseDataElement(gt_label=torch.tensor(labels(number)))
+        }})
+        result = build_result(measure(model, tmp_path / str(len(drawn)), data), ['a', 'b', 'c'])
+        for name in 'abc':
+            draw_class_layers(result, name, tmp_path / 'x.png')
+        draw_classes(result, tmp_path / 'x.png')
+        return result
+
+    model = build_dependent()
+    result = draw(lambda number: [0, 1] if number % 2 else [0])
+    assert '"a" is in every one of the 11 images, so there are none without it to compare with.' in drawn[0]
+    assert drawn[0].split('\n')[-1] and 'Usage of the experts in the 5 images with "b"' in drawn[1]
+    assert 'None of the 11 images has "c".' in drawn[2]
+    assert 'not shown, as in every image: 1 (a)' in drawn[3] and 'b (5)' in drawn[3] and 'a (11)' not in drawn[3]
+    assert [bool(explain_class(result, name)) for name in 'abc'] == [True, False, True]
+    draw(lambda number: [0, 2])
+    assert 'Every class that occurs (2) is in every one of the 11 images' in drawn[7]
+    single = build_result(measure(Net(dict(type='mmparax.AdaRoute', hidden_dim=4, layers_per_center=1, kernel_sizes=())), tmp_path))
+    draw_top_images(single, single['adapters'][0]['name'], 'down', None, tmp_path / 'x.png')
+    assert 'Every router has one expert' in drawn[8]
 
 
 # ---- images ----

@@ -57,7 +57,7 @@ def draw(run: 'RoutingMeasurement', result: dict, out: Path, args: argparse.Name
     draw_entropy(result, out / 'routing_entropy.png')
     if 'classes' in result:
         draw_classes(result, out / 'routing_classes.png')
-    for name in args.classes:
+    for name in args.classes if 'classes' in result else ():
         draw_class_layers(result, name, out / f'routing_class_{re.sub("[^A-Za-z0-9]+", "-", name)}.png')
     adapter, group = find_most_dependent(result, args.adapter)
     draw_top_images(result, adapter, group, run.get_picture, out / 'routing_images.png')
@@ -67,6 +67,7 @@ def draw(run: 'RoutingMeasurement', result: dict, out: Path, args: argparse.Name
 def main(args: argparse.Namespace) -> None:
     from mmparax.analysis.measuring import AGAIN, write_json
     from mmparax.analysis.routing.measure import measure_routing
+    from mmparax.analysis.routing.pictures import explain_class
     from mmparax.analysis.routing.result import build_result, format_routing_table, format_top_images_csv
     from mmparax.utils.devices import resolve_device
     from mmparax.utils.storage import write
@@ -90,8 +91,9 @@ def main(args: argparse.Namespace) -> None:
     write(out / 'routing_top_images.csv', format_top_images_csv(result).encode(), AGAIN)
     draw(run, result, out, args)
     print(format_routing_table(result))
-    for text in result['warnings']:
-        print(f'Warning: {text}')
+    for text in [*result['warnings'], *(explain_class(result, name) for name in args.classes if 'classes' in result)]:
+        if text:
+            print(f'Warning: {text}')
     if not result['summary']['groups_with_a_choice']:
         print('Every router has a single expert (M = 1): there is no choice, so there is nothing to warn of.')
     if any(adapter['activation'] == 'sigmoid' for adapter in result['adapters']):

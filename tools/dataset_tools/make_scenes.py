@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mmparax.cli import ToolParser, add_out_dir_argument, add_size_argument, end_interrupted, tool
-from mmparax.errors import ParameterError, StorageError
+from mmparax.errors import ParameterError, StorageError, check_seed
 from mmparax.utils.choices import MIN_SCENE_SIDE
 
 MAX_PREVIEW = 24
@@ -32,6 +32,7 @@ def main(args: argparse.Namespace) -> None:
     from mmparax.datasets.synthetic.writers import write_scenes
     from mmparax.inference.scene_preview import write_preview
 
+    check_seed('seed', args.seed)
     if not 0 <= args.preview <= MAX_PREVIEW:
         raise ParameterError('preview', args.preview, f'it must be 0 to {MAX_PREVIEW}')
     try:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from mmparax.analysis.measuring import write_figure
 from mmparax.checks.gates import FIXED_VARIATION
+from mmparax.utils.text import summarize_names
 
 SITES = dict(after_token_mixer='token mixer', after_channel_mixer='channel mixer', after_block='block')
 MOST_NUMBERS = 6  # experts up to which the cells of a map have numbers
@@ -53,6 +54,10 @@ def draw_class_layers(result: Result, name: str, path: Path) -> None:
         name: a class of ``result['classes']['layers']``.
         path: PNG file to write.
     """
+    nothing = explain_class(result, name)
+    if nothing:
+        _draw_sentence(f'Usage of the experts in the images with "{name}"', nothing, path)
+        return
     layers = result['classes']['layers'][name]
 
     def values(adapter: Mapping[str, Any], group: str) -> list[float] | None:
@@ -65,6 +70,24 @@ def draw_class_layers(result: Result, name: str, path: Path) -> None:
     figure.suptitle(f'Usage of the experts in the {count} images with "{name}", minus that in all {result["images"]}',
                     fontsize=13)
     _add_colorbar(figure, grid, limit).set_label('difference relative to an equal share (×: dead)')
+    write_figure(path, figure)
+
+
+def explain_class(result: Result, name: str) -> str:
+    """Why a picture of a class would say nothing, as a sentence; empty if it says something."""
+    count = result['classes']['images'][result['classes']['names'].index(name)]
+    if count == 0:
+        return f'None of the {result["images"]} images has "{name}".'
+    if count == result['images']:
+        return f'"{name}" is in every one of the {count} images, so there are none without it to compare with.'
+    return ''
+
+
+def _draw_sentence(title: str, sentence: str, path: Path) -> None:
+    """Write a picture that says why there is none."""
+    figure = Figure(figsize=(8, 1.6))
+    figure.suptitle(title, fontsize=12)
+    figure.text(0.5, 0.4, sentence, ha='center', va='center', fontsize=10, wrap=True)
     write_figure(path, figure)
 
 
@@ -182,6 +205,12 @@ def draw_classes(result: Result, path: Path) -> None:
         path: PNG file to write.
     """
     classes, centers = result['classes'], result['classes']['centers']
+    title = 'Usage of the experts in the images with a class (their number), minus that in all images'
+    everywhere = [name for name, count in zip(classes['names'], classes['images']) if count == result['images']]
+    if all(count in (0, result['images']) for count in classes['images']):
+        _draw_sentence(title, f'Every class that occurs ({len(everywhere)}) is in every one of the {result["images"]} images, so '
+                       'there are none without it to compare with.', path)
+        return
     experts = {adapter['center']: adapter['num_experts'] for adapter in result['adapters']}
     groups = list(dict.fromkeys(group for found in centers.values() for group in found))
     chosen = [center for center in centers if experts[center] > 1]
@@ -193,7 +222,7 @@ def draw_classes(result: Result, path: Path) -> None:
     }
     strongest = {
         number: max((abs(value) for table in tables.values() for value in table[number]), default=0.)
-        for number, count in enumerate(classes['images']) if count
+        for number, count in enumerate(classes['images']) if 0 < count < result['images']
     }
     numbers = sorted(sorted(strongest, key=lambda number: -strongest[number])[:MOST_CLASSES])
     limit = _find_limit(table[number] for table in tables.values() for number in numbers)
@@ -219,9 +248,9 @@ def draw_classes(result: Result, path: Path) -> None:
             axis.set_xticks((edges[1:] + edges[:-1]) / 2, chosen, fontsize=8, rotation=90)
     _add_colorbar(figure, grid, limit).set_label('difference of usage relative to an equal share')
     left_out = len(strongest) - len(numbers)
-    figure.suptitle(
-        'Usage of the experts in the images with a class (their number), minus that in all images' +
-        (f'; {left_out} classes with smaller differences left out' if left_out else ''), fontsize=12)
+    notes = [f'{left_out} classes with smaller differences left out'] * (left_out > 0)
+    notes += [f'not shown, as in every image: {summarize_names(everywhere)}'] * bool(everywhere)
+    figure.suptitle('\n'.join([title, *notes]), fontsize=12)
     write_figure(path, figure)
 
 
@@ -243,6 +272,10 @@ def draw_top_images(result: Result, name: str, group: str, picture: Callable[[in
     """
     found = next(adapter for adapter in result['adapters'] if adapter['name'] == name)['groups'][group]
     tops = found['top_images']
+    if len(tops) == 1:
+        _draw_sentence(f'{name}, {group}: images with the largest gate of each expert',
+                       'Every router has one expert: there is no choice, and no image that chooses it more.', path)
+        return
     columns = max(len(top) for top in tops)
     figure = Figure(figsize=(0.9 + 1.3 * columns, 0.6 + 1.7 * len(tops)), layout='constrained')
     grid = figure.subplots(len(tops), columns, squeeze=False)

@@ -81,7 +81,11 @@ def _show_choices(group: RunGroup, result: Mapping[str, Any], found: AnalysisRes
         return [*blocks, Paragraph('Every router has a single expert: there is no choice.')]
     blocks.append(ChartRow(_draw_usage(group, adapters, name)))
     if result.get('classes'):
-        blocks.append(ChartRow(_draw_classes(group, result, name)))
+        if any(0 < count < result['images'] for count in result['classes']['images']):
+            blocks.append(ChartRow(_draw_classes(group, result, name)))
+        else:
+            blocks.append(Paragraph(f'Every class that occurs is in every one of the {result["images"]} images, so no class has '
+                                    'images without it to compare with.'))
     return blocks
 
 
@@ -117,7 +121,7 @@ def _draw_classes(group: RunGroup, result: Mapping[str, Any], name: str) -> list
     kind, classes = find_most_dependent(result)[1], result['classes']
     experts = {adapter['center']: adapter['num_experts'] for adapter in result['adapters']}
     centers = [center for center in classes['centers'] if experts[center] > 1 and kind in classes['centers'][center]]
-    present = [number for number, count in enumerate(classes['images']) if count]
+    present = [number for number, count in enumerate(classes['images']) if 0 < count < result['images']]
     values = to_array([[
         None if value is None else value * experts[center] for center in centers
         for value in classes['centers'][center][kind][number]
@@ -128,6 +132,8 @@ def _draw_classes(group: RunGroup, result: Mapping[str, Any], name: str) -> list
     labels = [f'{classes["names"][present[place]]} ({classes["images"][present[place]]})' for place in strongest]
     left_out = len(present) - len(strongest)
     note = f' {left_out} classes with smaller differences are left out.' if left_out else ''
+    everywhere = sum(count == result['images'] for count in classes['images'])
+    note += f' {everywhere} classes that are in every image are not shown.' if everywhere else ''
     return [
         Chart(
             draw_matrix_chart(
