@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Show what a model says about images: ``python demo/image_demo.py CONFIG CHECKPOINT IMAGE... [--out PICTURE | --out-dir DIR]``."""
+"""Show what a model says about images: ``python demo/image_demo.py CONFIG CHECKPOINT IMAGE... --out-dir DIR``."""
 import argparse
 import sys
 from pathlib import Path
@@ -20,8 +20,9 @@ def build_parser() -> ToolParser:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('images', nargs='+', metavar='image', help='image file')
     parser.add_argument('--out', metavar='FILE', help=f'picture to write, of a single image (default: {PICTURE})')
-    parser.add_argument('--out-dir', metavar='DIR', help='folder of the pictures, which are called like their images (default, '
-                        f'of several images: {FOLDER})')
+    parser.add_argument(
+        '--out-dir', metavar='DIR', help='folder of the pictures, which are called like their images (default, '
+        f'of several images: {FOLDER})')
     add_device_argument(parser)
     parser.add_argument('--score-thr', type=float, default=0.3, metavar='SCORE',
                         help='leave out objects with a lower score (default: %(default)s)')
@@ -33,8 +34,9 @@ def sort_arguments(args: argparse.Namespace) -> None:
     """Understand OpenMMLab's order, IMAGE CONFIG CHECKPOINT, and say so."""
     if len(args.images) == 1 and Path(args.config).suffix.lower() in SUFFIXES:
         args.config, args.checkpoint, args.images = args.checkpoint, args.images[0], [args.config]
-        print('Warning: read as IMAGE CONFIG CHECKPOINT, which is the order of OpenMMLab; here, as in all tools of mmparax, it is '
-              'CONFIG CHECKPOINT IMAGE...', file=sys.stderr)
+        print(
+            'Warning: read as IMAGE CONFIG CHECKPOINT, which is the order of OpenMMLab; here, as in all tools of mmparax, it is '
+            'CONFIG CHECKPOINT IMAGE...', file=sys.stderr)
 
 
 def choose_pictures(args: argparse.Namespace) -> list[Path]:

@@ -81,6 +81,7 @@ _NAMES = {
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
+
 def _extend_mmengine() -> None:
     # mmengine resolves ``mmparax::config``.
     import_module('mmparax.config.inheritance').install()

@@ -16,7 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mmparax.errors import TRACEBACK, InputError, MissingFileError, ParameterError, RandomBaseError, UserError, check_int, check_seed
+from mmparax.errors import (
+    TRACEBACK,
+    InputError,
+    MissingFileError,
+    ParameterError,
+    RandomBaseError,
+    UserError,
+    check_int,
+    check_seed,
+)
 from mmparax.utils.choices import PRECISIONS
 from mmparax.utils.interrupts import watch_interrupts
 from mmparax.utils.output import end_at_closed_pipes
@@ -225,8 +234,7 @@ def add_out_dir_argument(parser: Container, default: str | None = None, meaning:
 
 def add_size_argument(parser: Container, meaning: str, default: tuple[int, int] | None = None, required: bool = False) -> None:
     """Add ``--size H [W]``: (H, W) in pixels."""
-    parser.add_argument('--size', nargs='+', type=int, action=_SizeAction, default=default, required=required,
-                        help=meaning)
+    parser.add_argument('--size', nargs='+', type=int, action=_SizeAction, default=default, required=required, help=meaning)
 
 
 class _SizeAction(argparse.Action):

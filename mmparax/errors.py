@@ -43,6 +43,10 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that should be there."""
 
 
+class MissingPackageError(UserError, ImportError):
+    """A package that is not installed."""
+
+
 class StorageError(UserError, OSError):
     """A checkpoint that could not be written, or a folder that another run writes to."""
 
@@ -68,7 +72,7 @@ def check_int(parameter: str, value: Any, minimum: int = 1) -> int:
 
 def check_seed(parameter: str, value: Any) -> int:
     """Return ``value`` if every generator takes it as a seed (NumPy's older one has 32 bits), else raise ParameterError."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < 2**32:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < 2**32:
         raise ParameterError(parameter, value, f'it must be an integer from 0 to {2**32 - 1}')
     return int(value)
 

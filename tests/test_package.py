@@ -35,6 +35,34 @@ def test_import_loads_no_toolbox():
         == '[]'
 
 
+def test_import_waits_for_nothing():
+    """What it changes in mmengine it changes as soon as mmengine is there."""
+    assert run("""
+import sys
+import mmparax
+print([name for name in ('torch', 'numpy', 'mmengine') if name in sys.modules])
+import mmengine
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.runner.checkpoint import CheckpointLoader
+print('mmparax' in MODULE2PACKAGE, CheckpointLoader._schemes['http://'].__module__)
+""").splitlines() == ['[]', 'True mmparax.checkpoint.mmengine_loading']
+
+
+@pytest.mark.parametrize('name, package', [('SVHN', 'mmcv'), ('AdaptedMiT', 'mmseg'), ('AdaRouteMiT', 'mmseg')])
+def test_what_needs_an_absent_package_says_so_when_it_is_built(name, package):
+    printed = run(
+        f"""
+import mmparax
+from mmengine.registry import DATASETS, MODELS
+try:
+    (DATASETS if {name!r} == 'SVHN' else MODELS).build(dict(type='mmparax.{name}'))
+except mmparax.errors.MissingPackageError as error:
+    print(isinstance(error, ImportError), error)
+""", package)
+    assert printed.startswith(
+        f'True mmparax needs the package {package}, which is not installed: run `pip install onedl-{package}')
+
+
 def test_without_mmengine_the_package_is_there_and_names_say_what_they_need():
     printed = run(
         """

@@ -15,7 +15,8 @@ def build_parser() -> ToolParser:
     add_run_arguments(parser)
     parser.add_argument('--out-dir', metavar='DIR', help='write the predictions to this folder')
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
-    parser.add_argument('--show-dir', metavar='DIR', help='write a picture of each prediction to this folder, called like its image')
+    parser.add_argument('--show-dir', metavar='DIR',
+                        help='write a picture of each prediction to this folder, called like its image')
     parser.add_argument('--wait-time', type=float, default=2, metavar='SECONDS',
                         help='how long --show shows a picture (default: %(default)s)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')

@@ -13,7 +13,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmparax.benchmark.candidates import ALIASES, Candidate, check_names, choose_size, list_backbones, list_candidates, list_methods
+from mmparax.benchmark.candidates import (
+    ALIASES,
+    Candidate,
+    check_names,
+    choose_size,
+    list_backbones,
+    list_candidates,
+    list_methods,
+)
 from mmparax.benchmark.saved_memory import format_saved_table, measure_saved
 from mmparax.benchmark.timing import (
     MEMORY,
@@ -161,4 +169,3 @@ def run_session(args: argparse.Namespace) -> None:
         save(args, done, facts)
     if not any(measurement.training for comparison in done for measurement in comparison.measurements):
         raise TrainingError('no method could be measured: the table says why.')
-

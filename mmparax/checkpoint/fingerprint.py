@@ -34,7 +34,10 @@ def fingerprint(model: nn.Module, described: Mapping[str, Mapping[str, str]] | N
     backbones = find_adapted_backbones(model)
     if not backbones:
         raise InputError(f'{type(model).__name__} holds no backbone of mmparax, so it has no frozen base to identify.')
-    digests = [digest for digest in (backbone.fingerprint((described or {}).get(name)) for name, backbone in backbones) if digest is not None]
+    digests = [
+        digest for digest in (backbone.fingerprint((described or {}).get(name)) for name, backbone in backbones)
+        if digest is not None
+    ]
     if len(digests) > 1:
         return hashlib.sha256(''.join(digests).encode()).hexdigest()
     return digests[0] if digests else None

@@ -208,9 +208,10 @@ class AdapterBank:
         theirs = {**{key: describe_tensor(self._base[key]) for key in fitted if key in self._base}, **self._fitted}
         others += [key for key, text in ours.items() if theirs.get(key, text) != text]
         if others:
-            raise InputError(f'the model of {name!r} has another base than the other tasks of this AdapterBank: '
-                             f'{summarize_names(others)} of {len(frozen) + len(fitted)} frozen weights differ. All tasks need the same base, '
-                             'arch and precision; use another bank for it.')
+            raise InputError(
+                f'the model of {name!r} has another base than the other tasks of this AdapterBank: '
+                f'{summarize_names(others)} of {len(frozen) + len(fitted)} frozen weights differ. All tasks need the same base, '
+                'arch and precision; use another bank for it.')
 
 
 def have_equal_bytes(first: Tensor, second: Tensor) -> bool:

@@ -96,5 +96,6 @@ def record_evaluation(folder: str | Path, metrics: Mapping[str, Any], about: Map
         metrics: what was measured.
         about: from :func:`describe_evaluation`.
     """
-    content = dict(about, metrics={name: value if isinstance(value, (int, float)) else str(value) for name, value in metrics.items()})
+    content = dict(about,
+                   metrics={name: value if isinstance(value, (int, float)) else str(value) for name, value in metrics.items()})
     write(Path(folder) / FILE, (json.dumps(content, indent=1) + '\n').encode(), 'The metrics are in the log.')

@@ -40,7 +40,8 @@ class PictureHook(Hook):
         self.names = name_pictures(list_images(dataset))
         self.bgr = _gives_bgr(runner.cfg)
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None) -> None:
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                        outputs: Sequence[Any] | None = None) -> None:
         for number, sample in enumerate(outputs or ()):
             path = sample.metainfo.get('img_path')
             image = read_image(str(path)) if path else self._take_image(data_batch['inputs'][number], sample)

@@ -281,7 +281,8 @@ def _find_metrics(folder: Path, outer: Path, curves: TrainingCurves, result: Map
         if columns:
             return columns, 'test', name_split(cfg), notes
     if curves.val:
-        return select_columns(curves.val[-1]), 'last validation', name_split(dict(test_dataloader=cfg.get('val_dataloader'))), notes
+        return select_columns(curves.val[-1]), 'last validation', name_split(
+            dict(test_dataloader=cfg.get('val_dataloader'))), notes
     return {}, '', '', notes
 
 

@@ -3,6 +3,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from mmparax.datasets.synthetic.glyphs import GLYPH_CLASSES, GlyphGenerator
 from mmparax.version import __version__
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-BACKBONES = {
+BACKBONES: dict[str, tuple[Any, dict[str, Any]]] = {
     'swin_mini': (AdaptedSwin,
                   dict(arch=dict(embed_dims=24, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8]), window_size=4, pad_small_map=True,
                        drop_path_rate=0., out_indices=(3, ))),
@@ -140,4 +141,3 @@ def pretrain(name: str, out_dir: str, iterations: int, batch_size: int, lr: floa
     save_file(weights, str(path), metadata=dict(format='pt', made_by='tools/pretrain_mini_backbone.py', recipe=lines[0]))
     path.with_suffix('.log').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     print(f'Wrote {path} ({path.stat().st_size / 2**20:.1f} MiB) and its log.')
-

@@ -1,15 +1,16 @@
 """What third parties print without being asked, silenced in this one place; every script calls it before its job.
 
-| who | what | how |
-|---|---|---|
-| mmseg, mmdet, mmpretrain | "Could not import OneDL": a message of the debug level, which they print whatever the level is | mmengine's ``print_log`` without a logger prints from the level INFO on |
-| onnxruntime | coloured warnings, about hardware that is not there among others | its own variable and its logger's level: errors alone |
-| mmengine's runner | environment, config and list of hooks, some 800 lines | in the log file alone |
-| TensorFlow's and oneDNN's libraries, if something imports them | notices at their start | their own variables |
-| any package but mmparax | deprecation warnings, which its authors must see, and users can do nothing about | Python's warning filters; those in a log go to its file alone |
-| the toolboxes' visualization hooks | "The draw is False", which is as it should be | Python's warning filters |
+- mmseg, mmdet and mmpretrain say "Could not import OneDL": a message of the debug level, which they print whatever the level is.
+  mmengine's ``print_log`` without a logger prints from the level INFO on.
+- mmengine's runner prints environment, config and the list of hooks, some 800 lines: they are in the log file alone.
+- onnxruntime warns in colours, of hardware that is not there among others: its variable and its logger leave errors alone.
+- TensorFlow's and oneDNN's libraries, if something imports them, give notices at their start: their own variables.
+- Deprecation warnings of any package but mmparax, which its authors must see, and users can do nothing about: Python's warning
+  filters; those in a log are in its file alone.
+- The toolboxes' visualization hooks warn that "The draw is False", which is as it should be: Python's warning filters.
 
-Errors, and warnings of other kinds, stay; each is one line, without the line of code that gave it. ``MMPARAX_TRACEBACK=1``, which is for finding faults, leaves everything as it is.
+Errors, and warnings of other kinds, stay; each warning is one line, without the line of code that gave it.
+``MMPARAX_TRACEBACK=1``, which is for finding faults, leaves everything as it is.
 """
 import functools
 import logging
@@ -37,10 +38,10 @@ def silence_third_parties() -> None:
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:  # python -W, PYTHONWARNINGS
-        for kind in (DeprecationWarning, PendingDeprecationWarning, SyntaxWarning):
-            warnings.filterwarnings('ignore', category=kind)
-        for kind in (FutureWarning, UserWarning):
-            warnings.filterwarnings('ignore', DEPRECATED, category=kind)
+        for category in (DeprecationWarning, PendingDeprecationWarning, SyntaxWarning):
+            warnings.filterwarnings('ignore', category=category)
+        for message in (FutureWarning, UserWarning):
+            warnings.filterwarnings('ignore', DEPRECATED, category=message)
         warnings.filterwarnings('ignore', NEEDLESS, category=UserWarning)
         warnings.filterwarnings('default', category=DeprecationWarning, module=r'mmparax')
     warnings.formatwarning = _format_warning

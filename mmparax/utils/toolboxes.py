@@ -2,6 +2,8 @@
 from importlib.util import find_spec
 from typing import Any
 
+from mmparax.errors import MissingPackageError
+
 DISTRIBUTIONS = {
     'mmengine': 'onedl-mmengine',
     'mmcv': 'onedl-mmcv',
@@ -26,9 +28,9 @@ def make_stand_in(name: str, *packages: str) -> type:
 
 
 def require(*packages: str) -> None:
-    """Raise ImportError naming those of ``packages`` (import names) that are not installed."""
+    """Raise MissingPackageError naming those of ``packages`` (import names) that are not installed."""
     missing = [name for name in packages if not is_installed(name)]
     if missing:
-        raise ImportError(f'mmparax needs the package {", ".join(missing)}, which is not installed: run '
-                          f'`pip install {" ".join(DISTRIBUTIONS[name] for name in missing)}`, or install the original '
-                          'OpenMMLab package of that import name; requirements.txt has the tested versions.')
+        raise MissingPackageError(f'mmparax needs the package {", ".join(missing)}, which is not installed: run '
+                                  f'`pip install {" ".join(DISTRIBUTIONS[name] for name in missing)}`, or install the original '
+                                  'OpenMMLab package of that import name; requirements.txt has the tested versions.')

@@ -71,4 +71,5 @@ def check_claimed_fingerprint(claim: Mapping[str, Any], own: str | None, frozen:
         raise InputError(f'{source} cannot be compared with the base of {owner}, whose frozen weights are {converted} now, not '
                          'float32 as they were loaded: load it first, then convert the model (.half() or .to(dtype)).')
     raise InputError(f'{source} was trained on another base: its fingerprint is {theirs[:12]}… ({name_bases(claim)}), that of '
-                     f'the loaded base {own[:12]}…. Set model.backbone.base_checkpoint to the base that it was trained on (in half precision it is another one, too).')
+                     f'the loaded base {own[:12]}…. Set model.backbone.base_checkpoint to the base that it was trained on; one '
+                     'in half precision is another, too.')

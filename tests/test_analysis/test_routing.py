@@ -222,9 +222,11 @@ def test_pictures_that_would_say_nothing_say_so(tmp_path, drawn):
 
     def draw(labels):
         data = Data()
-        data.__class__ = type('Labelled', (Data, ), {'__getitem__': lambda self, number: {
-            **Data.__getitem__(self, number), 'data_samples': BaseDataElement(gt_label=torch.tensor(labels(number)))
-        }})
+        data.__class__ = type(
+            'Labelled', (Data, ), {
+                '__getitem__': lambda self, number:
+                {**Data.__getitem__(self, number), 'data_samples': BaseDataElement(gt_label=torch.tensor(labels(number)))}
+            })
         result = build_result(measure(model, tmp_path / str(len(drawn)), data), ['a', 'b', 'c'])
         for name in 'abc':
             draw_class_layers(result, name, tmp_path / 'x.png')
@@ -240,7 +242,8 @@ def test_pictures_that_would_say_nothing_say_so(tmp_path, drawn):
     assert [bool(explain_class(result, name)) for name in 'abc'] == [True, False, True]
     draw(lambda number: [0, 2])
     assert 'Every class that occurs (2) is in every one of the 11 images' in drawn[7]
-    single = build_result(measure(Net(dict(type='mmparax.AdaRoute', hidden_dim=4, layers_per_center=1, kernel_sizes=())), tmp_path))
+    single = build_result(
+        measure(Net(dict(type='mmparax.AdaRoute', hidden_dim=4, layers_per_center=1, kernel_sizes=())), tmp_path))
     draw_top_images(single, single['adapters'][0]['name'], 'down', None, tmp_path / 'x.png')
     assert 'Every router has one expert' in drawn[8]
 

@@ -86,10 +86,10 @@ def make_vit(path, adapter='frozen', **options):
 
 def test_one_base_has_one_fingerprint_whatever_is_made_of_it(vit_base):
     models = [make_vit(vit_base)] + [
-        make_vit(vit_base, adapter, **options) for adapter, options in [
-            ('adaroute', {}), ('bitfit', {}), ('norm-tuning', {}), ('frozen', dict(img_size=64)), ('lora', dict(img_size=(16, 144))),
-            ('bitfit', dict(img_size=80)), ('frozen', dict(with_cls_token=False)), ('frozen', dict(final_norm=False, img_size=32))
-        ]
+        make_vit(vit_base, adapter, **options)
+        for adapter, options in [('adaroute', {}), ('bitfit', {}), ('norm-tuning', {}), ('frozen', dict(
+            img_size=64)), ('lora', dict(img_size=(16, 144))), ('bitfit', dict(
+                img_size=80)), ('frozen', dict(with_cls_token=False)), ('frozen', dict(final_norm=False, img_size=32))]
     ]
     assert len({mmparax.fingerprint(model) for model in models}) == 1
     tuned = models[2]

@@ -10,11 +10,13 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmpretrain.models.backbones import VisionTransformer
 from mmseg.structures import SegDataSample
 
 import mmparax
-from helpers.cases import build
+from helpers.cases import TINY_VIT, build
 from helpers.deployed import write_base, write_task
+from mmparax.backbones import AdaptedViT
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.inference.predictions import load_model
 
@@ -242,3 +244,30 @@ def test_a_base_is_compared_byte_by_byte(bank, files):
     with torch.no_grad():
         model.backbone.get_parameter(name).flatten()[0] = 0.
     assert bank.adopt('again', model) is model
+
+
+def test_tasks_with_images_of_other_sizes_share_all_but_what_was_interpolated(tmp_path):
+    """One ViT, two position tables: it is one base, and each task keeps its own table."""
+    source = VisionTransformer(**TINY_VIT)
+    torch.nn.init.normal_(source.pos_embed)
+    torch.save(source.state_dict(), tmp_path / 'base.pth')
+
+    def make(name='base', **options):
+        backbone = AdaptedViT(adapter=dict(type='mmparax.Frozen'), base_checkpoint=str(tmp_path / f'{name}.pth'),
+                              **{**TINY_VIT, **options})
+        return torch.nn.ModuleDict(dict(backbone=backbone))
+
+    bank, image = mmparax.AdapterBank(), torch.randn(1, 3, 48, 48)
+    expected = {size: make(img_size=size)['backbone'].eval()(image) for size in (48, 64, 80)}
+    for size in expected:
+        bank.adopt(str(size), make(img_size=size))
+    for size, outputs in expected.items():
+        model = bank.use(str(size))['backbone']
+        assert all(torch.equal(a, b) for a, b in zip(model(image), outputs))
+        assert model.layers[0].attn.qkv.weight is bank.use('48')['backbone'].layers[0].attn.qkv.weight
+    assert bank.memory()['tasks']['64'] == bank.use('64')['backbone'].pos_embed.nbytes
+    torch.nn.init.normal_(source.pos_embed)
+    torch.save(source.state_dict(), tmp_path / 'other.pth')
+    for size in (48, 64):
+        with pytest.raises(ValueError, match=r'has another base than the other tasks .* 1 \(pos_embed\) of'):
+            bank.adopt('other', make('other', img_size=size))

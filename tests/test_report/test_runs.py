@@ -1,10 +1,12 @@
 """Runs read from their work dirs."""
+import copy
 import json
 
 import pytest
 
 from helpers.reported import make_entries, make_page, make_run
 from mmparax.errors import InputError, MissingFileError
+from mmparax.inference.evaluation import describe_evaluation, record_evaluation
 from mmparax.report.runs import gather_runs
 
 
@@ -68,3 +70,49 @@ def test_a_folder_of_runs_names_them(tmp_path, scenes):
     make_run(tmp_path / 'a', scenes)
     with pytest.raises(InputError, match=r'is no run, but runs are in it, 1 \(a\)'):
         gather_runs([str(tmp_path)])
+
+
+def add_evaluation(folder, session, miou, changes, described):
+    """Write an evaluation of a run with some changes of its config, as tools/test.py does, or as it did before."""
+    run, = gather_runs([str(folder)])
+    cfg = copy.deepcopy(run.cfg)
+    cfg.merge_from_dict({f'test_dataloader.dataset.{name}': value for name, value in changes.items()})
+    place = folder / session
+    (place / 'vis_data').mkdir(parents=True)
+    (place / f'{session}.json').write_text(json.dumps(dict(mIoU=miou)))
+    if described:
+        record_evaluation(place, dict(mIoU=miou), describe_evaluation(cfg, range(7), 'x.pth'))
+    else:
+        cfg.dump(place / 'vis_data' / 'config.py')
+
+
+@pytest.mark.parametrize('described', [True, False])
+@pytest.mark.parametrize('changes, taken', [({}, True), (dict(indices=7), False), (dict(data_root='elsewhere'), False),
+                                            (dict(pipeline=[]), True)], ids=str)
+def test_only_an_evaluation_of_its_own_data_is_a_run_s_result(changes, taken, described, tmp_path, scenes):
+    folder = make_run(tmp_path / 'run', scenes)
+    add_evaluation(folder, '20260104_000000', 99., changes, described)
+    run, = gather_runs([str(folder)])
+    assert run.metrics == {'mIoU': 99. if taken else 20.} and run.source == 'test'
+    refused = [note for note in run.notes if 'is not its result' in note]
+    assert len(refused) == (not taken)
+    if described:
+        assert run.images == ('7 images of validation' if taken else '')
+        assert not refused or '(7 images of validation' in refused[0]
+    if not taken:
+        name, = changes
+        assert f'it is on other data than its config names, dataset.{name}={changes[name]!r} instead of' in refused[0]
+
+
+def test_what_was_printed_of_other_data_is_no_result_either(tmp_path, scenes):
+    folder = make_run(tmp_path / 'run', scenes, miou=None, entries=make_entries(4))
+    add_evaluation(folder, '20260104_000000', 99., dict(indices=1), True)
+    (folder / 'test.txt').write_text('11/22 00:22:07 - mmengine - INFO - Iter(test) [1/1]    mIoU: 99.0000  time: 0.3\n')
+    run, = gather_runs([str(folder)])
+    assert run.metrics == {} and run.evaluated == ''
+
+
+def test_numbers_carry_their_images(tmp_path, scenes):
+    folder = make_run(tmp_path / 'run', scenes)
+    add_evaluation(folder, '20260104_000000', 99., {}, True)
+    assert 'test, 7 images of validation' in make_page(folder)

@@ -52,6 +52,9 @@ def test_the_tools(run_base, tmp_path, capsys):
     assert (tmp_path / 'again.safetensors').read_bytes() == out.read_bytes()
     last, before = (tmp_path / 'run' / 'last_checkpoint').read_text(), out.read_bytes()
     for arguments, message in ((('b.safetensors', '--metric', 'mIoU'), "--metric='mIoU' is not allowed: it is NAME=NUMBER"),
+                               (('b.safetensors', '--metric', '=3'), "--metric='=3' is not allowed: it is NAME=NUMBER"),
+                               (('b.safetensors', '--metric', 'mIoU=nan'), "--metric='mIoU=nan' is not allowed: it is NAME=NU"),
+                               (('b.safetensors', '--metric', 'a=1', 'a=2'), "--metric='a=2' is not allowed: a was given before"),
                                (('a.pth', ), "='a.pth' is not allowed: it must end in .safetensors"),
                                ((out, ), 'the file exists. Choose another name')):
         with pytest.raises(SystemExit) as stopped, pytest.MonkeyPatch.context() as patch:

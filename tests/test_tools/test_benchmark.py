@@ -80,6 +80,7 @@ def test_an_interrupt_keeps_what_was_measured(call, tmp_path, monkeypatch, capsy
     (['--device', 'cuda:99'], ['--device', 'cuda:99']),
     (['--device', 'tpu'], ['--device', 'tpu', 'cpu']),
     (['--rounds', '0'], ['--rounds', 'at least 1']),
+    *((['--minutes', value], ['--minutes', 'a number above 0']) for value in ('0', '-1', 'nan', 'inf')),
 ])
 def test_wrong_arguments_are_explained(arguments, words, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['benchmark.py', *arguments])

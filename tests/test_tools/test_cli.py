@@ -137,6 +137,25 @@ def test_sizes_are_one_or_two_numbers(capsys):
     assert '--size: it takes a height and at most a width, not 3 numbers' in capsys.readouterr().err
 
 
+def test_the_help_of_a_size_is_one_or_two_numbers():
+    assert '--size H [W] ' in build_parser().format_help()
+
+
+@pytest.mark.parametrize('script, arguments', [('analysis_tools/cka.py', ['config.py', '--out-dir', 'x']),
+                                               ('analysis_tools/erf.py', ['config.py', '--out-dir', 'x']), ('quickstart.py', []),
+                                               ('reproduce.py', ['--seeds', '1']), ('pretrain_mini_backbone.py', ['swin_mini']),
+                                               ('dataset_tools/make_scenes.py', [])])
+@pytest.mark.parametrize('seed', [-1, 2**32, 10**30])
+def test_seeds_that_a_generator_does_not_take(script, arguments, seed, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    option = '--seeds' if '--seeds' in arguments else '--seed'
+    monkeypatch.setattr(sys, 'argv', [script, *arguments[:2 if '--out-dir' not in arguments else 3], option, str(seed)])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+    assert stopped.value.code == f'ParameterError: {option}={seed} is not allowed: it must be an integer from 0 to 4294967295.'
+    assert not list(tmp_path.iterdir())
+
+
 def test_options_are_not_abbreviated(capsys):
     with pytest.raises(SystemExit):
         parse('config.py', '--batch', '4')

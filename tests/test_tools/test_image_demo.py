@@ -110,7 +110,8 @@ ERRORS = {
     'a folder': (('segmentation.py', 'segmentation.pth', 'scenes'), "'scenes' cannot be read as an image"),
     'no checkpoint': (('segmentation.py', 'absent.pth', 'scene.png'), "the checkpoint 'absent.pth' does not exist"),
     'no config': (('absent.py', 'segmentation.pth', 'scene.png'), "the config 'absent.py' does not exist"),
-    'no such place': (('segmentation.py', 'segmentation.pth', 'scene.png', '--out', 'scene.png/x.png'), "'scene.png' cannot be written to"),
+    'no such place': (('segmentation.py', 'segmentation.pth', 'scene.png', '--out', 'scene.png/x.png'),
+                      "'scene.png' cannot be written to"),
     'no such format': (('segmentation.py', 'segmentation.pth', 'scene.png', '--out', 'wrong.txt'),
                        "--out='wrong.txt' is not allowed: it must be a file whose name ends in .png, .jpg"),
     'no format': (('segmentation.py', 'segmentation.pth', 'scene.png', '--out', 'wrong'), "--out='wrong' is not allowed"),
@@ -144,13 +145,13 @@ def test_several_images_have_a_picture_each(folder, capsys, monkeypatch):
     twin = folder / 'other' / Path(images[0]).name
     Image.open(images[0]).save(twin)
     assert demo('segmentation.py', 'segmentation.pth', *images, twin.relative_to(folder), '--device', 'cpu') is None
-    assert {path.name for path in (folder / 'predictions').iterdir()} == {
-        'scene_00001.png', *(f'{split}_scene_00000.png' for split in ('training', 'validation', 'other'))
-    }
+    assert {path.name for path in (folder / 'predictions').iterdir()
+            } == {'scene_00001.png', *(f'{split}_scene_00000.png' for split in ('training', 'validation', 'other'))}
     assert capsys.readouterr().out.count('Picture: ') == len(images) + 1
 
 
 def test_the_order_of_openmmlab_is_understood(folder, capsys):
     picture = folder / 'order.png'
-    assert demo(folder / 'scene.png', folder / 'segmentation.py', folder / 'segmentation.pth', '--out', picture, '--device', 'cpu') is None
+    assert demo(folder / 'scene.png', folder / 'segmentation.py', folder / 'segmentation.pth', '--out', picture, '--device',
+                'cpu') is None
     assert picture.is_file() and 'Warning: read as IMAGE CONFIG CHECKPOINT' in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """tools/test.py ends with the columns of the paper's tables and writes the predictions of every task."""
 import json
+import os
 import pickle
 import runpy
 import sys
@@ -84,4 +85,15 @@ def test_every_task_is_evaluated_and_its_predictions_written(task, folder, monke
     assert 'Results in percent' in lines[-6] and ' '.join(lines[-4].split()) == f'┃ {header} ┃'
     assert len(lines[-2].split('│')) == len(header.split('┃')) + 2
     check(folder / f'{task}_out')
-    assert len(list((folder / f'{task}_pictures').rglob('*.png'))) == (4 if task == 'classification' else 2)
+    pictures = sorted(
+        path.relative_to(folder / f'{task}_pictures').as_posix() for path in (folder / f'{task}_pictures').rglob('*'))
+    names = [f'scene_0000{number}.png' for number in range(2)]
+    assert pictures == (['scene_00000_0.png', *(f'scene_00001_{number}.png'
+                                                for number in range(3))] if task == 'classification' else names)
+    drawn = np.asarray(Image.open(folder / f'{task}_pictures' / pictures[0]))
+    side = 512
+    assert drawn.shape[0] == side + 24 and drawn.shape[1] > 2 * side - 8  # ground truth and prediction below their names
+    about = json.loads(max((folder / 'work').glob('*/evaluation.json'), key=os.path.getmtime).read_text())
+    count = 4 if task == 'classification' else 2
+    assert (about['images'], about['split'], about['subset']) == (count, 'validation', True)
+    assert f'Results in percent on {count} images of validation (a subset):' in lines[-6]

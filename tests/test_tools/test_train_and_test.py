@@ -71,6 +71,17 @@ def test_training_says_what_trains(trained):
     assert len(re.findall(r'Iter\(train\).*loss: [\d.]+', trained)) == 3 and 'mIoU' in trained
 
 
+def test_the_first_training_line_comes_soon(trained, folder):
+    """Environment, config and hooks are in the log file."""
+    lines = trained.splitlines()
+    first = next(number for number, line in enumerate(lines) if 'Iter(train)' in line)
+    assert first < 30, lines[:first]
+    log, = (path for path in (folder / 'run').glob('*/*.log') if 'Iter(train) [1/3]' in path.read_text())
+    assert f'Environment, config and hooks: {log}' in trained
+    for text in ('System environment:', 'Config:', 'Hooks will be executed'):
+        assert text in log.read_text() and text not in trained
+
+
 def test_resume_goes_on(trained, folder):
     done = call('train.py', CONFIG, '--work-dir', 'run', '--resume', '--cfg-options', *SHORT, 'train_cfg.max_iters=5', cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -90,7 +101,8 @@ def test_evaluation_writes_predictions_and_pictures(trained, folder):
     for mask in masks:
         labels = np.asarray(Image.open(mask))
         assert labels.shape == (64, 64) and 1 <= labels.min() and labels.max() <= 15
-    assert len(list((folder).rglob('pictures/**/test_scene_*.png'))) == 3
+    assert sorted(path.name for path in (folder / 'pictures').iterdir()) == [mask.name for mask in masks]
+    assert 'Results in percent on 3 images of validation:' in done.stdout
 
 
 ERRORS = {
@@ -102,6 +114,11 @@ ERRORS = {
     'no checkpoint': (('test.py', CONFIG, 'absent.pth'), "checkpoint 'absent.pth' does not exist"),
     'no resume file': (('train.py', CONFIG, '--resume', 'absent.pth'), "checkpoint 'absent.pth' does not exist"),
     'no base config': (('train.py', 'stray.py'), "'stray.py' could not be read"),
+    'predictions into a file': (('test.py', CONFIG, 'stray.py', '--out-dir', 'stray.py'),
+                                "folder 'stray.py' cannot be written to: File exists. Choose another"),
+    'pictures into a file': (('test.py', CONFIG, 'stray.py', '--show-dir', 'stray.py/x'),
+                             "folder 'stray.py/x' cannot be written to: Not a directory. Choose another"),
+    'a run into a file': (('test.py', CONFIG, 'stray.py', '--work-dir', 'stray.py'), "folder 'stray.py' cannot be written to"),
     'no scale': (('train.py', CONFIG, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'), 'auto_scale_lr=dict'),
     'bad adapter option': (('train.py', CONFIG, '--cfg-options', 'model.backbone.adapter.hidden_dim=0'), 'hidden_dim=0'),
     'no base': (('train.py', CONFIG, '--cfg-options', 'model.backbone.base_checkpoint=absent.pth'),

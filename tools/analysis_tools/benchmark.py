@@ -31,9 +31,10 @@ def build_parser() -> ToolParser:
     what = parser.add_argument_group('what')
     what.add_argument('--backbone', nargs='+', default=['swin-b'], metavar='NAME',
                       help=f'{", ".join(BENCHMARK_BACKBONES)} (default: swin-b)')
-    what.add_argument('--methods', nargs='+', metavar='NAME', default=METHODS,
-                      help='full, each method of mmparax.adapters, and variants such as plain-adaroute; an unknown name lists '
-                      f'all (default: {" ".join(METHODS)})')
+    what.add_argument(
+        '--methods', nargs='+', metavar='NAME', default=METHODS,
+        help='full, each method of mmparax.adapters, and variants such as plain-adaroute; an unknown name lists '
+        f'all (default: {" ".join(METHODS)})')
     add_size_argument(what, 'height and width in pixels (default: 320 320; ViT: its own)')
     add_batch_size_argument(what, 1, 'images in a step')
     what.add_argument('--precision', nargs='+', default=['fp32'], choices=TIMED_PRECISIONS,

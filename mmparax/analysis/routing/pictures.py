@@ -208,8 +208,9 @@ def draw_classes(result: Result, path: Path) -> None:
     title = 'Usage of the experts in the images with a class (their number), minus that in all images'
     everywhere = [name for name, count in zip(classes['names'], classes['images']) if count == result['images']]
     if all(count in (0, result['images']) for count in classes['images']):
-        _draw_sentence(title, f'Every class that occurs ({len(everywhere)}) is in every one of the {result["images"]} images, so '
-                       'there are none without it to compare with.', path)
+        _draw_sentence(
+            title, f'Every class that occurs ({len(everywhere)}) is in every one of the {result["images"]} images, so '
+            'there are none without it to compare with.', path)
         return
     experts = {adapter['center']: adapter['num_experts'] for adapter in result['adapters']}
     groups = list(dict.fromkeys(group for found in centers.values() for group in found))

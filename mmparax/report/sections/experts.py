@@ -84,8 +84,9 @@ def _show_choices(group: RunGroup, result: Mapping[str, Any], found: AnalysisRes
         if any(0 < count < result['images'] for count in result['classes']['images']):
             blocks.append(ChartRow(_draw_classes(group, result, name)))
         else:
-            blocks.append(Paragraph(f'Every class that occurs is in every one of the {result["images"]} images, so no class has '
-                                    'images without it to compare with.'))
+            blocks.append(
+                Paragraph(f'Every class that occurs is in every one of the {result["images"]} images, so no class has '
+                          'images without it to compare with.'))
     return blocks
 
 

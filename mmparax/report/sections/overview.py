@@ -75,9 +75,8 @@ def _tabulate_groups(groups: Sequence[RunGroup], counts: Counts, winners: Mappin
     has_memory, has_device = any(run.memory for run in runs), any(run.device for run in runs)
     header = [
         'setting' if has_seeds else 'run', 'backbone', *(['seeds'] if has_seeds else []), *winners,
-        *(['result of'] if winners else []), 'trainable in the backbone',
-        'share of the backbone', 'checkpoint, MB', 's / iteration', *(['GPU memory, GiB'] if has_memory else []),
-        *(['device'] if has_device else [])
+        *(['result of'] if winners else []), 'trainable in the backbone', 'share of the backbone', 'checkpoint, MB',
+        's / iteration', *(['GPU memory, GiB'] if has_memory else []), *(['device'] if has_device else [])
     ]
     rows: list[Any] = []
     for group in groups:
@@ -86,11 +85,10 @@ def _tabulate_groups(groups: Sequence[RunGroup], counts: Counts, winners: Mappin
         rows.append([
             TableField(group.label, number=group.number), group.first.backbone,
             *([', '.join(NONE if run.seed is None else str(run.seed) for run in group.runs)] if has_seeds else []),
-            *(_format_metric(group.metrics.get(metric, []), metric, winner is group)
-              for metric, winner in winners.items()),
+            *(_format_metric(group.metrics.get(metric, []), metric, winner is group) for metric, winner in winners.items()),
             *(['; '.join(dict.fromkeys(run.evaluated for run in group.runs if run.evaluated)) or NONE] if winners else []),
-            f'{count.trainable_in_backbone:,}' if count else NONE,
-            f'{count.share_of_backbone:.2%}' if count else NONE, f'{statistics.mean(sizes):.1f}' if sizes else NONE,
+            f'{count.trainable_in_backbone:,}' if count else NONE, f'{count.share_of_backbone:.2%}' if count else NONE,
+            f'{statistics.mean(sizes):.1f}' if sizes else NONE,
             f'{statistics.median(group.seconds_per_iteration):.3f}' if group.seconds_per_iteration else NONE,
             *([_format_number(max(run.memory or 0 for run in group.runs) / 1024, 1)] if has_memory else []),
             *([list_devices([group]) or NONE] if has_device else [])
