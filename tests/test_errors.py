@@ -75,9 +75,19 @@ def test_an_unknown_option_lists_the_known_ones():
     (dict(out_indices=(0, 9)), 'out_indices', (0, 9)),
     (dict(efficient_attention='yes'), 'efficient_attention', 'yes'),
     (dict(pretrained='file.pth'), 'pretrained', 'file.pth'),
+    (dict(pretrained=True), 'pretrained', True),
 ], ids=str)
 def test_a_backbone_names_the_option(options, parameter, value):
     with pytest.raises(ParameterError) as error:
         build(**{'method': 'frozen', **{'method' if name == 'adapter' else name: value for name, value in options.items()}})
     assert (error.value.parameter, error.value.value) == (parameter, value)
     assert error.value.allowed
+
+
+@pytest.mark.parametrize('backbone', ['swin', 'convnext', 'vit', 'mit'])
+def test_weights_given_in_another_way_name_the_base_checkpoint(backbone):
+    """Most upstream classes have no ``pretrained``; older configs have it, often without a value."""
+    with pytest.raises(ParameterError) as error:
+        build('frozen', backbone, pretrained='file.pth')
+    assert error.value.remedy == "Use base_checkpoint='file.pth'."
+    assert build('frozen', backbone, pretrained=None).method is not None

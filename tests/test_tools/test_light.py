@@ -2,6 +2,7 @@
 import io
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,21 +81,21 @@ def test_a_closed_pipe_ends_a_script_without_a_word(writer):
     assert process.wait(60) == 141 and errors == ''
 
 
-@pytest.mark.parametrize(
-    'body, sentence',
-    [
-        ("print('ready', flush=True); time.sleep(60)", '\nInterrupted.\n'),
-        # As NumPy does with an interrupt of its import.
-        ("print('ready', flush=True)\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        raise ImportError('half')",
-         '\nInterrupted.\n'),
-    ],
-    ids=['in a job', 'in an import'])
-def test_ctrl_c_is_one_sentence(body, sentence):
-    process = start(SCRIPT.format(body=body))
+# The second is what NumPy does with an interrupt of its import.
+JOBS = {
+    'in a job': "print('ready', flush=True); time.sleep(60)",
+    'in an import': "print('ready', flush=True)\n    try:\n        time.sleep(60)\n"
+    "    except KeyboardInterrupt:\n        raise ImportError('half')",
+}
+
+
+@pytest.mark.parametrize('job', JOBS)
+def test_ctrl_c_is_one_sentence(job):
+    process = start(SCRIPT.format(body=JOBS[job]))
     assert process.stdout.readline() == 'ready\n'
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, sentence)
+    assert (process.returncode, errors) == (130, '\nInterrupted.\n')
 
 
 @pytest.mark.parametrize('rank', [0, 1])
@@ -160,4 +161,4 @@ def test_what_third_parties_print(monkeypatch, capsys):
 def test_long_records_are_for_the_file(text, level, path, shown):
     record = logging.LogRecord('mmengine', level, path, 1, text, None, None)
     assert _Terminal().filter(record) is shown
-    assert shown or LONG_RECORDS.match(text) or __import__('re').match(DEPRECATED, text)
+    assert shown or LONG_RECORDS.match(text) or re.match(DEPRECATED, text)
