@@ -11,7 +11,8 @@ from mmparax.config.query import find_datasets, find_metrics
 from mmparax.utils.names import join_name
 from mmparax.utils.storage import write
 
-FILE = 'evaluation.json'  # beside the metrics, in the folder of the session
+# In the folder of the session, where mmengine's copy of the config is: the one JSON file beside the log is that of the metrics.
+FILE = 'vis_data/evaluation.json'
 # Options that do not change which images there are, nor what is true of them.
 HOW = ('pipeline', 'metainfo', 'test_mode', 'lazy_init', 'serialize_data', 'max_refetch', 'backend_args', 'shuffle', 'seed')
 OUTPUTS = ('output_dir', 'outfile_prefix', 'out_file_path', 'format_only', 'collect_device', 'keep_results')

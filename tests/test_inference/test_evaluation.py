@@ -5,6 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from mmparax.inference.evaluation import (
+    FILE,
     describe_data,
     describe_evaluation,
     find_first_difference,
@@ -63,5 +64,5 @@ def test_an_evaluation_is_written_down(tmp_path):
     assert format_images(about) == '2 images of val (a subset, test-time augmentation)'
     assert format_images(describe_evaluation(make(), [0], 'x.pth')) == '1 image of val'
     record_evaluation(tmp_path, dict(mIoU=float('nan'), aAcc=3.), about)
-    found = json.loads((tmp_path / 'evaluation.json').read_text())
+    found = json.loads((tmp_path / FILE).read_text())
     assert found['images'] == 2 and found['subset'] and found['checkpoint'].endswith('/x.pth') and found['data'] == about['data']

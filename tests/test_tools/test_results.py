@@ -94,7 +94,7 @@ def test_every_task_is_evaluated_and_its_predictions_written(task, folder, monke
     side = 512 if task != 'classification' else drawn.shape[0] - 24
     assert side >= 500
     assert drawn.shape[0] == side + 24 and drawn.shape[1] > 2 * side - 8  # ground truth and prediction below their names
-    about = json.loads(max((folder / 'work').glob('*/evaluation.json'), key=os.path.getmtime).read_text())
+    about = json.loads(max((folder / 'work').glob('*/vis_data/evaluation.json'), key=os.path.getmtime).read_text())
     count = 4 if task == 'classification' else 2
     assert (about['images'], about['split'], about['subset']) == (count, 'validation', True)
     assert f'Results in percent on {count} images of validation (a subset):' in lines[-6]
