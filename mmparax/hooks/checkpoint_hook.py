@@ -24,9 +24,10 @@ from mmparax.registry import HOOKS
 from mmparax.utils.locks import lock_folder, unlock_folder
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.signatures import list_keywords
-from mmparax.utils.storage import ATOMIC, AtomicBackend, remove_parts, write
+from mmparax.utils.storage import AtomicBackend, remove_parts, write
 from mmparax.weights.adapter_file import get_description
 from mmparax.weights.reader import read_file
+from mmparax.weights.seal import SEALED
 
 STATE = 'resume_state'  # key in a checkpoint: a list with one entry per process
 SAVE = ('trainable', 'all')
@@ -132,7 +133,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_train(self, runner: Runner) -> None:
         if self.backend_args in (None, dict(backend='local')) and self.file_client_args is None:
             if type(get_file_backend(str(self.out_dir or runner.work_dir))) is LocalBackend:
-                self.backend_args = dict(backend=ATOMIC)
+                self.backend_args = dict(backend=SEALED)
         self._check_kept(runner)
         super().before_train(runner)
         if isinstance(self.file_backend, AtomicBackend):
