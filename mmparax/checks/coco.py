@@ -9,6 +9,7 @@ from mmparax.checks.coco_file import (
     FIX,
     MISSING,
     Images,
+    add_all,
     are_ids,
     check_categories,
     check_images,
@@ -120,8 +121,8 @@ def _read_objects(entries: Sequence[Mapping[str, Any]], images: Images, categori
     ids, image_ids, category_ids = (get_column(entries, field) for field in ('id', 'image_id', 'category_id'))
     if not (are_ids(image_ids) and are_ids(category_ids)):
         for field, values in (('image_id', image_ids), ('category_id', category_ids)):
-            for number in [number for number, value in enumerate(values) if not are_ids([value])]:
-                found.add(f'annotations without "{field}" in {path!r}', f'number {number}', FIX)
+            missing = [number for number, value in enumerate(values) if not are_ids([value])]
+            add_all(found, f'annotations without "{field}" in {path!r}', missing, lambda number: f'number {number}', FIX)
         return None
     classes = {category['id'] for category in categories if usage.classes is None or category['name'] in usage.classes}
     at = images.locate(image_ids)
@@ -143,23 +144,22 @@ def _check_references(objects: Objects, category_ids: Sequence[Any], known: set[
     without_image = np.flatnonzero(objects.at < 0)
     unknown = [number for number, own in enumerate(category_ids) if own not in known]
     lost = f'Nothing is learned from them. {FIX}'
-    for number in without_image:
-        found.add(f'annotations of images that {path!r} does not list ({total} in all)', objects.describe(number), lost,
-                  warning=len(without_image) < total)
-    for number in unknown:
-        found.add(f'annotations of categories that {path!r} does not list ({total} in all)',
-                  f'{objects.describe(number)}: category {category_ids[number]!r}', lost, warning=len(unknown) < total)
+    add_all(found, f'annotations of images that {path!r} does not list ({total} in all)', without_image, objects.describe, lost,
+            len(without_image) < total)
+    add_all(found, f'annotations of categories that {path!r} does not list ({total} in all)', unknown,
+            lambda number: f'{objects.describe(number)}: category {category_ids[number]!r}', lost,
+            len(unknown) < total)
 
 
 def _check_ids(objects: Objects, usage: Usage, path: str, found: ProblemList) -> None:
-    missing = [number for number, own in enumerate(objects.ids) if not are_ids([own])]
-    for number in missing:
-        found.add(f'annotations without "id" in {path!r}', f'number {number}, {objects.describe(number)}', FIX)
-    if missing:
+    if not are_ids(objects.ids):
+        missing = [number for number, own in enumerate(objects.ids) if not are_ids([own])]
+        add_all(found, f'annotations without "id" in {path!r}', missing,
+                lambda number: f'number {number}, {objects.describe(number)}', FIX)
         return
     repeated = find_repeated(objects.ids)
-    for own in repeated:
-        found.add(f'ids that several annotations have in {path!r}', repr(own), FIX)
+    add_all(found, f'ids that several annotations have in {path!r}', range(len(repeated)), lambda number: repr(repeated[number]),
+            FIX)
     # A ground truth of this id counts as not found in COCO's evaluation.
     if usage.evaluated and not repeated and 0 in objects.ids:
         found.add(f'annotations with the id 0 in {path!r}', objects.describe(objects.ids.index(0)),
@@ -168,25 +168,28 @@ def _check_ids(objects: Objects, usage: Usage, path: str, found: ProblemList) ->
 
 def _check_numbers(objects: Objects, field: str, values: np.ndarray, path: str, found: ProblemList) -> None:
     expected = 'four finite numbers' if values.ndim > 1 else 'a finite number'
-    unread = np.isnan(values.reshape(len(values), -1)).any(1) & ~objects.ignored
-    for number in np.flatnonzero(unread):
-        given = objects.entries[number].get(field, MISSING)
-        if given is MISSING:
-            found.add(f'annotations without "{field}" in {path!r}', objects.describe(number), FIX)
-        else:
-            found.add(f'annotations in {path!r} whose "{field}" is not {expected}', f'{objects.describe(number)}: {given!r:.80}', FIX)
+    unread = np.flatnonzero(np.isnan(values).any(axis=tuple(range(1, values.ndim))) & ~objects.ignored)
+    absent = [number for number in unread if field not in objects.entries[number]]
+    add_all(found, f'annotations without "{field}" in {path!r}', absent, objects.describe, FIX)
+    if len(absent) < len(unread):
+        add_all(found, f'annotations in {path!r} whose "{field}" is not {expected}',
+                [number for number in unread if field in objects.entries[number]],
+                lambda number: f'{objects.describe(number)}: {objects.entries[number][field]!r:.80}', FIX)
 
 
 def _check_crowd(objects: Objects, usage: Usage, path: str, found: ProblemList) -> None:
     values = get_column(objects.entries, 'iscrowd')
     objects.crowd = np.array([value is not MISSING and bool(value) for value in values])
-    if not set(map(type, values)) <= {int, bool} or not set(values) <= {0, 1}:
-        for number, value in enumerate(values):
-            if value is MISSING:  # training takes it for 0, the evaluation of boxes and masks does not
-                found.add(f'annotations without "iscrowd" in {path!r}', objects.describe(number), FIX,
-                          warning=not usage.evaluated)
-            elif not isinstance(value, (int, float)) or value not in (0, 1):
-                found.add(f'annotations in {path!r} whose "iscrowd" is not 0 or 1', f'{objects.describe(number)}: {value!r:.80}')
+    if set(map(type, values)) <= {int, bool} and set(values) <= {0, 1}:
+        return
+    # Training takes it for 0, the evaluation of boxes and masks does not.
+    add_all(found, f'annotations without "iscrowd" in {path!r}',
+            [number for number, value in enumerate(values) if value is MISSING], objects.describe, FIX,
+            warning=not usage.evaluated)
+    add_all(found, f'annotations in {path!r} whose "iscrowd" is not 0 or 1', [
+        number for number, value in enumerate(values)
+        if value is not MISSING and not (isinstance(value, (int, float)) and value in (0, 1))
+    ], lambda number: f'{objects.describe(number)}: {values[number]!r:.80}')
 
 
 # ---- boxes and masks ----
@@ -202,7 +205,8 @@ def _check_boxes(objects: Objects, images: Images, path: str, found: ProblemList
     objects.bad_box = flat | outside | without_area | np.isnan(objects.boxes).any(1) | np.isnan(objects.areas)
     if look_like_corners(objects.boxes[counted], sizes[counted]):
         beyond &= counted
-        found.add(f'boxes in {path!r} that seem to be two corners', _show_box(objects, images, np.flatnonzero(beyond)[0]),
+        found.add(f'boxes in {path!r} that seem to be two corners', _show_box(objects, images,
+                                                                              np.flatnonzero(beyond)[0]),
                   'COCO\'s boxes are x, y, width, height: subtract the first corner from the second.', count=int(counted.sum()))
         beyond[:] = False
     for kind, chosen, remedy in (
@@ -211,13 +215,13 @@ def _check_boxes(objects: Objects, images: Images, path: str, found: ProblemList
         ('with an area of 0 or less', without_area, f'Training leaves them out. {FIX}'),
         ('that reach beyond their images', beyond, f'They are cut at the edges. {FIX}'),
     ):
-        for number in np.flatnonzero(counted & chosen):
-            found.add(f'boxes in {path!r} {kind}', _show_box(objects, images, number), remedy, warning=True)
+        add_all(found, f'boxes in {path!r} {kind}', np.flatnonzero(counted & chosen),
+                lambda number: _show_box(objects, images, number), remedy, warning=True)
 
 
 def _show_box(objects: Objects, images: Images, number: int) -> str:
-    at = objects.at[number]
-    return f'{objects.describe(number)} ({images.widths[at]:g}x{images.heights[at]:g}): {objects.entries[number].get("bbox")!r:.80}'
+    width, height = images.widths[objects.at[number]], images.heights[objects.at[number]]
+    return f'{objects.describe(number)} ({width:g}x{height:g}): {objects.entries[number].get("bbox")!r:.80}'
 
 
 def judge_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -265,8 +269,7 @@ def _check_masks(objects: Objects, images: Images, usage: Usage, path: str, foun
                                   'Training leaves them out: set poly2mask=True.', True)
     for kind, (text, remedy, warning) in told.items():
         objects.bad_mask[faults[kind]] = True
-        for number in faults[kind]:
-            found.add(f'annotations in {path!r} {text}', objects.describe(number), remedy, warning)
+        add_all(found, f'annotations in {path!r} {text}', faults[kind], objects.describe, remedy, warning)
     readable = np.array(sorted(faults[Mask.USABLE] + faults[Mask.RUN_LENGTHS]), int)
     for number in draw(readable, MEASURED):
         x, y, width, height = objects.boxes[number]
@@ -277,9 +280,10 @@ def _check_masks(objects: Objects, images: Images, usage: Usage, path: str, foun
             continue
         common = max(0, min(right, x + width) - max(left, x)) * max(0, min(bottom, y + height) - max(top, y))
         if common < APART * ((right - left) * (bottom - top) + width * height - common):
-            found.add(f'annotations in {path!r} whose masks lie elsewhere than their boxes',
-                      f'{objects.describe(number)}: box {width:g}x{height:g} at ({x:g}, {y:g}), mask '
-                      f'{right - left:g}x{bottom - top:g} at ({left:g}, {top:g})', 'One of them is wrong.', warning=True)
+            found.add(
+                f'annotations in {path!r} whose masks lie elsewhere than their boxes',
+                f'{objects.describe(number)}: box {width:g}x{height:g} at ({x:g}, {y:g}), mask '
+                f'{right - left:g}x{bottom - top:g} at ({left:g}, {top:g})', 'One of them is wrong.', warning=True)
 
 
 def _check_usable(objects: Objects, usage: Usage, path: str, found: ProblemList) -> None:
@@ -300,7 +304,8 @@ def _check_usable(objects: Objects, usage: Usage, path: str, found: ProblemList)
         remedy = 'The boxes seem to be fractions of the images: COCO\'s are in pixels.'
     elif objects.bad_mask.any() and not usage.reads_rle:
         remedy = 'Set poly2mask=True in LoadAnnotations.'
-    found.add(f'annotation files of which no annotation can be used ({path!r})', f'0 of {total} annotations usable: {text}', remedy)
+    found.add(f'annotation files of which no annotation can be used ({path!r})', f'0 of {total} annotations usable: {text}',
+              remedy)
 
 
 # ---- images ----
@@ -329,8 +334,8 @@ def check_kept_images(images: Images, kept: np.ndarray, usage: Usage, path: str,
                   f'{usage.describe_filter()} leaves all of them out.' if not number else '')
         return
     if small or number < total / 2:
-        found.add(f'images that the filter leaves out of {path!r} ({total} in all)', reasons, f'{usage.describe_filter()} asks for that.',
-                  warning=True, count=total - number)
+        found.add(f'images that the filter leaves out of {path!r} ({total} in all)', reasons,
+                  f'{usage.describe_filter()} asks for that.', warning=True, count=total - number)
     folder = usage.paths.get('data_prefix.img', usage.paths.get('data_prefix.img_path', usage.paths.get('data_root', '')))
     if not usage.local or '://' in folder:
         return

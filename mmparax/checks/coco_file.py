@@ -3,7 +3,7 @@ import gc
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mmparax.errors import InputError
-from mmparax.utils.problems import ProblemList
+from mmparax.errors import InputError, MissingFileError
+from mmparax.utils.problems import KEPT, ProblemList
 from mmparax.utils.text import join_names
 
-FIX = 'tools/doctor.py CONFIG --fix OUT writes a corrected file beside it.'
+FIX = '`tools/doctor.py CONFIG --fix OUT` writes a corrected copy.'
 MISSING = object()  # in the place of a field that is not there
 
 
@@ -49,8 +49,11 @@ def read_annotations(path: str) -> tuple[dict[str, Any], str]:
         Its content and its encoding; ``'utf-8'`` is the one that the toolboxes read.
 
     Raises:
+        MissingFileError: if it is not there.
         InputError: if it is no JSON object, naming the place of the fault.
     """
+    if not Path(path).is_file():
+        raise MissingFileError(f'the annotation file {path!r} does not exist.')
     raw = Path(path).read_bytes()
     encoding = json.detect_encoding(raw)
     try:
@@ -100,8 +103,18 @@ def get_entries(content: Mapping[str, Any], key: str, path: str, found: ProblemL
     if isinstance(entries, list) and set(map(type, entries)) <= {dict}:
         return entries
     has = f'has no list "{key}"' if key not in content else f'"{key}" is no list of objects'
-    found.add('annotation files that are not in COCO\'s format', f'{path!r}: {has}; it has {join_names(map(repr, content)) or "nothing"}')
+    found.add('annotation files that are not in COCO\'s format',
+              f'{path!r}: {has}; it has {join_names(map(repr, content)) or "nothing"}')
     return None
+
+
+def add_all(found: ProblemList, kind: str, numbers: Sequence[int], describe: Callable[[int], str], remedy: str = '',
+            warning: bool = False) -> None:
+    """Add a problem for each of some numbers; only those that are kept are described."""
+    for number in numbers[:KEPT]:
+        found.add(kind, describe(number), remedy, warning)
+    if len(numbers) > KEPT:
+        found.add(kind, count=len(numbers) - KEPT)
 
 
 # ---- columns ----
@@ -146,6 +159,9 @@ def read_numbers(values: Sequence[Any], shape: tuple[int, ...] = ()) -> np.ndarr
 
 def find_repeated(ids: Iterable[Any]) -> list[Any]:
     """What is there more than once, in the order of the first ones."""
+    ids = list(ids)
+    if len(set(ids)) == len(ids):
+        return []
     return [own for own, count in Counter(ids).items() if count > 1]
 
 
@@ -178,18 +194,19 @@ def check_images(content: Mapping[str, Any], path: str, found: ProblemList) -> I
         sizes[field][~(sizes[field] > 0)] = np.nan
         for number in np.flatnonzero(np.isnan(sizes[field])):
             given = 'none' if values[number] is MISSING else repr(values[number])
-            found.add(f'images without a "{field}" in pixels in {path!r}', f'image {ids[number]!r} ({names[number]!r}) has {given}',
-                      FIX)
+            found.add(f'images without a "{field}" in pixels in {path!r}',
+                      f'image {ids[number]!r} ({names[number]!r}) has {given}', FIX)
     if not are_ids(ids) or set(map(type, names)) != {str}:
         return None
     repeated = find_repeated(ids)
     if repeated:
         files = {own: [name for other, name in zip(ids, names) if other == own] for own in repeated[:20]}
         for own in repeated:
-            found.add(f'ids that several images have in {path!r}',
-                      f'image {own!r}: {join_names(map(repr, files[own]))}' if own in files else '',
-                      'One gets the annotations of all, the others are lost: give each image an id of its own, and its '
-                      'annotations that "image_id".')
+            found.add(
+                f'ids that several images have in {path!r}',
+                f'image {own!r}: {join_names(map(repr, files[own]))}' if own in files else '',
+                'One gets the annotations of all, the others are lost: give each image an id of its own, and its '
+                'annotations that "image_id".')
     return Images(entries, {own: number for number, own in enumerate(ids)}, sizes['width'], sizes['height'])
 
 

@@ -1,4 +1,4 @@
-"""Writes a corrected copy of an annotation file of instances in COCO's format."""
+"""Writes a corrected copy of an annotation file in COCO's format."""
 import json
 import os
 from collections import Counter
@@ -52,19 +52,21 @@ def save(content: Mapping[str, Any], out: str | Path) -> None:
 
 
 def fix_content(path: str, image_dir: str | Path | None = None) -> tuple[dict[str, Any], Counter[str]]:
-    """Read an annotation file and correct what can be corrected without a guess; returns it and what was changed."""
+    """Read an annotation file and correct what can be corrected without a guess; returns it and what was changed.
+
+    Of panoptic segments only what is said of their images is corrected.
+    """
     content, encoding = read_annotations(path)
     for key in ('images', 'annotations', 'categories'):
         entries = content.get(key)
         if not isinstance(entries, list) or not set(map(type, entries)) <= {dict}:
             raise InputError(f'{path!r} cannot be corrected: it has no list of objects "{key}", as files in COCO\'s format have.')
-    if any('segments_info' in entry for entry in content['annotations']):
-        raise InputError(f'{path!r} holds panoptic segments; only files of boxes and instances are corrected.')
     changes: Counter[str] = Counter()
     if encoding != 'utf-8':
         changes['encoding written as plain UTF-8'] += 1
     content['images'] = _fix_images(content['images'], image_dir, changes)
-    content['annotations'] = _fix_annotations(content, changes)
+    if not any('segments_info' in entry for entry in content['annotations']):
+        content['annotations'] = _fix_annotations(content, changes)
     return content, changes
 
 

@@ -26,15 +26,12 @@ def judge_mask(segmentation: Any, width: float, height: float) -> Mask:
         return _judge_run_lengths(segmentation, width, height)
     if not isinstance(segmentation, list):
         return Mask.MALFORMED
-    some = False
-    for polygon in segmentation:
-        if not isinstance(polygon, list):  # such as one flat list of numbers
-            return Mask.MALFORMED
-        if is_polygon(polygon):
-            if not are_numbers(polygon):
-                return Mask.MALFORMED
-            some = True
-    return Mask.USABLE if some else Mask.IGNORED
+    if not set(map(type, segmentation)) <= {list}:  # such as one flat list of numbers
+        return Mask.MALFORMED
+    polygons = [polygon for polygon in segmentation if is_polygon(polygon)]
+    if not all(map(are_numbers, polygons)):
+        return Mask.MALFORMED
+    return Mask.USABLE if polygons else Mask.IGNORED
 
 
 def is_polygon(polygon: list[Any]) -> bool:
@@ -69,7 +66,8 @@ def measure_mask(segmentation: Any) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of a usable mask in pixels."""
     if isinstance(segmentation, dict):
         from pycocotools import mask as coco_masks  # only to measure masks
-        code = coco_masks.frPyObjects(segmentation, *segmentation['size']) if isinstance(segmentation['counts'], list) else segmentation
+        code = coco_masks.frPyObjects(segmentation, *segmentation['size']) if isinstance(segmentation['counts'],
+                                                                                         list) else segmentation
         x, y, width, height = coco_masks.toBbox(code)
         return x, y, x + width, y + height
     polygons = [polygon for polygon in segmentation if is_polygon(polygon)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmparax.checks.coco_file import FIX
+from mmparax.checks.coco_file import FIX, add_all
 from mmparax.checks.images import EXIF_SIDEWAYS, ImageHeader, read_header
 from mmparax.checks.usage import Usage
 from mmparax.utils.problems import ProblemList
@@ -44,15 +44,11 @@ def check_existence(folder: str, names: Sequence[str], file: str, parameter: str
     """
     missing = find_missing(folder, names)
     windows = [number for number in missing if '\\' in names[number]]
-    if windows:
-        kind = f'file names with Windows separators in {file!r}'
-        for number in windows:
-            found.add(kind, repr(names[number]), f'Write them with /: {FIX}')
+    add_all(found, f'file names with Windows separators in {file!r}', windows, lambda number: repr(names[number]),
+            f'Write them with /. {FIX if file.endswith(".json") else ""}'.strip())
     others = [number for number in missing if '\\' not in names[number]]
-    kind = f'files that {file!r} names and {folder!r} has not'
     remedy = _find_remedy(folder, names, others, parameter) if others else ''
-    for number in others:
-        found.add(kind, repr(names[number]), remedy)
+    add_all(found, f'files that {file!r} names and {folder!r} has not', others, lambda number: repr(names[number]), remedy)
     return set(missing)
 
 
@@ -66,7 +62,7 @@ def _find_remedy(folder: str, names: Sequence[str], missing: Sequence[int], para
     if alike:
         return f'There is {alike[0]!r}: names must agree in every letter.'
     if base != first and os.path.isfile(os.path.join(folder, base)):
-        return f'{base!r} lies in the folder itself: file names are taken from there, so leave {os.path.dirname(first)!r} out of them.'
+        return f'{base!r} lies in the folder itself: leave {os.path.dirname(first)!r} out of the names.'
     if not os.path.isdir(folder):
         return f'The folder does not exist: set {parameter}.'
     return f'Put them there, or set {parameter} to the folder from which the names go on.'

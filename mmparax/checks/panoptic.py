@@ -73,12 +73,14 @@ def _check_kinds(categories: Sequence[Mapping[str, Any]], usage: Usage, path: st
         if kind is MISSING or kind not in (0, 1):
             found.add(f'categories without "isthing": 0 or 1 in {path!r}', repr(name), 'Write 1 for things, 0 for stuff.')
         elif name in things and not kind or name in stuff and kind:
-            found.add(f'categories that {path!r} and the config call different things',
-                      f'{name!r} is {"a thing" if kind else "stuff"} in the file and in {place}.{"stuff" if kind else "thing"}_classes',
-                      f'Change "isthing", or {place}.')
+            found.add(
+                f'categories that {path!r} and the config call different things',
+                f'{name!r} is {"a thing" if kind else "stuff"} in the file and in {place}.{"stuff" if kind else "thing"}_classes',
+                f'Change "isthing", or {place}.')
     names = [category['name'] for category in categories if not usage.classes or category['name'] in usage.classes]
     if names[:len(things)] != [name for name in names if name in things]:
-        found.add('annotation files whose categories are not in the order things, stuff', f'{path!r}: {join_names(map(repr, names))}',
+        found.add('annotation files whose categories are not in the order things, stuff',
+                  f'{path!r}: {join_names(map(repr, names))}',
                   'The heads number things first: sort "categories", and the classes of the config with them.')
 
 
@@ -119,17 +121,18 @@ def _check_segments(segments: Mapping[int, Sequence[dict[str, Any]]], known: set
     bad = np.zeros(len(flat), bool)
     for field, shape in (('id', ()), ('category_id', ()), ('area', ()), ('bbox', (4, ))):
         values = get_column(entries, field)
-        wrong = [number for number, value in enumerate(values) if not are_ids([value])
-                 ] if field == 'category_id' else np.flatnonzero(
-                     np.isnan(read_numbers(values, shape).reshape(len(values), -1)).any(1)).tolist()
+        if field == 'category_id':
+            wrong = [number for number, value in enumerate(values) if not are_ids([value])]
+        else:
+            wrong = np.flatnonzero(np.isnan(read_numbers(values, shape)).any(axis=tuple(range(1, 1 + len(shape))))).tolist()
         for number in wrong:
             given = 'none' if values[number] is MISSING else f'{values[number]!r:.80}'
             found.add(f'segments without a usable "{field}" in {path!r}', f'{_describe(entries[number])}: {given}')
         bad[wrong] = True
         if field == 'category_id':
-            for number in [number for number, value in enumerate(values) if number not in set(wrong) and value not in known]:
-                found.add(f'segments of categories that {path!r} does not list', f'{_describe(entries[number])}: {values[number]!r}',
-                          'Add the category, or remove the segments.')
+            for number in [number for number, value in enumerate(values) if are_ids([value]) and value not in known]:
+                found.add(f'segments of categories that {path!r} does not list',
+                          f'{_describe(entries[number])}: {values[number]!r}', 'Add the category, or remove the segments.')
                 bad[number] = True
     for own in segments.values():
         for segment_id in find_repeated(segment.get('id') for segment in own if are_ids([segment.get('id')])):
@@ -142,7 +145,9 @@ def _check_segments(segments: Mapping[int, Sequence[dict[str, Any]]], known: set
     usable = ~bad & ~small
     if len(usable) and not usable.any():
         found.add('annotation files of which no segment can be used', f'{path!r}: 0 of {len(usable)} segments usable')
-    return {at for (at, segment), use in zip(flat, usable) if use and segment['category_id'] in things and not segment.get('iscrowd')}
+    return {
+        at for (at, segment), use in zip(flat, usable) if use and segment['category_id'] in things and not segment.get('iscrowd')
+    }
 
 
 def _describe(segment: Mapping[str, Any]) -> str:
@@ -175,12 +180,13 @@ def _check_maps(images: Images, segments: Mapping[int, Sequence[Mapping[str, Any
         listed = {segment.get('id') for segment in segments.get(at, ())}
         absent, unlisted = sorted(listed - ids, key=str), sorted(ids - listed - {VOID})
         if absent:
-            found.add(f'panoptic maps without segments that {path!r} lists', f'{name!r}: ids {join_names(map(str, absent))}; it has '
+            found.add(f'panoptic maps without segments that {path!r} lists',
+                      f'{name!r}: ids {join_names(map(str, absent))}; it has '
                       f'{join_names(map(str, sorted(ids - {VOID})))}',
                       'A pixel of id = R + 256 G + 65536 B belongs to a segment: the maps must be RGB and of this file.')
         elif unlisted:
-            found.add(f'panoptic maps with segments that {path!r} does not list', f'{name!r}: ids {join_names(map(str, unlisted))}',
-                      'Their pixels are ignored.', warning=True)
+            found.add(f'panoptic maps with segments that {path!r} does not list',
+                      f'{name!r}: ids {join_names(map(str, unlisted))}', 'Their pixels are ignored.', warning=True)
 
 
 def _read_map(path: str) -> tuple[set[int], tuple[int, int]] | str:

@@ -62,8 +62,8 @@ def check_voc(path: str, dataset: Mapping[str, Any], usage: Usage, sample: int |
     files = [f'{kept[number]}.jpg' for number in chosen]
     absent = check_existence(images, files, path, parameter, found)
     there = draw(np.array([number for number in range(len(files)) if number not in absent], int), sample)
-    check_sizes([os.path.join(images, files[number]) for number in there], [sizes[chosen[number]] for number in there], usage, path,
-                found)
+    check_sizes([os.path.join(images, files[number]) for number in there], [sizes[chosen[number]] for number in there], usage,
+                path, found)
     return found
 
 
@@ -92,7 +92,7 @@ class _Reader:
     def __init__(self, usage: Usage, found: ProblemList):
         self.usage, self.found = usage, found
         self.unknown: Counter[str] = Counter()
-        self.total, self.usable = 0, 0
+        self.total, self.usable, self.ignored = 0, 0, 0
 
     def read(self, path: str) -> tuple[tuple[float, float], int]:
         """Returns (width, height), NaN where the file has none, and the number of objects of known classes."""
@@ -103,11 +103,12 @@ class _Reader:
             self.found.add('XML files that cannot be read', f'{path!r}: {error}', 'Copy or export them again.')
             return size, count
         if root.find('size') is not None:  # without it the image is opened
-            width, height = (_read_number(root, f'size/{name}') for name in ('width', 'height'))
-            size = (width, height)
+            width, height = (_read_number(root, f'size/{name}', int) for name in ('width', 'height'))
+            size = width, height
             if not (width > 0 and height > 0):
                 self.found.add('XML files without a size in pixels', f'{path!r}: {width:g}x{height:g}',
                                'Write the width and height of the image into <size>, or leave <size> out.')
+                size = np.nan, np.nan
         objects = root.findall('object')
         if self.usage.needs_annotations and not objects and not self.usage.filter_empty:
             self.found.add('XML files without objects', repr(path), 'They are trained as background.', warning=True)
@@ -135,13 +136,15 @@ class _Reader:
         left, top, right, bottom = box.astype(int) - 1  # as mmdetection counts
         width, height = size
         text = f'{place} ({name!r}): {", ".join(f"{value:g}" for value in box)}' + ('' if np.isnan(width) else
-                                                                                  f' in {width:g}x{height:g}')
+                                                                                    f' in {width:g}x{height:g}')
         if right <= left or bottom <= top:
             self._add_empty('without width or height', text)
         elif right <= 0 or bottom <= 0 or left >= width or top >= height:
             self._add_empty('outside of their images', text)
         else:
-            self.usable += not (difficult or '').strip() not in ('', '0')
+            ignored = (difficult or '0').strip() != '0' or min(right - left, bottom - top) < self.usage.bbox_min_size
+            self.usable += not ignored
+            self.ignored += ignored
             if right > width or bottom > height or left < -1 or top < -1:
                 self.found.add('boxes that reach beyond their images', text, 'They are cut at the edges.', warning=True)
         return True
@@ -150,26 +153,29 @@ class _Reader:
         """Boxes that become empty make the loss of a detector infinite or NaN, unless they are ignored."""
         harmless = self.usage.evaluated or self.usage.bbox_min_size > 0 or self.usage.filters_boxes
         place = f'{self.usage.place}.filter_cfg'
-        self.found.add(f'boxes {kind}', text, '' if harmless else f'They make losses NaN: remove them, or set {place}=dict('
-                       'bbox_min_size=1), which ignores them.', warning=harmless)
+        self.found.add(
+            f'boxes {kind}', text, '' if harmless else f'They make losses NaN: remove them, or set {place}=dict('
+            'bbox_min_size=1), which ignores them.', warning=harmless)
 
     def sum_up(self, path: str) -> None:
         """Add what only all files together show."""
         remedy = f'{self.usage.place}.metainfo.classes has {join_names(map(repr, self.usage.classes or ()))}.'
         for name, count in self.unknown.items():
-            self.found.add('objects of classes that the data set has not', f'{count} {name!r}', f'Training does without them. {remedy}',
-                           warning=True, count=count)
+            self.found.add('objects of classes that the data set has not', f'{count} {name!r}',
+                           f'Training does without them. {remedy}', warning=True, count=count)
         if self.total and not self.usable and self.usage.needs_annotations:
-            text = f'0 of {self.total} objects usable: {sum(self.unknown.values())} of unknown classes ({join_names(self.unknown)})'
+            reasons = [(sum(self.unknown.values()), f'of unknown classes ({join_names(self.unknown)})'),
+                       (self.ignored, f'difficult or smaller than bbox_min_size={self.usage.bbox_min_size:g}')]
+            text = f'0 of {self.total} objects usable: ' + ', '.join(f'{count} {reason}' for count, reason in reasons if count)
             self.found.add(f'lists of images of which no object can be used ({path!r})', text, remedy)
         elif not self.total and self.usage.needs_annotations:
             self.found.add('lists of images without any object', repr(path))
 
 
-def _read_number(entry: ElementTree.Element, path: str) -> float:
-    """The number at a place of an XML file, NaN if there is none."""
+def _read_number(entry: ElementTree.Element, path: str, kind: type = float) -> float:
+    """The number at a place of an XML file, NaN if there is none of this kind."""
     try:
-        value = float(entry.findtext(path, 'nan'))
+        value = kind(entry.findtext(path, 'nan'))
     except ValueError:
         return np.nan
     return value if np.isfinite(value) else np.nan

@@ -41,8 +41,10 @@ def make_panoptic(folder):
         pixels = np.full((HEIGHT, WIDTH, 3), (3, 1, 0), np.uint8)
         pixels[6:36, 4:24] = 7, 0, number
         Image.fromarray(pixels).save(folder / f'{number}.png')
-        segments = [dict(id=7 + 256**2 * number, category_id=1, iscrowd=0, area=600, bbox=[4, 6, 20, 30]),
-                    dict(id=3 + 256, category_id=2, iscrowd=0, area=WIDTH * HEIGHT - 600, bbox=[0, 0, WIDTH, HEIGHT])]
+        segments = [
+            dict(id=7 + 256**2 * number, category_id=1, iscrowd=0, area=600, bbox=[4, 6, 20, 30]),
+            dict(id=3 + 256, category_id=2, iscrowd=0, area=WIDTH * HEIGHT - 600, bbox=[0, 0, WIDTH, HEIGHT])
+        ]
         annotations.append(dict(image_id=number + 1, file_name=f'{number}.png', segments_info=segments))
     categories = [dict(id=1, name='cat', isthing=1), dict(id=2, name='grass', isthing=0)]
     return dict(images=make_coco()['images'], annotations=annotations, categories=categories)
