@@ -19,7 +19,7 @@ from mmparax.checks.coco_file import (
     read_checked,
     read_numbers,
 )
-from mmparax.checks.coco_masks import Mask, judge_mask, measure_mask
+from mmparax.checks.coco_masks import Mask, covers_image, judge_mask, measure_mask
 from mmparax.checks.image_files import check_existence, check_sizes, draw
 from mmparax.checks.usage import Usage
 from mmparax.utils.problems import ProblemList
@@ -273,11 +273,12 @@ def _check_masks(objects: Objects, images: Images, usage: Usage, path: str, foun
     readable = np.array(sorted(faults[Mask.USABLE] + faults[Mask.RUN_LENGTHS]), int)
     for number in draw(readable, MEASURED):
         x, y, width, height = objects.boxes[number]
-        try:
-            left, top, right, bottom = measure_mask(objects.entries[number]['segmentation'])
-        except (ValueError, TypeError, OverflowError) as error:  # pycocotools', of a broken code
-            found.add(f'annotations in {path!r} whose masks cannot be decoded', f'{objects.describe(number)}: {error}')
+        segmentation = objects.entries[number]['segmentation']
+        if isinstance(segmentation, dict) and isinstance(segmentation['counts'], str) and not covers_image(segmentation):
+            found.add(f'annotations in {path!r} whose run-length codes do not fill their images', objects.describe(number),
+                      'Such a code stops training: encode the masks again.')
             continue
+        left, top, right, bottom = measure_mask(segmentation)
         common = max(0, min(right, x + width) - max(left, x)) * max(0, min(bottom, y + height) - max(top, y))
         if common < APART * ((right - left) * (bottom - top) + width * height - common):
             found.add(

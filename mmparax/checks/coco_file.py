@@ -207,6 +207,9 @@ def check_images(content: Mapping[str, Any], path: str, found: ProblemList) -> I
                 f'image {own!r}: {join_names(map(repr, files[own]))}' if own in files else '',
                 'One gets the annotations of all, the others are lost: give each image an id of its own, and its '
                 'annotations that "image_id".')
+    twice = find_repeated(names)
+    add_all(found, f'file names that several images have in {path!r}', range(len(twice)), lambda number: repr(twice[number]),
+            'The objects of one are background in the other: join them.', warning=True)
     return Images(entries, {own: number for number, own in enumerate(ids)}, sizes['width'], sizes['height'])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmparax.checks.coco import judge_boxes, look_like_corners
 from mmparax.checks.coco_file import are_ids, find_repeated, get_column, is_number, read_annotations, read_numbers
-from mmparax.checks.coco_masks import Mask, is_polygon, judge_mask, measure_area, measure_mask
+from mmparax.checks.coco_masks import Mask, covers_image, is_polygon, judge_mask, measure_area, measure_mask
 from mmparax.checks.images import read_header
 from mmparax.errors import InputError, ParameterError
 from mmparax.utils.storage import write
@@ -67,7 +67,7 @@ def fix_content(path: str, image_dir: str | Path | None = None) -> tuple[dict[st
     content['images'] = _fix_images(content['images'], image_dir, changes)
     if not any('segments_info' in entry for entry in content['annotations']):
         content['annotations'] = _fix_annotations(content, changes)
-    return content, changes
+    return content, +changes  # without what is 0
 
 
 # ---- images ----
@@ -130,6 +130,8 @@ def _fix_annotations(content: Mapping[str, Any], changes: Counter[str]) -> list[
             if isinstance(entry.get(field), str) and entry[field] not in known:
                 _replace_text(entry, field, int, changes)
         kept = [entry for entry in entries if are_ids([entry.get(field)]) and entry[field] in known]
+        if not kept:  # all refer to something else than they should
+            return entries
         changes[f'annotations dropped: "{field}" of nothing'] += len(entries) - len(kept)
         entries = kept
     sizes = {image['id']: (image.get('width'), image.get('height')) for image in content['images'] if 'id' in image}
@@ -142,7 +144,6 @@ def _fix_annotations(content: Mapping[str, Any], changes: Counter[str]) -> list[
         for number, entry in enumerate(entries, 1):
             entry['id'] = number
         changes['annotations numbered anew'] += len(entries)
-    changes += Counter()  # without what is 0
     return entries
 
 
@@ -157,7 +158,7 @@ def _fix_mask(entry: dict[str, Any], changes: Counter[str]) -> None:
 
 
 def _fix_boxes(entries: Entries, sizes: np.ndarray, changes: Counter[str]) -> list[dict[str, Any]]:
-    """Drop the boxes that no training uses and cut the others at the edges.
+    """Take the boxes that no training uses from their masks, or drop them, and cut the others at the edges.
 
     Args:
         entries: N annotations.
@@ -171,14 +172,20 @@ def _fix_boxes(entries: Entries, sizes: np.ndarray, changes: Counter[str]) -> li
             if all(map(is_number, numbers)):
                 entry['bbox'] = numbers
                 changes['boxes written as numbers'] += 1
-        elif box is None and _has_mask(entry):
-            left, top, right, bottom = measure_mask(entry['segmentation'])
-            entry['bbox'] = [left, top, right - left, bottom - top]
-            changes['boxes filled in from masks'] += 1
     boxes = read_numbers(get_column(entries, 'bbox'), (4, ))
     unread = np.isnan(boxes).any(1)
-    corners = look_like_corners(boxes[~unread], sizes[~unread])
-    flat, outside, beyond = (~unread & chosen & (not corners) for chosen in judge_boxes(boxes, sizes))
+    if look_like_corners(boxes[~unread], sizes[~unread]) or boxes[~unread].max(initial=0) <= 1:
+        return list(entries)  # two corners, or fractions of the image: to be converted by one who knows
+    flat, outside, beyond = judge_boxes(boxes, sizes)
+    for number in np.flatnonzero(unread | flat | outside):
+        entry = entries[number]
+        if _has_mask(entry, *sizes[number]):
+            left, top, right, bottom = map(float, measure_mask(entry['segmentation']))
+            measured = np.array([[left, top, right - left, bottom - top]])
+            if not any(chosen[0] for chosen in judge_boxes(measured, sizes[number:number + 1])):
+                entry['bbox'] = measured[0].tolist()
+                unread[number] = flat[number] = outside[number] = False
+                changes['boxes taken from masks'] += 1
     for kind, chosen in (('not four finite numbers', unread), ('a width or height under 1 pixel', flat),
                          ('outside of their images', outside)):
         changes[f'boxes dropped: {kind}'] += int(chosen.sum())
@@ -198,8 +205,11 @@ def _fix_area(entry: dict[str, Any], size: tuple[Any, Any], changes: Counter[str
         _replace_text(entry, 'area', float, changes)
         return
     measured = measure_area(entry['segmentation'], *size) if _has_mask(entry, *size) and all(map(is_number, size)) else 0
-    entry['area'] = measured or entry['bbox'][2] * entry['bbox'][3]
-    changes['areas filled in'] += 1
+    _, _, *extent = read_numbers([entry.get('bbox')], (4, ))[0].tolist()
+    measured = measured or extent[0] * extent[1]
+    if is_number(measured):
+        entry['area'] = measured
+        changes['areas filled in'] += 1
 
 
 def _fix_crowd(entry: dict[str, Any], changes: Counter[str]) -> None:
@@ -211,7 +221,11 @@ def _fix_crowd(entry: dict[str, Any], changes: Counter[str]) -> None:
 
 
 def _has_mask(entry: Mapping[str, Any], width: Any = np.nan, height: Any = np.nan) -> bool:
-    return judge_mask(entry.get('segmentation'), width, height) in (Mask.USABLE, Mask.RUN_LENGTHS)
+    """Whether there is a mask that can be measured."""
+    segmentation = entry.get('segmentation')
+    kind = judge_mask(segmentation, width, height)
+    return kind is Mask.USABLE or kind is Mask.RUN_LENGTHS and (isinstance(segmentation['counts'], list)
+                                                                or covers_image(segmentation))
 
 
 def _replace_text(entry: dict[str, Any], field: str, kind: type, changes: Counter[str]) -> None:

@@ -1,4 +1,5 @@
 """What can be wrong with the masks of a file in COCO's format: polygons and run-length codes."""
+import math
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
@@ -60,6 +61,27 @@ def _judge_run_lengths(segmentation: Mapping[str, Any], width: float, height: fl
     if width == width and height == height and size != [height, width]:
         return Mask.OTHER_SIZE
     return Mask.RUN_LENGTHS
+
+
+def covers_image(segmentation: Any) -> bool:
+    """Whether the runs of a compressed run-length code fill its image exactly; pycocotools reads past the end of others.
+
+    A run is a number in groups of five bits, the lowest first, each a character from ``'0'`` on: bit 5 says that another follows,
+    bit 4 of the last is the sign. From the fourth run on it is the difference to the run two before.
+    """
+    runs: list[int] = []
+    value, shift = 0, 0
+    for character in segmentation['counts']:
+        group = ord(character) - ord('0')
+        if not 0 <= group < 64:
+            return False
+        value |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            value -= (group >> 4 & 1) << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value, shift = 0, 0
+    return shift == 0 and min(runs, default=-1) >= 0 and sum(runs) == math.prod(segmentation['size'])
 
 
 def measure_mask(segmentation: Any) -> tuple[float, float, float, float]:

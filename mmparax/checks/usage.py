@@ -88,8 +88,10 @@ def read_usage(cfg: Mapping[str, Any], place: str, dataset: Mapping[str, Any]) -
         place=place, classes=None if classes is None or isinstance(classes, str) else tuple(classes), metainfo=metainfo,
         paths=dict(list_dataset_paths(dataset)), local=not dataset.get('backend_args')
         and '://' not in str(dataset.get('data_root')), evaluated=evaluated,
-        needs_annotations=not (metrics and all(metric.get('format_only') for metric in metrics)), needs_masks=bool(loaders)
-        or any('segm' in _list_metrics(metric) for metric in metrics)
+        needs_annotations=not (metrics and all(metric.get('format_only') for metric in metrics))
+        and not any(kind == 'LoadEmptyAnnotations'
+                    for kind, _ in transforms), needs_masks=bool(loaders) or any('segm' in _list_metrics(metric)
+                                                                                 for metric in metrics)
         or (not evaluated and any(part.get('mask_head') for _, part in walk_configs(cfg.get('model')))), reads_rle=all(
             step.get('poly2mask', True) for step in loaders), filter_empty=bool(filtering.get('filter_empty_gt', False)),
         min_size=filtering.get('min_size') or 0, bbox_min_size=filtering.get('bbox_min_size') or 0,

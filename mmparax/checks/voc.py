@@ -38,6 +38,11 @@ def check_voc(path: str, dataset: Mapping[str, Any], usage: Usage, sample: int |
     except (OSError, UnicodeDecodeError) as error:
         found.add('lists of images that cannot be read', f'{path!r}: {error}')
         return found
+    if names and names[0].startswith('\ufeff'):
+        found.add('lists of images that begin with a byte-order mark', repr(path),
+                  'It is taken for a part of the first name: save '
+                  'the list as plain UTF-8.')
+        names[0] = names[0][1:]
     names = _check_names(names, path, found)
     root = os.path.join(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('sub_data_root') or '')
     annotations, images = (os.path.join(root, dataset.get(*option))

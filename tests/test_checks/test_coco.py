@@ -6,10 +6,12 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from helpers.annotated import (
     HEIGHT,
@@ -28,6 +30,7 @@ from helpers.tasks import DATASETS as CONFIGS
 from helpers.tasks import move_scenes
 from mmparax.checks.coco import check_content
 from mmparax.checks.coco_fix import fix_coco_file
+from mmparax.checks.coco_masks import covers_image
 from mmparax.checks.detection_data import check_detection_data
 from mmparax.checks.fix_detection import fix_datasets
 from mmparax.checks.usage import Usage
@@ -95,6 +98,18 @@ def each(function):
 
 def rle(height=HEIGHT, width=WIDTH):
     return dict(size=[height, width], counts=[0, height * width])
+
+
+def encode(part=slice(None)):
+    """A part of the compressed code of the first mask."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8, order='F')
+    mask[6:36, 4:24] = 1
+    return dict(size=[HEIGHT, WIDTH], counts=coco_masks.encode(mask)['counts'].decode()[part])
+
+
+def name_as_windows(content):
+    for image in content['images']:
+        image['file_name'] = f'x\\{image["file_name"]}'
 
 
 def to_corners(entry):
@@ -179,6 +194,12 @@ CASES = {
                                           20)), MASKS, ERROR, (12, 'run-length codes have another size', 'annotation 1'), False),
     'masks of other counts': (set_all('segmentation', dict(rle(),
                                                            counts=[0, 5])), MASKS, ERROR, (12, 'have another size', ''), False),
+    'a code cut off': (set_one('segmentation', encode(slice(-2))), MASKS, ERROR, (1, 'run-length codes do not fill their images',
+                                                                                  'annotation 3'), False),
+    'an empty code': (set_one('segmentation', encode(slice(0))), MASKS, ERROR, (1, 'codes do not fill', 'annotation 3'), False),
+    'codes that are right': (set_one('segmentation', encode()), MASKS, None, None, False),
+    'a file twice': (set_one('file_name', '0.jpg',
+                             'images'), {}, WARNING, (1, 'file names that several images', "'0.jpg'.*join"), False),
     'codes as polygons': (set_all('segmentation',
                                   rle()), POLYGONS, ERROR, (1, 'of which no annotation', '0 of 12.*poly2mask=True'), False),
     'a code as polygon': (set_one('segmentation', rle()), POLYGONS, WARNING,
@@ -196,8 +217,7 @@ CASES = {
     'some small images': (set_one('height', 10, 'images'), dict(filter_cfg=dict(min_size=32), pipeline=[]), WARNING,
                           (1, r'images that the filter leaves out of .* \(6 in all\)', '1 have a side under 32'), False),
     'no image of an index': (lambda content: None, dict(indices=0), ERROR, (1, 'data sets without images', 'indices=0'), False),
-    'Windows names': (set_all('file_name', 'x\\0.jpg',
-                              'images'), {}, ERROR, (6, 'file names with Windows separators', r"'x\\\\0.jpg'.*--fix"), True),
+    'Windows names': (name_as_windows, {}, ERROR, (6, 'file names with Windows separators', r"'x\\\\0.jpg'.*--fix"), True),
     'names with folders': (set_one('file_name', 'old/place/1.jpg', 'images', 1), {}, ERROR,
                            (1, 'files that .* names and .* has not', "leave 'old/place' out of the names"), True),
     'other letters': (set_one('file_name', '2.JPG', 'images'), {}, ERROR, (1, 'files that', "There is '2.jpg'"), False),
@@ -209,7 +229,7 @@ CASES = {
 
 # Errors in spite of which mmdetection goes on, with something else than what is meant.
 SILENT = ('image ids twice', 'iscrowd as text', 'box of NaN', 'boxes of corners', 'another size', 'unknown images',
-          'categories twice', 'a polygon as text', 'masks of other counts')
+          'categories twice', 'a polygon as text', 'masks of other counts', 'an empty code')
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -285,7 +305,7 @@ def test_corrections_are_the_smallest_ones(root):
     content['annotations'][0].pop('area')
     content['annotations'][1].update(bbox=[str(value) for value in content['annotations'][1]['bbox']])
     content['annotations'][2].pop('bbox')
-    content['annotations'][3].update(bbox=[70, 6, 20, 30])
+    content['annotations'][3].update(bbox=[70, 6, 20, 30], segmentation=[])
     content['annotations'][4].update(bbox=[50, -4, 20, 30])
     content['annotations'][5]['segmentation'].append([1, 2, 3])
     content['images'][0].pop('width')
@@ -300,12 +320,24 @@ def test_corrections_are_the_smallest_ones(root):
     assert changes == {
         'areas filled in': 1,
         'boxes written as numbers': 1,
-        'boxes filled in from masks': 1,
+        'boxes taken from masks': 1,
         'sizes of images filled in': 1,
         'boxes dropped: outside of their images': 1,
         'boxes cut at the edges of their images': 1,
         'polygons dropped: fewer than three points, or half a point': 1,
     }
+
+
+@pytest.mark.parametrize('case', ['boxes of corners', 'boxes of fractions', 'unknown categories', 'unknown images'])
+def test_what_needs_a_guess_is_left_alone(case, root):
+    """What could be meant by all annotations is for one to say who knows; above all, they are not dropped."""
+    content = make_coco()
+    CASES[case][0](content)
+    write_json(root / 'annotations.json', content)
+    assert not fix_coco_file(root / 'annotations.json', root / 'fixed.json', root / 'images')
+    text = '\n'.join(fix_datasets(make_config(make_dataset(root)), root / 'fixed.json'))
+    assert 'nothing that can be corrected' in text and 'Left in train_dataloader.dataset: ' in text
+    assert not (root / 'fixed.json').exists()
 
 
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
@@ -528,3 +560,14 @@ def test_many_faults_are_counted():
     check_content(content, 'x.json', Usage(local=False), None, found)
     problem, = found.warnings
     assert problem.count == count and len(problem.items) == 20
+
+
+def test_compressed_codes_are_judged_as_pycocotools_writes_them():
+    generator = np.random.default_rng(0)
+    for density in (0, 0.01, 0.5, 0.99, 1):
+        code = coco_masks.encode(np.asfortranarray(generator.random((70, 90)) < density, np.uint8))
+        counts = code['counts'].decode()
+        assert covers_image(dict(size=code['size'], counts=counts))
+        assert not covers_image(dict(size=[70, 91], counts=counts))
+        assert not covers_image(dict(size=code['size'], counts=counts[:-1]))
+        assert not covers_image(dict(size=code['size'], counts=counts + 'é'))

@@ -102,6 +102,7 @@ FILES = {
     'names with suffixes': (list_names('0.jpg\n1\n'), {}, r"names with a suffix in .*: '0.jpg'"),
     'names with labels': (list_names('0  1\n1\n'), {}, "lines of .* with more than a name: '0  1'"),
     'empty lines': (list_names('0\n\n1\n'), {}, 'empty lines in .*: line 2'),
+    'a list with a mark': (list_names('\ufeff0\n1\n'), {}, 'begin with a byte-order mark: .*train.txt'),
     'an empty list': (list_names(''), {}, 'data sets without images: .*train.txt. has 0 names'),
     'no list': (remove('train.txt'), {}, 'lists of images that cannot be read'),
     'no sub_data_root': (lambda root: None, dict(data_prefix={}),
