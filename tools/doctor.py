@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from mmparax.checks.fix_detection import fix_datasets
 from mmparax.cli import (
     ToolParser,
     add_amp_argument,
@@ -35,6 +36,9 @@ def build_parser() -> ToolParser:
                       'machine)')
     add_batch_size_argument(parser, 2, 'images of the one step')
     add_amp_argument(parser)
+    parser.add_argument(
+        '--fix', metavar='OUT', help='examine nothing; write corrected copies of annotation files in COCO\'s '
+        'format into the folder OUT (or the file OUT.json), and say what was changed and what is left')
     return parser
 
 
@@ -44,8 +48,12 @@ def main(args: argparse.Namespace) -> None:
     check_int('batch_size', args.batch_size)
     silence_log()
     cfg = load_config(args.config, args.cfg_options)
-    use_amp(cfg, args.amp)
     console = Console(soft_wrap=True, highlight=False)
+    if args.fix is not None:
+        for sentence in fix_datasets(cfg, args.fix):
+            console.print(sentence, markup=False)
+        return
+    use_amp(cfg, args.amp)
 
     def report(finding: Finding) -> None:
         console.print(Text.assemble((f'{finding.status:<8}', STYLES[finding.status]), f'{finding.check:<15}', finding.text))
