@@ -27,6 +27,7 @@ USUAL_LISTS = ('train', 'val', 'test')
 GENERATOR = 'mmparax voc2coco'
 # What becomes of objects that VOC calls difficult.
 DIFFICULT = ('ignore', 'keep', 'drop')
+_XML_ERRORS = (ElementTree.ParseError, ValueError, LookupError)  # the last: an encoding that nobody knows
 _EXIF_ORIENTATION, _EXIF_SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
@@ -73,7 +74,8 @@ def read_voc(root: str | Path, splits: Sequence[str] | None = None, classes: Seq
     Args:
         root: folder in VOC's layout.
         splits: names of lists; by default those of ``train``, ``val`` and ``test`` that exist, else ``trainval``.
-        classes: in the order of their numbers; by default all that occur, sorted by name.
+        classes: in the order of their numbers; by default all that occur in ``Annotations``, whatever the lists are, sorted by name, so
+            that files which are written one by one agree.
         zero_based: coordinates count from 0 and the right and lower edge are not inside, as some labelling tools write them;
             VOC's own count from 1, and the last pixel is inside.
         progress: show a progress bar.
@@ -98,7 +100,6 @@ def read_voc(root: str | Path, splits: Sequence[str] | None = None, classes: Seq
     for name in tqdm(dict.fromkeys(name for part in names.values() for name in part), desc='reading', unit='image',
                      disable=not progress):
         read[name] = _read_image(root, name, files, zero_based, problems)
-    occurring = {found.name for image in read.values() if image for found in image.objects}
     if classes is not None:
         for name, image in read.items():
             unknown = sorted({found.name for found in image.objects} - set(classes)) if image else []
@@ -107,10 +108,10 @@ def read_voc(root: str | Path, splits: Sequence[str] | None = None, classes: Seq
                              f'{name}.xml: {join_names(unknown)}',
                              'Name all; metainfo=dict(classes=...) in a config chooses some of them.')
     problems.raise_errors(f'in {str(root)!r}; nothing was written')
-    if not occurring:
-        raise InputError(f'the annotations in {str(root / ANNOTATIONS)!r} that the lists {join_names(lists)} name hold no box.')
     found = BoxSet({split: [read[name] for name in part] for split, part in names.items()},
-                   sorted(occurring) if classes is None else list(classes), problems)
+                   _collect_classes(root / ANNOTATIONS) if classes is None else list(classes), problems)
+    if not any(image.objects for images in found.images.values() for image in images):
+        raise InputError(f'the annotations in {str(root / ANNOTATIONS)!r} that the lists {join_names(lists)} name hold no box.')
     for name in found.classes:
         absent = [split for split in found.images if not found.count(split, name)[0]]
         if absent:
@@ -184,6 +185,17 @@ def check_targets(out_dir: str | Path, splits: Sequence[str], overwrite: bool = 
 # ---- parts ----
 
 
+def _collect_classes(folder: Path) -> list[str]:
+    """The names of all objects in a folder of annotations, sorted; files that cannot be read are left out."""
+    found: set[str] = set()
+    for path in folder.glob('*.xml'):
+        try:
+            found.update((entry.text or '').strip() for entry in ElementTree.parse(path).getroot().findall('object/name'))
+        except _XML_ERRORS:
+            continue
+    return sorted(found - {''})
+
+
 def _list_images(folder: Path, problems: ProblemList) -> dict[str, str]:
     """Name without its ending -> file."""
     files: dict[str, str] = {}
@@ -224,7 +236,7 @@ def _read_image(root: Path, name: str, files: dict[str, str], zero_based: bool, 
         return None
     try:
         tree = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that nobody knows
+    except _XML_ERRORS as error:
         problems.add('annotations that are no XML', f'{path.name} ({error})')
         return None
     said = tuple(_read_number(tree, f'size/{side}') for side in ('width', 'height'))

@@ -52,6 +52,11 @@ def select_paper_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return columns
 
 
+def is_in_percent(column: str) -> bool:
+    """Whether a column of :func:`select_paper_metrics` is called so."""
+    return any(column == known for known, _ in COLUMNS.values()) or re.fullmatch(r'mAP|AP\d+', column) is not None
+
+
 def _find_voc_columns(metrics: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
     """The entries of :data:`COLUMNS`, by whole names, for metrics in the manner of Pascal VOC: mAP beside AP50 and the like.
 

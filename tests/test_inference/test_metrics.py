@@ -40,13 +40,15 @@ def test_other_metrics_have_no_table():
 CLASSES = {'coco/bbox_mAP': 0.4, 'coco/red/round_precision': 0.55, 'coco/pear_precision': float('nan')}
 
 
-@pytest.mark.parametrize('metrics, column', [(CLASSES, 'AP^b'), ({**CLASSES, 'coco/segm_mAP': 0.3}, 'AP^m')], ids=['boxes', 'masks'])
+@pytest.mark.parametrize('metrics, column', [(CLASSES, 'AP^b'), ({**CLASSES, 'coco/segm_mAP': 0.3}, 'AP^m')],
+                         ids=['boxes', 'masks'])
 def test_ap_of_each_class(metrics, column):
     assert select_class_metrics(metrics) == (column, {'red/round': pytest.approx(55.), 'pear': None})
     rows = [[cell.strip() for cell in line.strip('┃│').replace('┃', '│').split('│')]
             for line in format_results_table(metrics).partition('Each class:')[2].splitlines()]
     assert [column] == [row[1] for row in rows if row[0] == 'class'] and ['red/round', '55.0'] in rows and ['pear', '–'] in rows
-    assert select_class_metrics({'coco/bbox_mAP': 0.4}) == ('', {}) and 'class' not in format_results_table({'coco/bbox_mAP': 0.4})
+    assert select_class_metrics({'coco/bbox_mAP': 0.4}) == ('', {}) and 'class' not in format_results_table(
+        {'coco/bbox_mAP': 0.4})
 
 
 def test_a_list_of_evaluators(tmp_path):

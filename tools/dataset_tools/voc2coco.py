@@ -22,7 +22,7 @@ def build_parser() -> ToolParser:
                         help=f'lists to convert (default: {", ".join(USUAL_LISTS)}, as far as they exist)')
     classes = parser.add_mutually_exclusive_group()
     classes.add_argument('--classes', nargs='+', metavar='NAME',
-                         help='names of the classes in the order of their numbers (default: all that occur, sorted)')
+                         help='names of the classes in the order of their numbers (default: all that occur in any list, sorted)')
     classes.add_argument('--class-file', metavar='FILE', help='the same from a file, one name a line')
     parser.add_argument(
         '--difficult', choices=DIFFICULT, default=DIFFICULT[0],
