@@ -7,6 +7,7 @@
 import json
 import math
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -74,8 +75,8 @@ def read_voc(root: str | Path, splits: Sequence[str] | None = None, classes: Seq
     Args:
         root: folder in VOC's layout.
         splits: names of lists; by default those of ``train``, ``val`` and ``test`` that exist, else ``trainval``.
-        classes: in the order of their numbers; by default all that occur in ``Annotations``, whatever the lists are, sorted by name, so
-            that files which are written one by one agree.
+        classes: in the order of their numbers; by default all that occur in ``Annotations``, sorted by name: whatever the lists
+            are, so that files which are written one by one agree.
         zero_based: coordinates count from 0 and the right and lower edge are not inside, as some labelling tools write them;
             VOC's own count from 1, and the last pixel is inside.
         progress: show a progress bar.
@@ -211,10 +212,11 @@ def _read_list(path: Path, problems: ProblemList) -> list[str]:
     names = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
     if not names:
         problems.add('lists without a name', path.name)
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1] if len(set(names)) < len(names) else []
-    for name in twice:
-        problems.add(f'names that {path.name} has more than once', name)
-    return list(dict.fromkeys(names))
+    counts = Counter(names)
+    for name, count in counts.items():
+        if count > 1:
+            problems.add(f'names that {path.name} has more than once', name)
+    return list(counts)
 
 
 def _read_image(root: Path, name: str, files: dict[str, str], zero_based: bool, problems: ProblemList) -> BoxedImage | None:
@@ -292,7 +294,8 @@ def _read_number(element: ElementTree.Element, path: str) -> float | None:
 
 def _make_coco(found: BoxSet, split: str, difficult: str) -> dict[str, Any]:
     numbers = {name: number for number, name in enumerate(found.classes, 1)}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, image in enumerate(found.images[split], 1):
         images.append(dict(id=number, file_name=image.file_name, width=image.width, height=image.height))
         for entry in image.objects:

@@ -9,8 +9,8 @@ from mmparax.config.files import load_config
 from mmparax.doctor import Doctor
 
 SWIN = """
-_delete_=True, type='mmparax.AdaptedSwin', arch='tiny', out_indices={outputs}, drop_path_rate=0.2, base_checkpoint='swin_tiny.pth',
-adapter=dict(type='mmparax.AdaRoute')
+_delete_=True, type='mmparax.AdaptedSwin', arch='tiny', out_indices={outputs}, drop_path_rate=0.2,
+base_checkpoint='swin_tiny.pth', adapter=dict(type='mmparax.AdaRoute')
 """
 KEPT = """
 type='mmparax.{family}', base_checkpoint='base.pth', adapter=dict(type='mmparax.AdaRoute')

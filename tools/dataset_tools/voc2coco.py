@@ -14,8 +14,8 @@ from mmparax.errors import MissingFileError
 
 def build_parser() -> ToolParser:
     parser = ToolParser(
-        description='Check boxes in the layout of Pascal VOC (JPEGImages, Annotations/NAME.xml, ImageSets/Main/LIST.txt) and write '
-        "a file in COCO's format for each list. If anything is wrong, all of it is listed and nothing is written.")
+        description='Check boxes in the layout of Pascal VOC (JPEGImages, Annotations/NAME.xml, ImageSets/Main/LIST.txt), '
+        "write a file in COCO's format for each list. If anything is wrong, all of it is listed and nothing is written.")
     parser.add_argument('root', help='folder in the layout of Pascal VOC')
     add_out_dir_argument(parser, meaning='folder of the written files LIST.json, such as data/mine/annotations')
     parser.add_argument('--splits', nargs='+', metavar='LIST',
