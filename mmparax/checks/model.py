@@ -54,10 +54,24 @@ def check_features(model: nn.Module) -> None:
         # Some necks list their inputs from the smallest map on.
         if isinstance(expected, (list, tuple)) and list(expected) not in (channels, channels[::-1]):
             raise ParameterError('model.neck.in_channels', list(expected), given, 'Set one to what the other says.')
+        _check_start_level(backbone, neck, channels)
         return
     for name, head in find_parts(model, SEGMENTATION_HEADS):
         if hasattr(head, 'in_index') and hasattr(head, 'in_channels'):
             _check_inputs(f'model.{name}', head, channels, given)
+
+
+def _check_start_level(backbone: AdaptedBackbone, neck: nn.Module, channels: list[int]) -> None:
+    """Raise ParameterError if a pyramid leaves out maps whose norms are trainable: they would get no gradient."""
+    start = getattr(neck, 'start_level', 0)
+    if not isinstance(start, int) or not 0 < start < len(channels) or list(neck.in_channels) != channels:
+        return
+    norms = backbone.output_norms()[:start]
+    if any(parameter.requires_grad for name in norms for parameter in getattr(backbone, name).parameters()):
+        raise ParameterError(
+            'model.neck.start_level', start, f'the neck leaves out the first {start} map(s) of the backbone, whose output norms '
+            'would get no gradient', f'Use model.backbone.out_indices={tuple(backbone.out_indices)[start:]}, '
+            f'model.neck.in_channels={channels[start:]} and model.neck.start_level=0.')
 
 
 def _check_inputs(name: str, head: nn.Module, channels: list[int], given: str) -> None:
