@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mmparax.backbones.vit import AdaptedViT, AdaRouteViT
     from mmparax.checkpoint.adapter_io import load_adapter, save_adapter
     from mmparax.checkpoint.fingerprint import fingerprint
+    from mmparax.datasets.class_folders import ClassFolders
     from mmparax.datasets.svhn import SVHN
     from mmparax.deploy.bank import AdapterBank
     from mmparax.deploy.merging import merge_adapter, unmerge_adapter
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     'AdaRoute', 'AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptFormer', 'AdaptedConvNeXt', 'AdaptedMiT',
-    'AdaptedSwin', 'AdaptedViT', 'AdapterBank', 'BitFit', 'BlockInfo', 'CheckpointHook', 'EMAHook', 'Frozen', 'InputError',
+    'AdaptedSwin', 'AdaptedViT', 'AdapterBank', 'BitFit', 'BlockInfo', 'CheckpointHook', 'ClassFolders', 'EMAHook', 'Frozen', 'InputError',
     'LoRA', 'LoRand', 'Method', 'MissingFileError', 'Mona', 'NormTuning', 'OptimWrapperConstructor', 'PEFTHook', 'ParameterCount',
     'ParameterError', 'RandomBaseError', 'RoutingHook', 'SVHN', 'StorageError', 'TrainingError', 'UpstreamChangedError',
     'UserError', 'VPT', '__version__', 'count_parameters', 'fingerprint', 'load_adapter', 'merge_adapter', 'save_adapter',
@@ -67,6 +68,7 @@ _NAMES = {
     'mmparax.backbones.parameters': ['ParameterCount', 'count_parameters'],
     'mmparax.checkpoint.adapter_io': ['load_adapter', 'save_adapter'],
     'mmparax.checkpoint.fingerprint': ['fingerprint'],
+    'mmparax.datasets.class_folders': ['ClassFolders'],
     'mmparax.datasets.svhn': ['SVHN'],
     'mmparax.deploy.bank': ['AdapterBank'],
     'mmparax.deploy.merging': ['merge_adapter', 'unmerge_adapter'],
