@@ -149,9 +149,9 @@ class Doctor:
         for entry in tested:
             notes += [f'training has its data, tools/test.py has not: {sentence}' for sentence in summarize_data(entry, False)]
         notes += [sentence for entry in scanned for sentence in summarize_data(entry, True)]
-        read = '; '.join(entry.describe() for entry in scanned if entry.images is not None)
-        text = f'all data sets can be built, their files exist, and their classes are those of the config ({read})'
-        return (WARNING, ' '.join(notes)) if notes else (OK, text)
+        if notes:
+            return WARNING, ' '.join(notes)
+        return OK, 'the folders and files of all data sets exist, and have the classes of the config'
 
     def check_model(self) -> tuple[str, str]:
         # A base that does not fit is a finding of its own: the model is built without one, and the base is loaded next.

@@ -49,11 +49,6 @@ class ScannedDataset:
     ignored: int = 0
     problems: ProblemList = field(default_factory=ProblemList)
 
-    def describe(self) -> str:
-        """Its place, the number of images and how many were read."""
-        part = 'none' if not self.read else 'all' if self.read == self.images else str(self.read)
-        return f'{self.place}: {self.images} images, {part} read'
-
     def to_json(self) -> dict[str, Any]:
         """As plain lists and dicts."""
         return {**vars(self), 'problems': self.problems.to_json()}
@@ -246,7 +241,7 @@ def _look_for_other_suffixes(built: BuiltDataset, result: ScannedDataset) -> Non
     folder, suffix = built.dataset.data_prefix.get('img_path'), built.dataset.img_suffix
     if not isinstance(folder, str) or not os.path.isdir(folder):
         return
-    own = os.path.splitext(suffix)[1]
+    own = f'.{suffix.rpartition(".")[2]}'
     for ending, number in count_endings(folder).items():
         if ending != own and ending.lower() in (own.lower(), *_ALIKE.get(own.lower(), ())):
             result.problems.add('ending(s) of images that img_suffix leaves out',
