@@ -26,8 +26,9 @@ def halve(path):
     Image.open(path).resize((WIDTH // 2, HEIGHT // 2), Image.NEAREST).save(path)
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-20])
+def cut(path, share=0.7):
+    content = path.read_bytes()
+    path.write_bytes(content[:int(share * len(content))])
 
 
 def list_names(folder, suffix):
