@@ -138,7 +138,7 @@ def test_a_cut_image_is_an_error_if_the_loader_cannot_read_it(read, tmp_path, mo
     """Some versions of OpenCV fill up what is missing, others read nothing."""
     monkeypatch.setattr(Loader, 'read', lambda self, path: np.zeros((HEIGHT, WIDTH, 3)) if read else raise_error())
     write(tmp_path)
-    cut(tmp_path / 'images/train/1.jpg')
+    cut(tmp_path / 'images/train/1.jpg', 0.97)
     problems = scan(configure(tmp_path), ['train_dataloader'])['train_dataloader.dataset'].problems
     found = [problem for problem in problems if 'images' in problem.kind]
     assert [problem.warning for problem in found] == [read]
