@@ -49,11 +49,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     'AdaRoute', 'AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptFormer', 'AdaptedConvNeXt', 'AdaptedMiT',
-    'AdaptedSwin', 'AdaptedViT', 'AdapterBank', 'BitFit', 'BlockInfo', 'CheckpointHook', 'ClassFolders', 'EMAHook', 'Frozen', 'InputError',
-    'LoRA', 'LoRand', 'Method', 'MissingFileError', 'Mona', 'NormTuning', 'OptimWrapperConstructor', 'PEFTHook', 'ParameterCount',
-    'ParameterError', 'RandomBaseError', 'RoutingHook', 'SVHN', 'StorageError', 'TrainingError', 'UpstreamChangedError',
-    'UserError', 'VPT', '__version__', 'count_parameters', 'fingerprint', 'load_adapter', 'merge_adapter', 'save_adapter',
-    'unmerge_adapter'
+    'AdaptedSwin', 'AdaptedViT', 'AdapterBank', 'BitFit', 'BlockInfo', 'CheckpointHook', 'ClassFolders', 'EMAHook', 'Frozen',
+    'InputError', 'LoRA', 'LoRand', 'Method', 'MissingFileError', 'Mona', 'NormTuning', 'OptimWrapperConstructor', 'PEFTHook',
+    'ParameterCount', 'ParameterError', 'RandomBaseError', 'RoutingHook', 'SVHN', 'StorageError', 'TrainingError',
+    'UpstreamChangedError', 'UserError', 'VPT', '__version__', 'count_parameters', 'fingerprint', 'load_adapter', 'merge_adapter',
+    'save_adapter', 'unmerge_adapter'
 ]
 
 _ERRORS = 'mmparax.errors'  # the only names that need no other package

@@ -210,9 +210,10 @@ class _SizeAction(argparse.Action):
 
 def add_scan_arguments(parser: Container, meaning: str) -> None:
     """Add ``--scan`` (None, a number, or 'all') and ``--workers``."""
-    parser.add_argument('--scan', nargs='?', const=SAMPLE, type=_parse_amount, metavar='N',
-                        help=f'{meaning}: all file names, and N images of each data set, or all, pixel by pixel (default: '
-                        '%(const)s); what was read is kept in the work dir, so that an interrupted scan goes on')
+    parser.add_argument(
+        '--scan', nargs='?', const=SAMPLE, type=_parse_amount, metavar='N',
+        help=f'{meaning}: all file names, and N images of each data set, or all, pixel by pixel (default: '
+        '%(const)s); what was read is kept in the work dir, so that an interrupted scan goes on')
     parser.add_argument('--workers', type=int, default=0, metavar='N', help='processes that read for --scan (default: up to 4)')
 
 

@@ -72,8 +72,9 @@ def scan(cfg: Config, args: argparse.Namespace, console: Console) -> int:
     if args.json:
         write_scan(scanned, args.json, args.config)
     errors = count_errors(scanned)
-    console.print(Text(f'{errors} problem(s) in the data.' if errors else 'No problem in the data.',
-                       'bold red' if errors else 'bold green'))
+    console.print(
+        Text(f'{errors} problem(s) in the data.' if errors else 'No problem in the data.',
+             'bold red' if errors else 'bold green'))
     return 1 if errors else 0
 
 

@@ -99,7 +99,8 @@ def compare_evaluators(cfg: Mapping[str, Any], loaders: Sequence[str]) -> Proble
                     missing = _count_missing_images(given, expected) if option == 'ann_file' else None
                     text = f'{name}.{option}={given!r}, and {loader}.dataset reads {expected!r}'
                     text += f'; {missing} of its images are not in that file' if missing else ''
-                    problems.add(_of_tests(OTHER_FILE if missing else OTHER_COPY, loader), text, 'Metrics of a file and predictions for another one mean nothing: set both to '
+                    problems.add(_of_tests(OTHER_FILE if missing else OTHER_COPY, loader), text,
+                                 'Metrics of a file and predictions for another one mean nothing: set both to '
                                  'the same.', warning=not missing or _is_test(loader))
     return problems
 
@@ -142,9 +143,10 @@ def compare_with_checkpoint(cfg: Mapping[str, Any], classes: Sequence[str] | Non
     if len(given) != len(classes) or given == list(classes):
         return problems
     number, other, own = next((number, *pair) for number, pair in enumerate(zip(given, classes)) if pair[0] != pair[1])
-    problems.add('checkpoint(s) whose head has its classes in another order than the data' if set(given) == set(classes) else
-                 'checkpoint(s) whose head is for classes of other names',
-                 f'load_from={path!r}: class {number} is {other!r} there, and {own!r} in the data',
-                 'The head is loaded, as it has as many classes, and must learn them anew: put the classes in the order of the '
-                 'file to go on from what it knows.' if set(given) == set(classes) else '', warning=True)
+    problems.add(
+        'checkpoint(s) whose head has its classes in another order than the data'
+        if set(given) == set(classes) else 'checkpoint(s) whose head is for classes of other names',
+        f'load_from={path!r}: class {number} is {other!r} there, and {own!r} in the data',
+        'The head is loaded, as it has as many classes, and must learn them anew: put the classes in the order of the '
+        'file to go on from what it knows.' if set(given) == set(classes) else '', warning=True)
     return problems

@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
+from io import StringIO
 from typing import Any
 
 from mmengine.registry import DATASETS
@@ -72,7 +74,8 @@ def walk_datasets(dataset: Any, place: str) -> Iterator[tuple[str, Mapping[str, 
         yield place, dataset
 
 
-def build_datasets(cfg: Mapping[str, Any], loader: str, sample: int | None, large: bool = False) -> list[BuiltDataset]:
+def build_datasets(cfg: Mapping[str, Any], loader: str, sample: int | None, large: bool = False,
+                   known: dict[str, Any] | None = None) -> list[BuiltDataset]:
     """Build every data set of a dataloader; what is wrong with one is in its problems, nothing is raised.
 
     A wrapper is built around those that are sound, so that no sampler and no wrapper ever sees an empty one.
@@ -82,17 +85,25 @@ def build_datasets(cfg: Mapping[str, Any], loader: str, sample: int | None, larg
         loader: such as ``'train_dataloader'``.
         sample: images of a detection data set to read; None for all.
         large: build data sets of large annotation files, too, which takes tens of seconds.
+        known: data sets that are built already, by the text of their configs, and None for those that have problems; what is
+            in it is not looked at again, and new ones are added.
     """
+    known = {} if known is None else known
     found = [
         BuiltDataset(place, config, find_class(DATASETS, config, cfg))
         for place, config in walk_datasets((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset')
     ]
-    with DATASETS.switch_scope_and_registry(cfg.get('default_scope') or 'mmengine'):
+    scope = DATASETS.switch_scope_and_registry(cfg.get('default_scope') or 'mmengine')
+    with scope, redirect_stdout(StringIO()):  # pycocotools prints
         for entry in found:
+            if repr(entry.config) in known:
+                entry.dataset = known[repr(entry.config)]
+                continue
             if entry.is_detection:
                 entry.problems.merge(check_detection_data(cfg, entry.place, entry.config, sample))
             if not entry.problems.errors and not _is_to_download(cfg, entry) and (large or not _is_large(entry)):
                 _build(entry)
+            known[repr(entry.config)] = entry.dataset
         built = {id(entry.config): entry.dataset for entry in found}
         whole = (cfg.get(loader) or {}).get('dataset')
         if found and whole is not found[0].config and all(dataset is not None for dataset in built.values()):
@@ -174,10 +185,7 @@ def _build_wrapper(whole: Mapping[str, Any], built: Mapping[int, Any], first: Bu
         if id(config) in built:
             return dict(type=partial(_give, built[id(config)]))
         if isinstance(config, Mapping):
-            return {
-                name: insert(value) if name in ('dataset', 'datasets') else value
-                for name, value in config.items()
-            }
+            return {name: insert(value) if name in ('dataset', 'datasets') else value for name, value in config.items()}
         return [insert(value) for value in config] if isinstance(config, (list, tuple)) else config
 
     try:

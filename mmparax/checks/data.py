@@ -144,9 +144,10 @@ def _check_folders(place: str, classes: Sequence[str], folder: str, by_name: boo
     if lacking and set(found) < set(classes):
         if by_name:
             return
-        raise InputError(f'{place}.metainfo.classes has {_list_names(classes)}, and {folder!r} has {_list_names(found)} as folders, '
-                         f'of which there must be one for each class: {_list_names(lacking)} have none. Use type='
-                         "'mmparax.ClassFolders', where a folder may be missing, or make an empty one for each of them.")
+        raise InputError(
+            f'{place}.metainfo.classes has {_list_names(classes)}, and {folder!r} has {_list_names(found)} as folders, '
+            f'of which there must be one for each class: {_list_names(lacking)} have none. Use type='
+            "'mmparax.ClassFolders', where a folder may be missing, or make an empty one for each of them.")
     if len(found) != len(classes):
         raise InputError(f'{place}.metainfo.classes has {_list_names(classes)}, and {folder!r} has {_list_names(found)} as '
                          f'folders, of which there must be one for each class. {remedy}')

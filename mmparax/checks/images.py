@@ -138,4 +138,3 @@ def describe_error(error: Exception) -> str:
     if 'cannot identify' in text:
         return 'it is no image'
     return f'{type(error).__name__}: {text}' if text else type(error).__name__
-

@@ -148,7 +148,9 @@ def _judge_values(problems: ProblemList, path: str, facts: MaskFacts, labels: La
         problems.add('masks with values that do not fit in 8 bits, which the loader would take for others',
                      f'{path}: {join_names(f"{value} (read as {value % 256})" for value in wide)}',
                      f'Write class numbers of 0 to 254 and {IGNORED} for ignored, for example with {TOOL} --values.')
-    strange = [value for value in facts.pixels if value not in wide and not labels.is_class(value) and not labels.is_ignored(value)]
+    strange = [
+        value for value in facts.pixels if value not in wide and not labels.is_class(value) and not labels.is_ignored(value)
+    ]
     if strange:
         problems.add(STRANGE, f'{path}: {join_names(map(str, strange))}')
     if facts.pixels and all(labels.is_ignored(value) for value in facts.pixels):
@@ -171,8 +173,9 @@ def _explain_strange(problems: ProblemList, pixels: Counter[int], labels: Labels
     elif len(values) == count == 2 and not labels.reduce_zero_label:
         text += f' {TOOL} --values {values[0]} {values[1]} writes class numbers.'
     else:
-        text += (f' If these are ignored, write 255 for them ({TOOL} --ignore ...); if they are classes, metainfo.classes and the '
-                 'heads lack them.')
+        text += (
+            f' If these are ignored, write 255 for them ({TOOL} --ignore ...); if they are classes, metainfo.classes and the '
+            'heads lack them.')
     problem.remedy = text
 
 
@@ -216,9 +219,9 @@ def _judge_zero(problems: ProblemList, pixels: Counter[int], number: int, labels
     text = (f'0 is in {share:.0f} % of the pixels of {number} mask(s), and {count}, which would be {labels.classes[-1]!r}, '
             'in none')
     if len(others) == count - 1:
-        problems.add(KEPT_ZERO, text,
-                     f'The classes seem to be numbered 0 to {count - 1}: use reduce_zero_label=False, or {labels.classes[0]!r} is '
-                     'lost and every other class has the name of the one before it.')
+        problems.add(
+            KEPT_ZERO, text,
+            f'The classes seem to be numbered 0 to {count - 1}: use reduce_zero_label=False, or {labels.classes[0]!r} is '
+            'lost and every other class has the name of the one before it.')
     elif whole:
-        problems.add(KEPT_ZERO, text,
-                     'Use reduce_zero_label=False if 0 is a class.', warning=True)
+        problems.add(KEPT_ZERO, text, 'Use reduce_zero_label=False if 0 is a class.', warning=True)

@@ -110,8 +110,8 @@ def read_files(tasks: Sequence[Task], workers: int = 0, cache: str | Path | None
         if cache is not None and todo:
             Path(cache).parent.mkdir(parents=True, exist_ok=True)
             file = _open_cache(Path(cache))
-        bar = tqdm(zip(todo, results), desc=progress or '', total=len(tasks), initial=len(found), unit='image',
-                   disable=progress is None)
+        bar = tqdm(zip(todo, results), desc=progress or '', total=len(tasks), initial=len(found), unit='image', disable=progress
+                   is None)
         for number, facts in bar:
             found[number] = facts
             if file is not None:

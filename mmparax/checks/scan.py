@@ -105,17 +105,16 @@ def scan_datasets(cfg: Config, loaders: Sequence[str], sample: int | None = SAMP
     """
     found: list[ScannedDataset] = []
     datasets: list[BuiltDataset] = []
-    known: dict[str, tuple[ScannedDataset, BuiltDataset]] = {}
+    known: dict[str, Any] = {}
+    judged = set()  # tests are often on the validation data
     for loader in loaders:
-        for built in build_datasets(cfg, loader, 0 if full else sample, large=full):
+        for built in build_datasets(cfg, loader, 0 if full else sample, full, known):
             datasets.append(built)
-            evaluated = repr((find_ignored_values(cfg, loader), loader.startswith('train')))
-            key = f'{dict(built.config)!r} {evaluated}'  # tests are often on the validation data
-            if key in known:
-                built.dataset = known[key][1].dataset
+            key = repr((built.config, find_ignored_values(cfg, loader), loader.startswith('train')))
+            if key in judged:
                 continue
+            judged.add(key)
             result = ScannedDataset(built.place, problems=built.problems)
-            known[key] = result, built
             found.append(result)
             if built.dataset is not None:
                 _scan(cfg, built, result, sample, workers, cache, progress, full)
@@ -141,11 +140,9 @@ def _scan(cfg: Config, built: BuiltDataset, result: ScannedDataset, sample: int 
     else:
         _count_boxes(dataset, result)
     found = _leave_out_missing(built, result, samples)
-    chosen = found if sample is None or len(found) <= sample else [
-        found[index] for index in np.linspace(0, len(found) - 1, sample).round().astype(int)
-    ]
-    image_loader = find_image_loader(dataset)
-    tasks = [Task(entry.image, entry.mask, image_loader, loading and loading.loader) for entry in chosen]
+    chosen = [found[number] for number in _spread(len(found), sample)]
+    image_loader, mask_loader = find_image_loader(dataset), loading.loader if loading is not None else None
+    tasks = [Task(entry.image, entry.mask, image_loader, mask_loader) for entry in chosen]
     facts = read_files(tasks, workers, cache, f'{built.place}' if progress else None)
     result.read = len(facts)
     _judge_images(result.problems, chosen, facts)
@@ -162,8 +159,10 @@ def _scan(cfg: Config, built: BuiltDataset, result: ScannedDataset, sample: int 
 def find_ignored_values(cfg: Mapping[str, Any], loader: str) -> list[int]:
     """The values that every head's loss, or every metric, leaves out."""
     if loader.startswith('train'):
-        heads = [part for name, part in walk_configs(cfg.get('model') or {})
-                 if name.split('.')[0] in ('decode_head', 'auxiliary_head') and 'num_classes' in part]
+        heads = [
+            part for name, part in walk_configs(cfg.get('model') or {})
+            if name.split('.')[0] in ('decode_head', 'auxiliary_head') and 'num_classes' in part
+        ]
         values = [{head.get('ignore_index', IGNORED)} for head in heads]
     else:
         metrics = [metric for _, metric in find_metrics(cfg, loader.replace('dataloader', 'evaluator'))]
@@ -185,14 +184,20 @@ class _Sample:
 def _list_samples(dataset: Any, masks: bool, every: bool) -> Iterator[_Sample]:
     """The files of a data set; of one whose images were found in folders, a sample is enough."""
     count = len(dataset)
-    indices = range(count) if every or count <= SAMPLE else np.linspace(0, count - 1, SAMPLE).round().astype(int).tolist()
-    for index in indices:
+    for index in _spread(count, None if every else SAMPLE):
         info = dataset.get_data_info(index)
         image = info.get('img_path')
         if isinstance(image, str) and '://' not in image:
             mask = info.get('seg_map_path') if masks else None
             size = (info['width'], info['height']) if 'width' in info and 'height' in info else None
             yield _Sample(image, mask if isinstance(mask, str) else None, size, info.get('gt_label'))
+
+
+def _spread(count: int, sample: int | None) -> Sequence[int]:
+    """``sample`` of the numbers from 0 to ``count``, evenly spread; all if it is None."""
+    if sample is None or count <= sample:
+        return range(count)
+    return np.linspace(0, count - 1, sample).round().astype(int).tolist()
 
 
 def _is_listed(built: BuiltDataset) -> bool:
@@ -212,9 +217,8 @@ def _leave_out_missing(built: BuiltDataset, result: ScannedDataset, samples: lis
         problems.add('image files that do not exist', _describe_missing(index, image), remedy)
     hidden = {entry.image for entry in samples if _is_below_hidden(entry.image, built)}
     for image in sorted(hidden - missing):
-        problems.add('image files in hidden folders, which are read, too', image,
-                     "Delete the folder" + ('' if built.is_segmentation else " or use type='mmparax.ClassFolders'") + '.',
-                     warning=True)
+        problems.add('image files in hidden folders, which are read, too', image, "Delete the folder" +
+                     ('' if built.is_segmentation else " or use type='mmparax.ClassFolders'") + '.', warning=True)
     masks = [entry.mask for entry in samples if entry.mask is not None]
     lacking = set(index.find_missing(masks))
     for mask in sorted(lacking):
@@ -251,7 +255,6 @@ def _look_for_other_suffixes(built: BuiltDataset, result: ScannedDataset) -> Non
 
 _ALIKE = {'.jpg': ('.jpeg', ), '.jpeg': ('.jpg', ), '.tif': ('.tiff', ), '.tiff': ('.tif', )}
 
-
 # ---- what was read ----
 
 
@@ -271,10 +274,11 @@ def _judge_images(problems: ProblemList, chosen: Sequence[_Sample], facts: Seque
         if mask is None or mask.error or mask.width is None:
             continue
         if (mask.width, mask.height) != size:
-            problems.add('images and masks of different sizes',
-                         f'{entry.image}: {size[0]}x{size[1]}{_describe_turn(fact)}, {entry.mask}: {mask.width}x{mask.height}',
-                         'A turned image needs a mask that is turned, too: store the image upright.' if image.turned else
-                         'Make each mask the size of its image.')
+            problems.add(
+                'images and masks of different sizes',
+                f'{entry.image}: {size[0]}x{size[1]}{_describe_turn(fact)}, {entry.mask}: {mask.width}x{mask.height}',
+                'A turned image needs a mask that is turned, too: store the image upright.'
+                if image.turned else 'Make each mask the size of its image.')
         elif image.orientation not in (UPRIGHT, 0) and (image.width == image.height or image.orientation not in EXIF_SIDEWAYS):
             problems.add('images that are turned by their EXIF orientation', f'{entry.image}: {image.orientation}',
                          'Their masks are taken as they are: make sure that they belong to the upright image.', warning=True)
@@ -321,4 +325,3 @@ def _count_boxes(dataset: Any, result: ScannedDataset) -> None:
                 result.ignored += 1
             else:
                 result.counts[result.classes[label]] += 1
-

@@ -83,7 +83,8 @@ def print_scan(scanned: Sequence[ScannedDataset], console: Console) -> None:
         table.add_column(name, justify='right')
     for entry in scanned:
         total = sum(entry.counts.values()) + entry.ignored
-        table.add_row(_shorten(entry.place), _show(entry.images), _show(entry.read) if entry.images else '-',
+        table.add_row(_shorten(entry.place), _show(entry.images),
+                      _show(entry.read) if entry.images else '-',
                       f'{sum(map(bool, entry.counts.values()))} of {len(entry.classes)}' if entry.counts else '-',
                       f'{100 * entry.ignored / total:.1f} %' if entry.unit in ('pixels', 'boxes') and total else '-',
                       str(_count(entry, 'errors')), str(_count(entry, 'warnings')))
@@ -93,7 +94,8 @@ def print_scan(scanned: Sequence[ScannedDataset], console: Console) -> None:
         for problem in entry.problems:
             style = 'yellow' if problem.warning else 'bold red'
             word = 'warning' if problem.warning else 'problem'
-            console.print(Text.assemble((f'{word} ', style), f'{entry.place}'), Text('\n'.join(problem.format_lines(SHOWN))), sep='\n')
+            console.print(Text.assemble((f'{word} ', style), f'{entry.place}'), Text('\n'.join(problem.format_lines(SHOWN))),
+                          sep='\n')
 
 
 def _print_classes(scanned: Sequence[ScannedDataset], console: Console) -> None:
@@ -141,7 +143,8 @@ def write_scan(scanned: Sequence[ScannedDataset], path: str | Path, config: str)
     Raises:
         StorageError: if it cannot be written.
     """
-    content: dict[str, Any] = dict(config=config, errors=count_errors(scanned), warnings=sum(
-        _count(entry, 'warnings') for entry in scanned), datasets=[entry.to_json() for entry in scanned])
+    content: dict[str, Any] = dict(config=config, errors=count_errors(scanned),
+                                   warnings=sum(_count(entry, 'warnings') for entry in scanned),
+                                   datasets=[entry.to_json() for entry in scanned])
     text = json.dumps(content, indent=1, ensure_ascii=False) + '\n'
     write(path, text.encode(), remedy='Choose another file.')

@@ -62,6 +62,8 @@ class ClassFolders(CustomDataset):
         found = []
         for root, folders, files in os.walk(folder, followlinks=True):
             folders[:] = sorted(name for name in folders if not is_hidden(name))
-            found += [os.path.relpath(os.path.join(root, name), folder) for name in sorted(files)
-                      if not name.startswith('.') and self.is_valid_file(name)]
+            found += [
+                os.path.relpath(os.path.join(root, name), folder) for name in sorted(files)
+                if not name.startswith('.') and self.is_valid_file(name)
+            ]
         return found

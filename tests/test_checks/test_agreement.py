@@ -36,8 +36,7 @@ def configure_folders(folder, **options):
         return dict(batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dataset)
 
     return Config(
-        dict(default_scope='mmpretrain', train_dataloader=load('train'), val_dataloader=load('val'),
-             test_dataloader=load('val')))
+        dict(default_scope='mmpretrain', train_dataloader=load('train'), val_dataloader=load('val'), test_dataloader=load('val')))
 
 
 def build(cfg, loader):
@@ -56,7 +55,7 @@ def test_a_folder_that_one_set_lacks(lacking, tmp_path):
     write_folders(tmp_path, **{lacking: NAMES[::2]})
     status, text = examine(configure_folders(tmp_path))
     assert status == 'problem' and "'birch'" in text and 'val_dataloader.dataset has' in text
-    assert "Make an empty folder for each class that has none, or use type='mmparax.ClassFolders' with metainfo=dict(classes=" in text
+    assert "Make an empty folder for each class that has none, or use type='mmparax.ClassFolders' with metainfo=dict(" in text
     # Both remedies lead somewhere; so does the one for classes that are given.
     status, text = examine(configure_folders(tmp_path, metainfo=dict(classes=NAMES)))
     assert status == 'problem' and "1 ('birch') have none. Use type='mmparax.ClassFolders'" in text
@@ -109,10 +108,11 @@ def test_class_folders_refuse_what_is_no_class(tmp_path):
 EMPTY = {
     'other endings': (lambda folder: [path.rename(path.with_suffix('.webp')) for path in folder.rglob('*.jpg')],
                       ["6 files end in .webp", "its images may end in .bmp, .jpeg, .jpg"]),
-    'no folders': (lambda folder: [path.rename(folder / 'train' / f'{path.parent.name}_{path.name}')
-                                   for path in (folder / 'train').rglob('*.jpg')] +
-                   [(folder / 'train' / name).rmdir() for name in NAMES],
-                   ['has no folder, of which there must be one for each class', '6 files end in .jpg']),
+    'no folders': (
+        lambda folder:
+        [path.rename(folder / 'train' / f'{path.parent.name}_{path.name}')
+         for path in (folder / 'train').rglob('*.jpg')] + [(folder / 'train' / name).rmdir() for name in NAMES],
+        ['has no folder, of which there must be one for each class', '6 files end in .jpg']),
     'empty folders': (lambda folder: [path.unlink() for path in (folder / 'train').rglob('*.jpg')], ["train' is empty"]),
 }
 

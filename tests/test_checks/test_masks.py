@@ -59,9 +59,11 @@ CASES = {
     'right, a list': ((0, 1, 2), dict(ann_file='train.txt'), lambda folder: list_names(folder, ''), 'ok', []),
     '0 and 255': ((0, 255), dict(metainfo=dict(classes=CLASSES[:2])), None, 'problem',
                   ["only one class beside ignore (50 % ignored): 'soil' in 6 mask(s)", '--values 0 255']),
-    '0 and 255, in validation only': ((0, 1, 2), {}, lambda folder: [
-        save_mask(path, paint(0, (0, 255))[1].astype(np.uint8)) for path in (folder / 'masks/val').iterdir()
-    ], 'problem', ['val_dataloader.dataset: 1 data set with only one class beside ignore (50 % ignored)']),
+    '0 and 255, in validation only': (
+        (0, 1, 2), {},
+        lambda folder: [save_mask(path,
+                                  paint(0, (0, 255))[1].astype(np.uint8)) for path in (folder / 'masks/val').iterdir()],
+        'problem', ['val_dataloader.dataset: 1 data set with only one class beside ignore (50 % ignored)']),
     'one class': ((1, ), {}, None, 'problem', ["only one class beside ignore (0 % ignored): 'leaf' in 6"]),
     'zero reduced that is a class': ((0, 1, 2), dict(reduce_zero_label=True), None, 'problem', [
         'the value 0, which reduce_zero_label=True takes for ignored: 0 is in 33 % of the pixels',
@@ -71,8 +73,8 @@ CASES = {
         '6 masks with values that are no class', '0.png: 3', 'found: 1 to 3. The classes seem to be numbered from 1: use '
         'reduce_zero_label=True'
     ]),
-    'one block of another value': ((0, 1, 2), {}, lambda folder: save_mask(folder / 'masks/train/3.png', np.pad(
-        np.full((2, 2), 7, np.uint8), ((0, HEIGHT - 2), (0, WIDTH - 2)))), 'problem',
+    'one block of another value': ((0, 1, 2), {}, lambda folder: save_mask(
+        folder / 'masks/train/3.png', np.pad(np.full((2, 2), 7, np.uint8), ((0, HEIGHT - 2), (0, WIDTH - 2)))), 'problem',
                                    ['train_dataloader.dataset: 1 masks with values that are no class: ', '3.png: 7.', '0 to 2']),
     'a class too few': ((0, 1, 2, 3), {}, None, 'problem', ['0.png: 3', 'found: 0 to 3', '--ignore 3']),
     'background as 0, classes behind 255': ((0, 128, 255), {}, None, 'problem', ['0.png: 128', 'found: 0, 128, 255']),
@@ -80,16 +82,19 @@ CASES = {
                 ['6 masks of several channels', '0.png: 3 channels, colours', '--colours']),
     'grey in three channels': ((0, 1, 2), {}, lambda folder: colour(folder / 'masks/val', True), 'problem',
                                ['val_dataloader.dataset: 3 masks of several channels', 'all the same', '--colours']),
-    'wide values': ((0, 1, 2), {}, lambda folder: save_mask(folder / 'masks/train/2.png', paint(0, (0, 1, 258))[1].astype(
-        np.uint16)), 'problem', ['do not fit in 8 bits', '2.png: 258 (read as 2)']),
+    'wide values': ((0, 1, 2), {}, lambda folder: save_mask(folder / 'masks/train/2.png',
+                                                            paint(0, (0, 1, 258))[1].astype(np.uint16)), 'problem',
+                    ['do not fit in 8 bits', '2.png: 258 (read as 2)']),
     'all ignored': ((255, ), {}, None, 'problem', ['data set without a pixel of any class', '(100 % ignored)']),
-    'one mask all ignored': ((0, 1, 2), {}, lambda folder: save_mask(folder / 'masks/train/2.png', np.full(
-        (HEIGHT, WIDTH), 255, np.uint8)), 'warning', ['1 masks that hold nothing but ignored pixels', '2.png']),
+    'one mask all ignored': ((0, 1, 2), {},
+                             lambda folder: save_mask(folder / 'masks/train/2.png', np.full((HEIGHT, WIDTH), 255, np.uint8)),
+                             'warning', ['1 masks that hold nothing but ignored pixels', '2.png']),
     'a class that is never there': ((0, 2), {}, None, 'warning', ["class(es) without a pixel: 'leaf'. They cannot be learnt."]),
     'another ending': ((0, 1, 2), {}, lambda folder: rename(folder / 'images/train', '.jpg', '.JPG'), 'problem',
                        ['0 images; in ', "6 files end in .JPG, and img_suffix='.jpg'"]),
-    'another ending, in validation only': ((0, 1, 2), dict(serialize_data=False), lambda folder: rename(
-        folder / 'images/val', '.jpg', '.JPG'), 'problem', ['val_dataloader.dataset: 0 images; in ', '3 files end in .JPG']),
+    'another ending, in validation only': ((0, 1, 2), dict(serialize_data=False),
+                                           lambda folder: rename(folder / 'images/val', '.jpg', '.JPG'), 'problem',
+                                           ['val_dataloader.dataset: 0 images; in ', '3 files end in .JPG']),
     'another ending, some': ((0, 1, 2), {}, lambda folder: rename(folder / 'images/train', '3.jpg', '3.jpeg'), 'warning',
                              ["1 file(s) in ", "end in .jpeg, and img_suffix='.jpg'"]),
     'no images': ((0, 1, 2), {}, lambda folder: clear(folder / 'images/train'), 'problem', ["0 images; '", "train' is empty"]),
@@ -99,10 +104,11 @@ CASES = {
                        ['1 mask files that do not exist: ', '4.png', "ends in '.png'"]),
     'masks with an ending of their own': ((0, 1, 2), {}, lambda folder: rename(folder / 'masks/train', '.png', '_L.png'),
                                           'problem', ["0.png (there is '0_L.png')", 'seg_map_suffix']),
-    'a list with suffixes': ((0, 1, 2), dict(ann_file='train.txt'), lambda folder: list_names(folder, '.jpg'), 'problem',
-                             ['3 image files that do not exist', "0.jpg.jpg (there is '0.jpg')", "train.txt' has names with '.jpg'"]),
-    'an empty list': ((0, 1, 2), dict(ann_file='train.txt'), lambda folder: (folder / 'train.txt').touch(), 'problem',
-                      ["0 images; the list '", "train.txt' is empty"]),
+    'a list with suffixes': ((0, 1, 2), dict(ann_file='train.txt'), lambda folder: list_names(folder, '.jpg'), 'problem', [
+        '3 image files that do not exist', "0.jpg.jpg (there is '0.jpg')", "train.txt' has names with '.jpg'"
+    ]),
+    'an empty list': ((0, 1, 2), dict(ann_file='train.txt'), lambda folder:
+                      (folder / 'train.txt').touch(), 'problem', ["0 images; the list '", "train.txt' is empty"]),
     'no index': ((0, 1, 2), dict(indices=0), None, 'problem', ['0 images; indices=0 leaves none']),
     'an empty image': ((0, 1, 2), {}, lambda folder: (folder / 'images/train/1.jpg').write_bytes(b''), 'problem',
                        ['1 images that cannot be read: ', '1.jpg: it is empty (0 bytes)']),
@@ -126,8 +132,9 @@ def test_what_is_wrong_is_named_and_nothing_else(case, tmp_path):
     write(tmp_path, values=values)
     if change is not None:
         change(tmp_path)
-    found, text = examine(configure(tmp_path, **{**dict(classes=CLASSES), **options}) if 'metainfo' not in options else
-                          configure(tmp_path, options['metainfo']['classes']))
+    found, text = examine(
+        configure(tmp_path, **{**dict(classes=CLASSES), **options}) if 'metainfo' not in
+        options else configure(tmp_path, options['metainfo']['classes']))
     assert found == status, text
     assert all(part in text for part in parts), text
     assert len(text.splitlines()) == 1

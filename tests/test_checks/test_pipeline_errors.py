@@ -53,7 +53,8 @@ def halve_mask(folder, part):
 
 
 BROKEN = {
-    'an empty image': (spoil_image, "the image '{}/images/{}/2.jpg' cannot be read: it is empty (0 bytes). Mend or remove the file."),
+    'an empty image': (spoil_image,
+                       "the image '{}/images/{}/2.jpg' cannot be read: it is empty (0 bytes). Mend or remove the file."),
     'a cut mask': (cut_mask, "the mask '{}/masks/{}/2.png' cannot be read: it ends too early (truncated). Mend or remove"),
     'a missing mask': (drop_mask, "the mask '{}/masks/{}/2.png' cannot be read: it does not exist. Mend or remove"),
     'a mask of another size': (halve_mask, "the mask '{}/masks/{}/2.png' gives (8, 12) (height, width) where its image '"),
@@ -117,7 +118,8 @@ def test_samples_that_are_refused_in_a_row(test_mode, count, tmp_path):
 def test_wrappers_of_any_kind_are_looked_into_and_nothing_else_changes(tmp_path):
     cfg = configure(write(tmp_path))
     inner = cfg.train_dataloader.dataset
-    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[inner, inner]))
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[inner,
+                                                                                                                    inner]))
     with DATASETS.switch_scope_and_registry('mmseg'):
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
     before = dataset[0]['inputs']

@@ -95,7 +95,7 @@ def test_tables_and_json(tmp_path):
     assert content['errors'] == 1 and content['config'] == 'config.py'
     train, val = content['datasets']
     assert (train['images'], train['read'], train['unit'], train['ignored']) == (6, 6, 'pixels', 6 * stripe)
-    assert train['counts'] == {name: 6 * stripe for name in CLASSES}
+    assert train['counts'] == dict.fromkeys(CLASSES, 6 * stripe)
     assert val['problems'][0]['kind'] == 'masks that cannot be read'
 
 
