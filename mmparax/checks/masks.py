@@ -14,6 +14,7 @@ from mmparax.utils.text import join_names
 
 IGNORED = 255  # the value that mmsegmentation leaves out, whatever else it leaves out
 TOOL = 'tools/dataset_tools/prepare_masks.py'
+LOSSY = ('.jpg', '.jpeg')
 STRANGE = 'masks with values that are no class'
 KEPT_ZERO = 'data set with the value 0, which reduce_zero_label=True takes for ignored'
 
@@ -138,7 +139,7 @@ def judge_masks(masks: Mapping[str, MaskFacts], labels: Labels, whole: bool, tra
             pixels.update(facts.pixels)
     if any(labels.is_class(value) or labels.is_ignored(value) for value in pixels):
         _judge_all(problems, pixels, judged, labels, whole, training)
-    _explain_strange(problems, pixels, labels)
+    _explain_strange(problems, pixels, labels, lossy=any(path.lower().endswith(LOSSY) for path in masks))
     return problems
 
 
@@ -157,7 +158,7 @@ def _judge_values(problems: ProblemList, path: str, facts: MaskFacts, labels: La
         problems.add('masks that hold nothing but ignored pixels', path, warning=True)
 
 
-def _explain_strange(problems: ProblemList, pixels: Counter[int], labels: Labels) -> None:
+def _explain_strange(problems: ProblemList, pixels: Counter[int], labels: Labels, lossy: bool) -> None:
     """Say at the masks with strange values what would mend them."""
     problem = next((problem for problem in problems if problem.kind == STRANGE), None)
     if problem is None:
@@ -165,7 +166,9 @@ def _explain_strange(problems: ProblemList, pixels: Counter[int], labels: Labels
     values, count = sorted(value for value in pixels if 0 <= value <= IGNORED), len(labels.classes)
     strange = [value for value in values if not labels.is_class(value) and not labels.is_ignored(value)]
     text = f'{labels.describe()[0].upper()}{labels.describe()[1:]}; found: {_list_ranges(values)}.'
-    if not labels.reduce_zero_label and strange == [count] and 0 not in values:
+    if lossy:
+        text += ' JPEG changes values: masks must be PNG files, made anew from their source.'
+    elif not labels.reduce_zero_label and strange == [count] and 0 not in values:
         text += ' The classes seem to be numbered from 1: use reduce_zero_label=True, or write them from 0.'
     elif not labels.reduce_zero_label and strange == [count]:
         text += (f' If 0 is no class but what is left over, use reduce_zero_label=True; if {count} is ignored, write 255 for it, '

@@ -1,7 +1,6 @@
 """Makes one sentence, with the file, of an error that a data pipeline raises in the middle of a run."""
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -97,8 +96,9 @@ def find_damaged_file(owner: Any, origin: dict[str, Any]) -> str | None:
     """
     holder = _Holder(owner)
     image = origin.get('img_path')
-    if isinstance(image, str) and '://' not in image:
-        facts = examine_image(image, find_image_loader(holder))
+    image_loader, facts = find_image_loader(holder), None
+    if isinstance(image, str) and '://' not in image and image_loader is not None:
+        facts = examine_image(image, image_loader)
         if facts.error:
             return f'the image {image!r} cannot be read: {facts.error}'
     loading = find_mask_loading(holder)
@@ -109,9 +109,7 @@ def find_damaged_file(owner: Any, origin: dict[str, Any]) -> str | None:
             return f'the mask {mask!r} cannot be read: {found.error}'
         if found.channels > 1:
             return f'the mask {mask!r} has {found.channels} channels, where a single one must hold class numbers'
-        if not os.path.isfile(str(image)):
-            return None
-        if facts.width is not None and (found.width, found.height) != (facts.width, facts.height):
+        if facts is not None and (found.width, found.height) != (facts.width, facts.height):
             return (f'the mask {mask!r} has {found.width}x{found.height} pixels, and its image {image!r} '
                     f'{facts.width}x{facts.height}')
     return None

@@ -32,12 +32,26 @@ def walk_transforms(pipeline: Any) -> Iterator[Any]:
                 yield from walk_transforms(transform)
 
 
-def find_image_loader(dataset: Any) -> Loader:
-    """How the pipeline of a data set reads images; mmcv's defaults if it has a loader of another kind."""
+def find_image_loader(dataset: Any) -> Loader | None:
+    """How the pipeline of a data set reads images; None if it reads them in a way of its own, or not from local files."""
+    transform = _find_image_transform(dataset)
+    if transform is None or getattr(transform, 'backend_args', None) or getattr(transform, 'file_client_args', None):
+        return None
+    return Loader(transform.color_type, transform.imdecode_backend)
+
+
+def leaves_out_unreadable(dataset: Any) -> bool:
+    """Whether the pipeline of a data set takes another image in the place of one that it cannot read."""
+    skips = getattr(_find_image_transform(dataset), 'ignore_empty', False)
+    return bool(skips) and not getattr(dataset, 'test_mode', False)
+
+
+def _find_image_transform(dataset: Any) -> Any:
     for transform in walk_transforms(getattr(dataset, 'pipeline', ())):
-        if hasattr(transform, 'color_type') and hasattr(transform, 'imdecode_backend'):
-            return Loader(transform.color_type, transform.imdecode_backend)
-    return Loader()
+        method = getattr(type(transform), 'transform', None)
+        if getattr(method, '__qualname__', '') == 'LoadImageFromFile.transform' and hasattr(transform, 'color_type'):
+            return transform
+    return None
 
 
 def find_mask_loading(dataset: Any) -> MaskLoading | None:

@@ -22,10 +22,10 @@ VERSION = 1  # of what is remembered: higher whenever an examination finds somet
 
 @dataclass(frozen=True)
 class Task:
-    """An image to read, and its mask if it has one."""
+    """An image and its mask, each of them to read if there is a loader for it."""
     image: str
     mask: str | None
-    image_loader: Loader
+    image_loader: Loader | None
     mask_loader: Loader | None
 
     def key(self) -> str:
@@ -42,15 +42,15 @@ class Task:
 
     def examine(self) -> FileFacts:
         """Read both files; nothing is raised."""
-        image = examine_image(self.image, self.image_loader)
+        image = examine_image(self.image, self.image_loader) if self.image_loader is not None else None
         has_mask = self.mask is not None and self.mask_loader is not None
         return FileFacts(image, examine_mask(self.mask, self.mask_loader) if has_mask else None)
 
 
 @dataclass
 class FileFacts:
-    """What was found in an image and its mask."""
-    image: ImageFacts
+    """What was found in an image and its mask, as far as they were read."""
+    image: ImageFacts | None
     mask: MaskFacts | None
 
     def to_json(self) -> dict[str, Any]:
@@ -58,10 +58,10 @@ class FileFacts:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> FileFacts:
-        mask = entry['mask']
+        image, mask = entry['image'], entry['mask']
         if mask is not None:
             mask = MaskFacts(**{**mask, 'pixels': {int(value): count for value, count in mask['pixels'].items()}})
-        return cls(ImageFacts(**entry['image']), mask)
+        return cls(ImageFacts(**image) if image is not None else None, mask)
 
 
 class _Examination(Dataset):

@@ -13,9 +13,9 @@ from mmengine.config import Config
 
 from mmparax.checks.agreement import compare_datasets, compare_evaluators, compare_with_checkpoint
 from mmparax.checks.built import BuiltDataset, build_datasets
-from mmparax.checks.images import EXIF_SIDEWAYS, UPRIGHT
+from mmparax.checks.images import EXIF_SIDEWAYS, UPRIGHT, ImageFacts
 from mmparax.checks.masks import IGNORED, Labels, MaskFacts, judge_masks
-from mmparax.checks.pipelines import find_image_loader, find_mask_loading
+from mmparax.checks.pipelines import find_image_loader, find_mask_loading, leaves_out_unreadable
 from mmparax.checks.reading import FileFacts, Task, read_files
 from mmparax.config.query import find_metrics, walk_configs
 from mmparax.errors import InputError
@@ -145,7 +145,7 @@ def _scan(cfg: Config, built: BuiltDataset, result: ScannedDataset, sample: int 
     tasks = [Task(entry.image, entry.mask, image_loader, mask_loader) for entry in chosen]
     facts = read_files(tasks, workers, cache, f'{built.place}' if progress else None)
     result.read = len(facts)
-    _judge_images(result.problems, chosen, facts)
+    _judge_images(result.problems, chosen, facts, leaves_out_unreadable(dataset))
     if loading is not None:
         masks = {entry.mask: fact.mask for entry, fact in zip(chosen, facts) if fact.mask is not None and entry.mask}
         labels = Labels(result.classes, frozenset(find_ignored_values(cfg, built.loader)), loading.reduce_zero_label,
@@ -214,6 +214,8 @@ def _leave_out_missing(built: BuiltDataset, result: ScannedDataset, samples: lis
         remedy = ''
         if suffix and image.endswith(suffix * 2):
             remedy = f'The list {listed!r} has names with {suffix!r}: write them without, as img_suffix adds it.'
+        elif suffix and os.path.basename(image) == suffix:
+            remedy = f'The list {listed!r} has an empty line.'
         problems.add('image files that do not exist', _describe_missing(index, image), remedy)
     hidden = {entry.image for entry in samples if _is_below_hidden(entry.image, built)}
     for image in sorted(hidden - missing):
@@ -258,11 +260,14 @@ _ALIKE = {'.jpg': ('.jpeg', ), '.jpeg': ('.jpg', ), '.tif': ('.tiff', ), '.tiff'
 # ---- what was read ----
 
 
-def _judge_images(problems: ProblemList, chosen: Sequence[_Sample], facts: Sequence[FileFacts]) -> None:
+def _judge_images(problems: ProblemList, chosen: Sequence[_Sample], facts: Sequence[FileFacts], left_out: bool) -> None:
     for entry, fact in zip(chosen, facts):
         image, mask = fact.image, fact.mask
+        if image is None:
+            continue
         if image.error:
-            problems.add('images that cannot be read', f'{entry.image}: {image.error}')
+            problems.add('images that cannot be read' + (' and are left out' if left_out else ''),
+                         f'{entry.image}: {image.error}', warning=left_out)
             continue
         if image.damage:
             problems.add('images that are damaged and read all the same', f'{entry.image}: {image.damage}',
@@ -270,13 +275,13 @@ def _judge_images(problems: ProblemList, chosen: Sequence[_Sample], facts: Seque
         size = (image.width, image.height)
         if entry.size is not None and tuple(entry.size) != size:
             problems.add('images of another size than the annotation file states',
-                         f'{entry.image}: {size[0]}x{size[1]}{_describe_turn(fact)}, stated: {entry.size[0]}x{entry.size[1]}')
+                         f'{entry.image}: {size[0]}x{size[1]}{_describe_turn(image)}, stated: {entry.size[0]}x{entry.size[1]}')
         if mask is None or mask.error or mask.width is None:
             continue
         if (mask.width, mask.height) != size:
             problems.add(
                 'images and masks of different sizes',
-                f'{entry.image}: {size[0]}x{size[1]}{_describe_turn(fact)}, {entry.mask}: {mask.width}x{mask.height}',
+                f'{entry.image}: {size[0]}x{size[1]}{_describe_turn(image)}, {entry.mask}: {mask.width}x{mask.height}',
                 'A turned image needs a mask that is turned, too: store the image upright.'
                 if image.turned else 'Make each mask the size of its image.')
         elif image.orientation not in (UPRIGHT, 0) and (image.width == image.height or image.orientation not in EXIF_SIDEWAYS):
@@ -284,8 +289,8 @@ def _judge_images(problems: ProblemList, chosen: Sequence[_Sample], facts: Seque
                          'Their masks are taken as they are: make sure that they belong to the upright image.', warning=True)
 
 
-def _describe_turn(fact: FileFacts) -> str:
-    return f', turned by its EXIF orientation {fact.image.orientation}' if fact.image.turned else ''
+def _describe_turn(image: ImageFacts) -> str:
+    return f', turned by its EXIF orientation {image.orientation}' if image.turned else ''
 
 
 def _count_pixels(masks: Any, labels: Labels, result: ScannedDataset) -> None:

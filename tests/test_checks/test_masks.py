@@ -122,6 +122,13 @@ CASES = {
                        ['1.jpg: 16x24, turned by its EXIF orientation 6, ', '1.png: 24x16', 'store the image upright']),
     'an image upside down': ((0, 1, 2), {}, lambda folder: turn(folder / 'images/train/1.jpg', 3), 'warning',
                              ['turned by their EXIF orientation', '1.jpg: 3']),
+    'a list with an empty line': ((0, 1, 2), dict(ann_file='train.txt'), lambda folder:
+                                  (folder / 'train.txt').write_text('0\n\n1\n'), 'problem', ["train.txt' has an empty line"]),
+    'masks as JPEG': ((0, 1, 2), dict(seg_map_suffix='.jpg'), lambda folder: [
+        Image.fromarray(np.random.default_rng(0).integers(0, 3,
+                                                          (HEIGHT, WIDTH), dtype=np.uint8) * 40).save(path.with_suffix('.jpg'))
+        for path in (folder / 'masks').rglob('*.png')
+    ], 'problem', ['JPEG changes values']),
     'an unknown option': ((0, 1, 2), dict(no_such=1), None, 'problem', ['cannot be built', 'no_such']),
 }
 
@@ -154,6 +161,20 @@ def test_a_cut_image_is_an_error_if_the_loader_cannot_read_it(read, tmp_path, mo
 
 def raise_error():
     raise OSError('nothing')
+
+
+def test_images_that_the_loader_may_leave_out_and_loaders_of_another_kind(tmp_path):
+    cfg = configure(write(tmp_path))
+    (tmp_path / 'images/train/1.jpg').write_bytes(b'')
+    loader = cfg.train_dataloader.dataset.pipeline[0]
+    loader['ignore_empty'] = True
+    status, text = examine(cfg)
+    assert status == 'warning' and '1 images that cannot be read and are left out: ' in text
+    loader.pop('ignore_empty')
+    loader['type'] = 'LoadBiomedicalImageFromFile'  # knows formats that are not judged here
+    assert examine(cfg)[0] == 'ok'
+    cut(tmp_path / 'masks/train/1.png')
+    assert '1 masks that cannot be read' in examine(cfg)[1]
 
 
 def test_a_turned_image_with_a_turned_mask_is_right(tmp_path):
