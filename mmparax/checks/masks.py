@@ -126,7 +126,7 @@ def judge_masks(masks: Mapping[str, MaskFacts], labels: Labels, whole: bool, tra
     problems, pixels, judged = ProblemList(), Counter[int](), 0
     for path, facts in masks.items():
         if facts.error:
-            problems.add('masks that cannot be read', f'{path}: {facts.error}')
+            problems.add('masks that cannot be read', f'{path}: {facts.error}', 'Copy the files anew, or remove them.')
         elif facts.channels > 1:
             what = 'all the same: a grey picture' if facts.equal else 'colours'
             problems.add('masks of several channels, where a single one must hold class numbers',

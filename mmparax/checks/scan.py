@@ -267,7 +267,7 @@ def _judge_images(problems: ProblemList, chosen: Sequence[_Sample], facts: Seque
             continue
         if image.error:
             problems.add('images that cannot be read' + (' and are left out' if left_out else ''),
-                         f'{entry.image}: {image.error}', warning=left_out)
+                         f'{entry.image}: {image.error}', 'Copy the files anew, or remove them.', warning=left_out)
             continue
         if image.damage:
             problems.add('images that are damaged and read all the same', f'{entry.image}: {image.damage}',
