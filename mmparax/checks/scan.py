@@ -98,7 +98,7 @@ def scan_datasets(cfg: Config, loaders: Sequence[str], sample: int | None = SAMP
         workers: processes that read; 0 for as many as the number of files makes useful.
         cache: a file of what was read before; what is in it, and has not changed since, is not read again.
         progress: show a progress bar.
-        full: count the boxes of large annotation files, too, and read their images here.
+        full: build data sets of large annotation files, too, and count all boxes and labels.
 
     Returns:
         A result for each data set, and one for what concerns several, whose place is :data:`TOGETHER`.
@@ -108,7 +108,7 @@ def scan_datasets(cfg: Config, loaders: Sequence[str], sample: int | None = SAMP
     known: dict[str, Any] = {}
     judged = set()  # tests are often on the validation data
     for loader in loaders:
-        for built in build_datasets(cfg, loader, 0 if full else sample, full, known):
+        for built in build_datasets(cfg, loader, sample, full, known):
             datasets.append(built)
             key = repr((built.config, find_ignored_values(cfg, loader), loader.startswith('train')))
             if key in judged:
@@ -131,13 +131,13 @@ def _scan(cfg: Config, built: BuiltDataset, result: ScannedDataset, sample: int 
     dataset = built.dataset
     result.images = len(dataset) if hasattr(dataset, '__len__') else None
     result.classes = list(map(str, built.classes or ()))
-    if not hasattr(dataset, 'get_data_info') or built.is_detection and not full:
+    if not hasattr(dataset, 'get_data_info'):
         return
     loading = find_mask_loading(dataset) if built.is_segmentation else None
     samples = list(_list_samples(dataset, masks=loading is not None, every=sample is None or full or _is_listed(built)))
     if not built.is_detection:
         _count_labels(samples, result)
-    else:
+    elif full:
         _count_boxes(dataset, result)
     found = _leave_out_missing(built, result, samples)
     chosen = [found[number] for number in _spread(len(found), sample)]
@@ -177,7 +177,6 @@ def find_ignored_values(cfg: Mapping[str, Any], loader: str) -> list[int]:
 class _Sample:
     image: str
     mask: str | None
-    size: tuple[int, int] | None  # (width, height) that an annotation file states
     label: Any
 
 
@@ -189,8 +188,7 @@ def _list_samples(dataset: Any, masks: bool, every: bool) -> Iterator[_Sample]:
         image = info.get('img_path')
         if isinstance(image, str) and '://' not in image:
             mask = info.get('seg_map_path') if masks else None
-            size = (info['width'], info['height']) if 'width' in info and 'height' in info else None
-            yield _Sample(image, mask if isinstance(mask, str) else None, size, info.get('gt_label'))
+            yield _Sample(image, mask if isinstance(mask, str) else None, info.get('gt_label'))
 
 
 def _spread(count: int, sample: int | None) -> Sequence[int]:
@@ -201,7 +199,9 @@ def _spread(count: int, sample: int | None) -> Sequence[int]:
 
 
 def _is_listed(built: BuiltDataset) -> bool:
-    """Whether the names of the files come from a list or belong to masks, so that each must be looked for."""
+    """Whether the names of the files come from a list or belong to masks, so that each must be looked for here."""
+    if built.is_detection:  # looked for with its annotations
+        return False
     return built.is_segmentation or bool(built.config.get('ann_file')) or not hasattr(built.dataset, 'is_valid_file')
 
 
@@ -273,9 +273,6 @@ def _judge_images(problems: ProblemList, chosen: Sequence[_Sample], facts: Seque
             problems.add('images that are damaged and read all the same', f'{entry.image}: {image.damage}',
                          'What is missing is filled in. Copy the files anew.', warning=True)
         size = (image.width, image.height)
-        if entry.size is not None and tuple(entry.size) != size:
-            problems.add('images of another size than the annotation file states',
-                         f'{entry.image}: {size[0]}x{size[1]}{_describe_turn(image)}, stated: {entry.size[0]}x{entry.size[1]}')
         if mask is None or mask.error or mask.width is None:
             continue
         if (mask.width, mask.height) != size:
