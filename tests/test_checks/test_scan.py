@@ -3,12 +3,15 @@ import json
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 from rich.console import Console
 
-from helpers.mask_data import CLASSES, HEIGHT, LOADERS, WIDTH, configure, write
+from helpers.mask_data import CLASSES, HEIGHT, LOADERS, WIDTH, configure, examine, write
+from helpers.tasks import DATASETS, move_scenes
 from mmparax.checks import reading
 from mmparax.checks.scan_report import CACHE, count_errors, print_scan, scan_run, write_scan
+from mmparax.datasets.synthetic.writers import write_scenes
 
 
 @pytest.fixture
@@ -105,3 +108,25 @@ def test_a_data_set_that_is_not_there_is_a_problem_of_the_scan(tmp_path):
     found = {entry.place: entry for entry in scan_run(cfg, LOADERS, 2)}
     assert count_errors(list(found.values())) == 1 and found['train_dataloader.dataset'].read == 2
     assert 'does not exist' in found['test_dataloader.dataset'].problems.errors[0].items[0]
+
+
+@pytest.mark.parametrize('serialized', [True, False])
+def test_objects_are_counted_their_images_decoded_and_an_empty_file_never_hangs(serialized, tmp_path):
+    write_scenes(tmp_path / 'scenes', 3, 2, size=(64, 64), progress=False)
+    cfg = move_scenes(Config.fromfile(DATASETS / 'scenes_coco_instance_128x128.py').to_dict(), tmp_path / 'scenes')
+    cfg = Config(dict(cfg, default_scope='mmdet'))
+    for loader in LOADERS:
+        cfg[loader].dataset.serialize_data = serialized
+    train, val = scan_run(cfg, LOADERS, 'all')
+    path = tmp_path / 'scenes' / cfg.train_dataloader.dataset.ann_file
+    content = json.loads(path.read_text())
+    assert (train.unit, train.read, sum(train.counts.values())) == ('boxes', 3, len(
+        content['annotations'])) and not train.problems
+    image = tmp_path / 'scenes' / 'images' / 'validation' / content['images'][0]['file_name']
+    image = next(image.parent.iterdir())
+    image.write_bytes(image.read_bytes()[:-300])
+    status, text = examine(cfg)
+    assert status == 'problem' and '1 images that cannot be read: ' in text and image.name in text
+    path.write_text(json.dumps({**content, 'annotations': []}))
+    status, text = examine(cfg)
+    assert status == 'problem' and 'without images' in text and 'filter_empty_gt' in text
