@@ -13,8 +13,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 
-from mmparax.checks.scan import SAMPLE
-from mmparax.checks.scan_report import ALL
+from mmparax.checks.amounts import ALL, SAMPLE
 from mmparax.config.files import check_checkpoint, load_config
 from mmparax.config.query import find_class, find_datasets
 from mmparax.errors import TRACEBACK, InputError, MissingFileError, ParameterError, RandomBaseError, UserError, check_int

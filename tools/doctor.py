@@ -8,7 +8,8 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.text import Text
 
-from mmparax.checks.scan_report import LOADERS, count_errors, print_scan, scan_run, write_scan
+from mmparax.checks.amounts import LOADERS
+from mmparax.checks.scan_report import count_errors, print_scan, scan_run, write_scan
 from mmparax.cli import (
     ToolParser,
     add_amp_argument,

@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.config import Config
 
 from mmparax.checks.agreement import compare_datasets, compare_evaluators, compare_with_checkpoint
+from mmparax.checks.amounts import SAMPLE
 from mmparax.checks.built import BuiltDataset, build_datasets
 from mmparax.checks.images import EXIF_SIDEWAYS, UPRIGHT, ImageFacts
 from mmparax.checks.masks import IGNORED, Labels, MaskFacts, judge_masks
@@ -22,7 +23,6 @@ from mmparax.errors import InputError
 from mmparax.utils.folders import FileIndex, count_endings, is_hidden
 from mmparax.utils.problems import ProblemList
 
-SAMPLE = 200  # images of a data set that are read if nothing else is asked for
 TOGETHER = 'all data sets'
 
 
