@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mmparax.deploy.bank import AdapterBank
     from mmparax.deploy.merging import merge_adapter, unmerge_adapter
     from mmparax.errors import (
+        DataError,
         InputError,
         MissingFileError,
         ParameterError,
@@ -49,9 +50,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     'AdaRoute', 'AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptFormer', 'AdaptedConvNeXt', 'AdaptedMiT',
-    'AdaptedSwin', 'AdaptedViT', 'AdapterBank', 'BitFit', 'BlockInfo', 'CheckpointHook', 'ClassFolders', 'EMAHook', 'Frozen',
-    'InputError', 'LoRA', 'LoRand', 'Method', 'MissingFileError', 'Mona', 'NormTuning', 'OptimWrapperConstructor', 'PEFTHook',
-    'ParameterCount', 'ParameterError', 'RandomBaseError', 'RoutingHook', 'SVHN', 'StorageError', 'TrainingError',
+    'AdaptedSwin', 'AdaptedViT', 'AdapterBank', 'BitFit', 'BlockInfo', 'CheckpointHook', 'ClassFolders', 'DataError', 'EMAHook',
+    'Frozen', 'InputError', 'LoRA', 'LoRand', 'Method', 'MissingFileError', 'Mona', 'NormTuning', 'OptimWrapperConstructor',
+    'PEFTHook', 'ParameterCount', 'ParameterError', 'RandomBaseError', 'RoutingHook', 'SVHN', 'StorageError', 'TrainingError',
     'UpstreamChangedError', 'UserError', 'VPT', '__version__', 'count_parameters', 'fingerprint', 'load_adapter', 'merge_adapter',
     'save_adapter', 'unmerge_adapter'
 ]
@@ -73,7 +74,7 @@ _NAMES = {
     'mmparax.deploy.bank': ['AdapterBank'],
     'mmparax.deploy.merging': ['merge_adapter', 'unmerge_adapter'],
     _ERRORS: [
-        'InputError', 'MissingFileError', 'ParameterError', 'RandomBaseError', 'StorageError', 'TrainingError',
+        'DataError', 'InputError', 'MissingFileError', 'ParameterError', 'RandomBaseError', 'StorageError', 'TrainingError',
         'UpstreamChangedError', 'UserError'
     ],
     'mmparax.hooks': ['CheckpointHook', 'EMAHook', 'PEFTHook', 'RoutingHook'],
