@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 
+from mmparax.checks.amounts import ALL, SAMPLE
 from mmparax.config.files import check_checkpoint, load_config
 from mmparax.config.query import find_class, find_datasets
 from mmparax.errors import TRACEBACK, InputError, MissingFileError, ParameterError, RandomBaseError, UserError, check_int
@@ -204,6 +205,23 @@ class _SizeAction(argparse.Action):
         if len(values) > 2:
             raise argparse.ArgumentError(self, f'it takes a height and at most a width, not {len(values)} numbers')
         setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def add_scan_arguments(parser: Container, meaning: str) -> None:
+    """Add ``--scan`` (None, a number, or 'all') and ``--workers``."""
+    parser.add_argument(
+        '--scan', nargs='?', const=SAMPLE, type=_parse_amount, metavar='N',
+        help=f'{meaning}: all file names, and N images of each data set, or all, pixel by pixel (default: '
+        '%(const)s); what was read is kept in the work dir, so that an interrupted scan goes on')
+    parser.add_argument('--workers', type=int, default=0, metavar='N', help='processes that read for --scan (default: up to 4)')
+
+
+def _parse_amount(text: str) -> int | str:
+    if text == ALL:
+        return ALL
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a number of images nor {ALL!r}; a config goes in front of --scan')
+    return int(text)
 
 
 # ---- configs and runs ----

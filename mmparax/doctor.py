@@ -27,9 +27,12 @@ from mmparax.checks.checkpoint import check_origin
 from mmparax.checks.data import check_datasets
 from mmparax.checks.frozen import FrozenWatch
 from mmparax.checks.gradients import Gradients, check_gradients, watch_first_step
+from mmparax.checks.hidden_folders import leave_out_hidden_folders
 from mmparax.checks.model import check_class_counts, check_features
 from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers
 from mmparax.checks.random_batch import make_random_batch
+from mmparax.checks.scan import raise_errors, scan_datasets
+from mmparax.checks.scan import summarize as summarize_data
 from mmparax.checks.schedule import read_schedule
 from mmparax.config.query import find_class, find_datasets, find_missing_downloads, get_metainfo, get_model_config, walk_configs
 from mmparax.errors import TRACEBACK, TrainingError, UserError
@@ -128,15 +131,26 @@ class Doctor:
         return OK, f'{held}, written whole, resumed exactly'
 
     def check_data(self) -> tuple[str, str]:
-        check_datasets(self.cfg, ['train_dataloader', 'val_dataloader'])
-        fetched = find_missing_downloads(self.cfg, ['train_dataloader', 'val_dataloader', 'test_dataloader'])
+        loaders, others = ['train_dataloader', 'val_dataloader'], ['test_dataloader']
+        notes = leave_out_hidden_folders(self.cfg, [*loaders, *others])
+        check_datasets(self.cfg, loaders)
+        fetched = find_missing_downloads(self.cfg, [*loaders, *others])
         if fetched:
             return OK, f'will be downloaded into {", ".join(map(repr, fetched))} at the start of the run'
-        self.has_data = True
         try:
-            check_datasets(self.cfg, ['test_dataloader'])
+            check_datasets(self.cfg, others)
         except UserError as error:
-            return WARNING, f'training has its data, tools/test.py has not: {error}'
+            others = []
+            notes.append(f'training has its data, tools/test.py has not: {error}')
+        scanned = scan_datasets(self.cfg, [*loaders, *others])
+        tested = [entry for entry in scanned if entry.place.startswith('test_dataloader')]
+        raise_errors([entry for entry in scanned if entry not in tested])
+        self.has_data = True
+        for entry in tested:
+            notes += [f'training has its data, tools/test.py has not: {sentence}' for sentence in summarize_data(entry, False)]
+        notes += [sentence for entry in scanned for sentence in summarize_data(entry, True)]
+        if notes:
+            return WARNING, ' '.join(notes)
         return OK, 'the folders and files of all data sets exist, and have the classes of the config'
 
     def check_model(self) -> tuple[str, str]:

@@ -51,6 +51,17 @@ class TrainingError(UserError, RuntimeError):
     """A run that would train the wrong thing, or nothing."""
 
 
+class DataError(UserError, RuntimeError):
+    """A file of the data that cannot be used, found while a run reads it.
+
+    PyTorch makes an error of a worker process anew from its whole traceback; here only the sentence is kept.
+    """
+
+    def __init__(self, text: str):
+        name = f'{type(self).__module__}.{type(self).__qualname__}: '
+        super().__init__(text.rpartition(name)[2].strip() if text.startswith('Caught ') else text)
+
+
 class RandomBaseError(UserError, RuntimeError):
     """A backbone whose base would run without pre-trained weights."""
 

@@ -4,21 +4,25 @@ import argparse
 import sys
 
 import torch
+from mmengine.config import Config
 from rich.console import Console
 from rich.text import Text
 
 from mmparax.checks.fix_detection import fix_datasets
+from mmparax.checks.amounts import LOADERS
+from mmparax.checks.scan_report import count_errors, print_scan, scan_run, write_scan
 from mmparax.cli import (
     ToolParser,
     add_amp_argument,
     add_batch_size_argument,
     add_cfg_options_argument,
     add_gpus_argument,
+    add_scan_arguments,
     tool,
 )
 from mmparax.config.files import load_config
 from mmparax.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, summarize
-from mmparax.errors import check_int
+from mmparax.errors import InputError, check_int
 from mmparax.utils.launch import use_amp
 from mmparax.utils.logs import silence_log
 
@@ -39,6 +43,8 @@ def build_parser() -> ToolParser:
     parser.add_argument(
         '--fix', metavar='OUT', help='examine nothing; write corrected copies of annotation files in COCO\'s '
         'format into the folder OUT (or the file OUT.json), and say what was changed and what is left')
+    add_scan_arguments(parser, 'look at the data alone, of training, validation and test')
+    parser.add_argument('--json', metavar='FILE', help='with --scan: write what was found to FILE, too')
     return parser
 
 
@@ -46,13 +52,17 @@ def build_parser() -> ToolParser:
 def main(args: argparse.Namespace) -> None:
     check_int('gpus', args.gpus)
     check_int('batch_size', args.batch_size)
+    check_int('workers', args.workers, 0)
+    if args.json and args.scan is None:
+        raise InputError('--json writes what --scan finds: give both.')
     silence_log()
     cfg = load_config(args.config, args.cfg_options)
     console = Console(soft_wrap=True, highlight=False)
-    if args.fix is not None:
-        for sentence in fix_datasets(cfg, args.fix):
+    if args.scan is not None or args.fix is not None:
+        code = 0 if args.scan is None else scan(cfg, args, console)
+        for sentence in () if args.fix is None else fix_datasets(cfg, args.fix):
             console.print(sentence, markup=False)
-        return
+        sys.exit(code)
     use_amp(cfg, args.amp)
 
     def report(finding: Finding) -> None:
@@ -61,6 +71,19 @@ def main(args: argparse.Namespace) -> None:
     ready, sentence = summarize(Doctor(cfg, args.batch_size, args.gpus, report).examine())
     console.print(Text(sentence, 'bold green' if ready else 'bold red'))
     sys.exit(0 if ready else 1)
+
+
+def scan(cfg: Config, args: argparse.Namespace, console: Console) -> int:
+    """Scan the data, print what was found, and return the exit code."""
+    scanned = scan_run(cfg, LOADERS, args.scan, args.workers)
+    print_scan(scanned, console)
+    if args.json:
+        write_scan(scanned, args.json, args.config)
+    errors = count_errors(scanned)
+    console.print(
+        Text(f'{errors} problem(s) in the data.' if errors else 'No problem in the data.',
+             'bold red' if errors else 'bold green'))
+    return 1 if errors else 0
 
 
 if __name__ == '__main__':

@@ -1,8 +1,12 @@
 #!/usr/bin/env python
 """Evaluate a model: ``python tools/test.py CONFIG CHECKPOINT``."""
 import argparse
+import logging
+
+from mmengine.logging import print_log
 
 from mmparax.checks.data import check_datasets
+from mmparax.checks.hidden_folders import leave_out_hidden_folders
 from mmparax.cli import ToolParser, add_run_arguments, build_runner, draw_predictions, keep_config_file, load_run_config, tool
 from mmparax.config.files import check_checkpoint
 from mmparax.errors import InputError
@@ -30,6 +34,8 @@ def main(args: argparse.Namespace) -> None:
     cfg = load_run_config(args)
     check_checkpoint(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
+    for sentence in leave_out_hidden_folders(cfg, ['test_dataloader']):
+        print_log(sentence, logger='current', level=logging.WARNING)
     check_datasets(cfg, ['test_dataloader'])
     if args.show or args.show_dir:
         draw_predictions(cfg, args.show, args.show_dir, args.wait_time)

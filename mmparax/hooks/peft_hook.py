@@ -17,6 +17,8 @@ from mmparax.checks.frozen import FrozenWatch
 from mmparax.checks.gradients import Gradients, check_gradients, watch_first_step
 from mmparax.checks.model import check_class_counts, check_features, check_sync_norms
 from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers
+from mmparax.checks.pipeline_errors import name_pipeline_errors
+from mmparax.checks.scan import find_ignored_values
 from mmparax.checks.schedule import read_schedule
 from mmparax.errors import ParameterError, check_options
 from mmparax.hooks.checkpoint_hook import CheckpointHook
@@ -68,6 +70,8 @@ class PEFTHook(Hook):
             if isinstance(loop, BaseLoop):  # those of this run; the others are configs
                 metainfo = getattr(loop.dataloader.dataset, 'metainfo', None) or {}
                 check_class_counts(model, metainfo, f'{name}_dataloader.dataset')
+                ignored = find_ignored_values(runner.cfg, 'train_dataloader') if name == 'train' else None
+                name_pipeline_errors(loop.dataloader.dataset, f'{name}_dataloader.dataset', ignored)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         source = str(runner._load_from or runner.cfg.get('load_from') or 'the latest checkpoint')
