@@ -45,7 +45,7 @@ def prepare(*arguments, classes=NAMES):
 
 
 def split(root='data/mine'):
-    return {part: sorted(path.stem for path in Path(root, 'images', part).iterdir()) for part in SPLITS}
+    return {part: sorted(path.stem for path in Path(root, 'images', part).iterdir()) for part in SPLITS if Path(root, 'images', part).is_dir()}
 
 
 def read(path):

@@ -54,7 +54,7 @@ def test_the_config_trains_on_what_was_written(model, suffix, tmp_path, monkeypa
     monkeypatch.chdir(save(tmp_path, suffix=suffix))
     assert prepare('--model', model, '--iterations', '60') is None
     text = capsys.readouterr().out.partition('configs/my_data.py:\n\n')[2]
-    assert len(text.splitlines()) <= 12 and max(map(len, text.splitlines())) <= 127
+    assert len(text.splitlines()) <= 18 and max(map(len, text.splitlines())) <= 127
     Path('printed.py').write_text(text)
     assert prepare('--model', model, '--iterations', '60', '--force', '--config', 'written.py') is None
     assert Path('written.py').read_text().splitlines()[1:] == text.splitlines()[1:]
