@@ -92,7 +92,7 @@ def write_last(path: str | Path | None, text: str, inside: str | Path) -> Iterat
         if later:
             yield
         with _explain_storage(path):
-            for folder in reversed([folder for folder in path.parents if not folder.exists()]):
+            for folder in reversed([folder for folder in path.parents if not os.path.exists(folder)]):
                 folder.mkdir()
                 made.append(folder)
             part.write_text(text, encoding='utf-8')
@@ -101,7 +101,8 @@ def write_last(path: str | Path | None, text: str, inside: str | Path) -> Iterat
         with _explain_storage(path):
             part.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         for folder in reversed(made):
             with suppress(OSError):  # what else is in it stays
                 folder.rmdir()

@@ -138,10 +138,11 @@ def choose_sizes(found: MaskSet, model: str, size: Sequence[int] | None = None,
 def _measure_images(found: MaskSet, recipe: Recipe) -> tuple[int, int]:
     """(height, width) of most images, as far as the recipe is for it."""
     sizes = [pair.size for pairs in found.pairs.values() for pair in pairs] or [(recipe.size[1], recipe.size[1])]
-    height, width = (median_low(sides) for sides in zip(*sizes))
-    short = min(max(min(height, width), recipe.size[0]), recipe.size[1])
-    factor = min(short / min(height, width), recipe.longest / max(height, width))
-    return max(round(height * factor), 1), max(round(width * factor), 1)
+    short, long = (median_low(sides) for sides in zip(*map(sorted, sizes)))
+    factor = min(min(max(short, recipe.size[0]), recipe.size[1]) / short, recipe.longest / long)
+    sides = max(round(short * factor), 1), max(round(long * factor), 1)
+    upright = sum(height > width for height, width in sizes) > len(sizes) / 2
+    return (sides[1], sides[0]) if upright else sides
 
 
 def _are_mixed(found: MaskSet) -> bool:

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Own images and masks for training: ``python tools/dataset_tools/prepare_masks.py IMAGES MASKS --out-dir data/mine``."""
 import argparse
+import os
 import re
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(name_options(str(error), ['ignore', 'values', 'colours', 'mask_suffix'])) from error
     text = compose_config(found, args.out_dir, args.config or 'configs/my_data.py', args.model, args.iterations, args.size,
                           args.crop)
-    if config is not None and config.exists() and (not config.is_file() or config.read_bytes() != text.encode()):
+    if config is not None and os.path.exists(config) and not (config.is_file() and config.read_bytes() == text.encode()):
         raise InputError(f'the config {args.config!r} exists already and is another one; nothing was written. Choose '
                          'another file or remove it.')
     with write_last(config, text, inside=args.out_dir):

@@ -7,7 +7,7 @@ from PIL import Image
 from mmparax.datasets.masks.colours import ColourTable
 from mmparax.utils.problems import ProblemList
 
-FEW_COLOURS = 16  # more unknown colours in one mask are no forgotten classes
+FEW_COLOURS = 8  # more unknown colours in one mask are no forgotten classes
 
 
 def read_values(path: str | Path, colours: ColourTable | None, problems: ProblemList) -> np.ndarray | None:
@@ -29,12 +29,13 @@ def read_values(path: str | Path, colours: ColourTable | None, problems: Problem
         mask.load()
         if colours is not None:
             return _find_colours(mask, name, colours, problems)
-        values = np.asarray(mask)
+        # Who writes a GIF orders its palette anew: only the colours that it shows mean something.
+        values = np.asarray(mask.convert('RGB') if mask.format == 'GIF' else mask)
         if values.ndim > 2:
-            grey = values[..., :3] if len(mask.getbands()) > 2 else values[..., :1]
-            if mask.mode not in ('RGB', 'RGBA', 'LA') or (grey != grey[..., :1]).any() or _is_transparent(mask):
+            grey = values[..., :3] if values.shape[-1] > 2 else values[..., :1]
+            if mask.mode not in ('RGB', 'RGBA', 'LA', 'P', 'L') or (grey != grey[..., :1]).any() or _is_transparent(mask):
                 problems.add('masks with several channels, where a single one must hold class numbers',
-                             f'{name} ({len(mask.getbands())} channels, {mask.mode})',
+                             f'{name} ({values.shape[-1]} channels, {mask.mode})',
                              "If colours stand for the classes, say for which: colours='FILE'.")
                 return None
             values = grey[..., 0]

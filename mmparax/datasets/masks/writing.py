@@ -1,5 +1,6 @@
 """Writes images and masks in the layout that the configs read."""
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def check_target(out_dir: str | Path, sources: Sequence[str | Path], overwrite: 
             raise ParameterError('out_dir', str(out), f'the {kind} {str(source)!r}, which is read, must not be in it')
     check_writable('out_dir', out)
     remove_stale(out)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not os.path.exists(out) or (out.is_dir() and not any(out.iterdir())):
         return
     try:
         found = json.loads((out / 'classes.json').read_text(encoding='utf-8')).get('format')
@@ -64,8 +65,10 @@ def write_masks(found: MaskSet, out_dir: str | Path, link: bool = False, progres
         StorageError: if it cannot be written.
         InputError: if a mask was changed in the meantime.
     """
-    labels = np.full(1 + max(*found.values, *found.ignored, 0), IGNORED, np.uint8)
-    labels[found.values] = range(len(found.values))
+    # Sorted values and their numbers; a table over all values would be huge if one of them is.
+    known = np.array([*found.values, *found.ignored])
+    order = np.argsort(known)
+    known, numbers = known[order], np.array([*range(len(found.values)), *[IGNORED] * len(found.ignored)], np.uint8)[order]
     with replace_folder(out_dir) as draft, tqdm(total=sum(map(len, found.pairs.values())), desc='writing', unit='image',
                                                 disable=not progress) as bar:
         for split, pairs in found.pairs.items():
@@ -76,9 +79,10 @@ def write_masks(found: MaskSet, out_dir: str | Path, link: bool = False, progres
                 target = images / f'{pair.image.stem}{found.suffix}'
                 target.symlink_to(pair.image.resolve()) if link else shutil.copyfile(pair.image, target)
                 values = read_values(pair.mask, found.colours, ProblemList())
-                if values is None or values.size and values.max() >= len(labels):
+                places = np.searchsorted(known, values).clip(max=len(known) - 1) if values is not None else None
+                if places is None or (known[places] != values).any():
                     raise InputError(f'{str(pair.mask)!r} was changed while it was read; nothing was written.')
-                Image.fromarray(labels[values]).save(masks / f'{pair.image.stem}.png')
+                Image.fromarray(numbers[places]).save(masks / f'{pair.image.stem}.png')
                 bar.update()
         meta = dict(format=FORMAT, version=1, classes=found.classes, values=found.values, ignored=found.ignored,
                     counts={split: len(pairs) for split, pairs in found.pairs.items()}, seed=found.seed)
