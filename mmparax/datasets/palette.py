@@ -48,8 +48,8 @@ def _order_colours() -> np.ndarray:
     """(256, 3) of a grid of colours, the farthest from all before it next."""
     grid = np.stack(np.meshgrid(_STEPS, _STEPS, _STEPS, indexing='ij'), -1).reshape(-1, 3)
     seen = _see(grid)
-    # Nearly black and nearly white hide in pictures, and stand for nothing there.
-    grid, seen = (array[..., (seen[0, :, 0] > 20) & (seen[0, :, 0] < 95), :] for array in (grid, seen))
+    # Dark colours hide in dark pictures, and white in bright ones.
+    grid, seen = (array[..., (seen[0, :, 0] > 38) & (seen[0, :, 0] < 95), :] for array in (grid, seen))
     weights = np.array([1, _BLIND_WEIGHT, _BLIND_WEIGHT])[:, None]
     chosen = [int(np.argmin(np.abs(grid - (219, 36, 36)).sum(-1)))]
     nearest = np.full(len(grid), np.inf)

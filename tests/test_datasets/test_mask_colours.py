@@ -77,7 +77,7 @@ def test_palettes_and_opaque_alpha_are_colours_too(folder):
         ('Class R G B\n' + '\n'.join(f'{name} the first {r} {g} {b}'
                                      for name, (r, g, b) in zip(NAMES, COLOURS)), [f'{name} the first' for name in NAMES]),
         (json.dumps(dict(zip(NAMES, COLOURS.tolist()))), NAMES),
-        (json.dumps([dict(name=name, color='#%02x%02x%02x' % tuple(rgb)) for name, rgb in zip(NAMES, COLOURS.tolist())]), NAMES),
+        (json.dumps([dict(name=name, color='#' + bytes(rgb).hex()) for name, rgb in zip(NAMES, COLOURS.tolist())]), NAMES),
         ('\n'.join('{} {} {}'.format(*rgb) for rgb in COLOURS.tolist()), []),
         (json.dumps(COLOURS.tolist()), []),
     ], ids=['CamVid', 'commas', 'CSV', 'CSV, quoted', 'CVAT', 'name first', 'JSON', 'JSON list', 'no names', 'JSON, no names'])

@@ -137,7 +137,7 @@ def test_images_elsewhere_and_other_spellings(here):
     tag = Image.Exif()
     tag[0x0112] = 6
     Image.fromarray(np.zeros((WIDTH, HEIGHT, 3), np.uint8)).save('photos/a.jpg', exif=tag)  # stored turned, as labelled upright
-    assert convert('--images', 'photos') is None
+    assert convert('--image-dir', 'photos') is None
     assert sorted(path.name for path in Path('data/shapes/images').iterdir()) == ['a.jpg', 'sub_b.jpg']
 
 
@@ -195,7 +195,7 @@ def labelme_problems(root):
         'points outside the image (1): Look at whether they are meant for this image; --clip cuts them off at its border.\n'
         '    a.json: shape 5 (dog, polygon): (70, 10) in 56x40', 'shapes with points that are no numbers (2):',
         'shapes whose mask cannot be read (1):\n    a.json: shape 7', "'bird' in 1 image(s)", '--ignore bird',
-        "images that are not there (1): If they are elsewhere, say where: --images DIR.\n    b.json: b.jpg",
+        "images that are not there (1): If they are elsewhere, say where: --image-dir DIR.\n    b.json: b.jpg",
         'images of another size than the annotations say (1):\n    c.json: 40x56, c.jpg: 56x40',
         'files that cannot be read (1):\n    d.json (JSONDecodeError', "e.json (COCO's format"
     ]
@@ -240,7 +240,7 @@ def test_what_can_be_left_out_and_cut(here):
     (lambda: save_image(Path('drawn/a.jpg')), [], 'neither JSON files of LabelMe nor the annotations.xml of CVAT'),
     (lambda: None, [], "source: 'drawn' does not exist"),
     (lambda: save_cvat(Path('drawn'), [], more='<track id="0" label="cat"></track>'), [], 'as "CVAT for images"'),
-    (lambda: save_labelme_in('drawn'), ['--images', 'nowhere'], "images: 'nowhere' does not exist"),
+    (lambda: save_labelme_in('drawn'), ['--image-dir', 'nowhere'], "image_dir: 'nowhere' does not exist"),
     (lambda: save_labelme_in('drawn'), ['--val-ratio', '0.5'], '--val-ratio=0.5 is not allowed: prepare_masks.py splits masks'),
     (lambda: save_labelme_in('drawn'), ['--format', 'coco'], 'there are 1 image(s) for training'),
     (lambda: save_labelme_in('drawn'), ['--ignore', 'dog'], "labels to ignore that are in no file (1):\n    'dog'"),

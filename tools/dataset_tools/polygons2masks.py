@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmparax.cli import ToolParser, add_out_dir_argument, name_options, tool
+from mmparax.cli import ToolParser, add_image_dir_argument, add_out_dir_argument, name_options, tool
 from mmparax.datasets.masks import VAL_RATIO, check_target
 from mmparax.datasets.shapes.collection import ShapeSet, read_shapes
 from mmparax.datasets.shapes.writing import FORMAT, name_mask_classes, write_coco, write_shape_masks
@@ -25,7 +25,7 @@ def build_parser() -> ToolParser:
     add_out_dir_argument(parser, meaning='folder to create, such as data/shapes')
     parser.add_argument('--format', choices=['masks', 'coco'], default='masks',
                         help='masks for semantic segmentation, or COCO for objects (default: %(default)s)')
-    parser.add_argument('--images', metavar='DIR', help='where the images are (default: where the annotations say)')
+    add_image_dir_argument(parser, 'where the images are (default: where the annotations say)')
     parser.add_argument('--classes', nargs='+', metavar='LABEL',
                         help="labels in the order that they are to have (default: CVAT's order, or the alphabet's)")
     parser.add_argument('--ignore', nargs='+', default=[], metavar='LABEL',
@@ -64,13 +64,14 @@ def main(args: argparse.Namespace) -> None:
         raise ParameterError('val_ratio', args.val_ratio, 'it must be between 0 and 1, without both')
     if args.val_ratio is not None and args.format == 'masks':
         raise ParameterError('val_ratio', args.val_ratio, 'prepare_masks.py splits masks', 'Leave it out, or ask for COCO.')
-    check_target(args.out_dir, [args.source, *([args.images] if args.images else ())], args.force, FORMAT, 'converted shapes')
+    check_target(args.out_dir, [args.source, *([args.image_dir] if args.image_dir else ())], args.force, FORMAT,
+                 'converted shapes')
     try:
-        found = read_shapes(args.source, args.images, args.classes, args.ignore, args.skip, args.clip)
+        found = read_shapes(args.source, args.image_dir, args.classes, args.ignore, args.skip, args.clip)
     except ParameterError:
         raise
     except InputError as error:
-        raise InputError(name_options(str(error), ['ignore', 'skip', 'images', 'clip'])) from error
+        raise InputError(name_options(str(error), ['ignore', 'skip', 'image_dir', 'clip'])) from error
     background = 'background' if args.unlabelled == 'background' else None
     if args.format == 'masks':
         write_shape_masks(found, args.out_dir, background, args.link)

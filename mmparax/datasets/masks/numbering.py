@@ -10,6 +10,7 @@ from mmparax.utils.text import join_names
 
 IGNORED = 255  # what mmsegmentation's losses and metrics leave out
 MAX_CLASSES = 255
+MANY = 20  # more values than these are not listed in a remedy
 Counts = Sequence[Mapping[int, int]]  # for each mask: value -> number of pixels
 
 
@@ -119,9 +120,12 @@ def check_values(counts: Counts, masks: Sequence[str], numbering: Numbering, sai
         kind = (f'values in the masks that are no class (classes: {join_names(map(numbering.describe, values))}; ignored: '
                 f'{join_names(map(numbering.describe, ignored)) or "none"})')
         names = numbering.colours.names if numbering.colours else []
-        left = [names[value] if names else value for value in (*(value for value in ignored if value in pixels), *strange[:8])]
+        proposed: list[int | str] = [
+            names[value] if names else value for value in (*(value for value in ignored if value in pixels), *strange)
+        ]
         which, them = ('it a name', 'it') if len(strange) == 1 else ('each a name', 'them')
-        remedy = hint or f'Give {which}, or leave {them} out: ignore={left!r}.'
+        remedy = hint or (f'Give {which}, or leave {them} out: ignore={proposed!r}.'
+                          if len(strange) <= MANY else 'So many are no class numbers, or those of another data set.')
         for value in strange:
             problems.add(
                 kind, f'{numbering.describe(value)} in {number[value]} mask(s), {_format_share(pixels[value] / total)} of '
@@ -130,8 +134,8 @@ def check_values(counts: Counts, masks: Sequence[str], numbering: Numbering, sai
     if pixels and not strange and len(seen) < 2:
         share = _format_share(sum(pixels[value] for value in ignored) / total)
         only = f'the class {numbering.describe(seen[0])} alone' if seen else 'no class'
-        left = join_names(numbering.describe(value) for value in ignored if value in pixels)
-        problems.add('data sets that hold ' + only, f'{share} of all pixels are ignored' + (f' (value {left})' if left else ''),
+        which = join_names(numbering.describe(value) for value in ignored if value in pixels)
+        problems.add('data sets that hold ' + only, f'{share} of all pixels are ignored' + (f' (value {which})' if which else ''),
                      hint or 'There is nothing to tell apart: training needs two classes.')
 
 

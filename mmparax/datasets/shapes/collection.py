@@ -36,13 +36,13 @@ class ShapeSet:
         return sum(numbers), sum(number > 0 for number in numbers)
 
 
-def read_shapes(source: str | Path, images: str | Path | None = None, classes: Sequence[str] | None = None,
+def read_shapes(source: str | Path, image_dir: str | Path | None = None, classes: Sequence[str] | None = None,
                 ignore: Sequence[str] = (), skip: Collection[str] = (), clip: bool = False) -> ShapeSet:
     """Read and check what a labelling tool has written.
 
     Args:
         source: a folder of LabelMe's JSON files, or CVAT's ``annotations.xml`` ("CVAT for images"), or the folder with it.
-        images: folder of the images, if they are not where the annotations say.
+        image_dir: folder of the images, if they are not where the annotations say.
         classes: labels in the order that they are to have; by default CVAT's own order, or the alphabet's.
         ignore: labels that are not to be learnt; LabelMe's ``__ignore__`` is always one.
         skip: kinds of shapes to leave out, such as ``'polyline'``.
@@ -53,7 +53,7 @@ def read_shapes(source: str | Path, images: str | Path | None = None, classes: S
         InputError: if it is something else, or listing every file and shape that cannot be used.
     """
     source = Path(source)
-    for name, path in (('source', source), ('images', images)):
+    for name, path in (('source', source), ('image_dir', image_dir)):
         if path is not None and not Path(path).exists():
             raise MissingFileError(f'{name}: {str(path)!r} does not exist.')
     for name, given in (('classes', classes), ('ignore', ignore)):
@@ -64,10 +64,10 @@ def read_shapes(source: str | Path, images: str | Path | None = None, classes: S
     if file.suffix.lower() == '.zip':
         raise InputError(f'{str(source)!r} is packed: unpack it, and give the folder.')
     if file.is_file():
-        found, labels = read_cvat(file, images, skip, clip, problems)
+        found, labels = read_cvat(file, image_dir, skip, clip, problems)
     else:
-        found = read_labelme(source, images, skip, clip, problems)
-        unlabelled = _count_unlabelled(source if images is None else Path(images), found)
+        found = read_labelme(source, image_dir, skip, clip, problems)
+        unlabelled = _count_unlabelled(source if image_dir is None else Path(image_dir), found)
     for target, count in Counter(image.name for image in found).items():
         if count > 1:
             problems.add('names that several images have', '/'.join(filter(None, target)) + f' ({count})')

@@ -75,7 +75,7 @@ def check_image(candidates: Iterable[Path], size: tuple[int, int] | None, source
     """
     file = next((path for path in candidates if path.is_file()), None)
     if file is None:
-        problems.add('images that are not there', f'{source}: {wanted}', "If they are elsewhere, say where: images='DIR'.")
+        problems.add('images that are not there', f'{source}: {wanted}', "If they are elsewhere, say where: image_dir='DIR'.")
         return None
     try:
         with Image.open(file) as image:
