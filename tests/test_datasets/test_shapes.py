@@ -258,6 +258,15 @@ def save_labelme_in(folder):
     save_image(Path(folder) / 'unlabelled.jpg')
 
 
+@pytest.mark.parametrize('form', ['masks', 'coco'])
+def test_shapes_without_a_pixel_are_counted(form, here, capsys):
+    speck = ('polygon', dict(label='cat', points='10.1,10.1;10.2,10.1;10.2,10.2'))
+    save_cvat(here / 'drawn',
+              [(name, [speck, ('polygon', dict(label='cat', points=join(SQUARE)))]) for name in ('a.jpg', 'b.jpg')])
+    assert convert('--format', form) is None
+    assert 'Warning: 2 shape(s) cover no pixel and are left out.' in capsys.readouterr().out
+
+
 def test_images_without_a_file_are_counted_and_written_folders_are_known(here, capsys):
     save_labelme_in('drawn')
     assert convert() is None

@@ -74,12 +74,15 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(name_options(str(error), ['ignore', 'skip', 'image_dir', 'clip'])) from error
     background = 'background' if args.unlabelled == 'background' else None
     if args.format == 'masks':
-        write_shape_masks(found, args.out_dir, background, args.link)
+        empty = write_shape_masks(found, args.out_dir, background, args.link)
     else:
-        counts = write_coco(found, args.out_dir, VAL_RATIO if args.val_ratio is None else args.val_ratio, args.seed, args.link)
+        counts, empty = write_coco(found, args.out_dir, VAL_RATIO if args.val_ratio is None else args.val_ratio, args.seed,
+                                   args.link)
     Console(soft_wrap=True, highlight=False).print(make_table(found))
     if found.unlabelled:
         print(f'Warning: {found.unlabelled} image(s) have no annotations and are left out.')
+    if empty:
+        print(f'Warning: {empty} shape(s) cover no pixel and are left out.')
     print(f'Wrote {args.out_dir}.')
     if args.format == 'masks':
         names = shlex.join(name_mask_classes(found, background))

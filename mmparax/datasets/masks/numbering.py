@@ -120,9 +120,8 @@ def check_values(counts: Counts, masks: Sequence[str], numbering: Numbering, sai
         kind = (f'values in the masks that are no class (classes: {join_names(map(numbering.describe, values))}; ignored: '
                 f'{join_names(map(numbering.describe, ignored)) or "none"})')
         names = numbering.colours.names if numbering.colours else []
-        proposed: list[int | str] = [
-            names[value] if names else value for value in (*(value for value in ignored if value in pixels), *strange)
-        ]
+        kept = [value for value in ignored if value != IGNORED or value in pixels]
+        proposed: list[int | str] = [names[value] if names else value for value in (*kept, *strange)]
         which, them = ('it a name', 'it') if len(strange) == 1 else ('each a name', 'them')
         remedy = hint or (f'Give {which}, or leave {them} out: ignore={proposed!r}.'
                           if len(strange) <= MANY else 'So many are no class numbers, or those of another data set.')

@@ -47,7 +47,7 @@ def name_mask_classes(found: ShapeSet, background: str | None) -> list[str]:
 
 
 def write_shape_masks(found: ShapeSet, out_dir: str | Path, background: str | None = 'background', link: bool = False,
-                      progress: bool = True) -> None:
+                      progress: bool = True) -> int:
     """Write images and masks; later shapes, and those of a higher z_order, lie above the others.
 
     Args:
@@ -57,9 +57,13 @@ def write_shape_masks(found: ShapeSet, out_dir: str | Path, background: str | No
         link: make symbolic links to the images instead of copies.
         progress: show a progress bar.
 
+    Returns:
+        the number of shapes that cover no pixel.
+
     Raises:
         StorageError: if it cannot be written.
     """
+    empty = 0
     names = name_mask_classes(found, background)
     values = {name: value for value, name in enumerate(names)} | dict.fromkeys(found.ignored, IGNORED)
     values[LABELME_BACKGROUND] = IGNORED if background is None else 0
@@ -69,14 +73,17 @@ def write_shape_masks(found: ShapeSet, out_dir: str | Path, background: str | No
             _place_image(image, draft / 'images' / split, link)
             mask = np.full((image.height, image.width), IGNORED if background is None else 0, np.uint8)
             for shape in image.shapes:
-                mask[draw(shape, image.height, image.width)] = values[shape.label]
+                pixels = draw(shape, image.height, image.width)
+                empty += not pixels.any()
+                mask[pixels] = values[shape.label]
             (draft / 'masks' / split).mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask).save(draft / 'masks' / split / f'{name}.png')
         _write_json(draft / 'classes.json', dict(format=FORMAT, version=1, classes=names))
+    return empty
 
 
 def write_coco(found: ShapeSet, out_dir: str | Path, val_ratio: float = 0.2, seed: int = 0, link: bool = False,
-               progress: bool = True) -> dict[str, tuple[int, int]]:
+               progress: bool = True) -> tuple[dict[str, tuple[int, int]], int]:
     """Write images, and COCO's annotations of each split; ignored shapes are left out.
 
     Shapes of a label and a group are one object. Images in folders such as ``train`` and ``val`` keep that split; else the
@@ -91,7 +98,7 @@ def write_coco(found: ShapeSet, out_dir: str | Path, val_ratio: float = 0.2, see
         progress: show a progress bar.
 
     Returns:
-        (number of images, number of objects) of each split.
+        (number of images, number of objects) of each split, and the number of objects that cover no pixel and were left out.
 
     Raises:
         InputError: if there is nothing for training or validation.
@@ -106,21 +113,23 @@ def write_coco(found: ShapeSet, out_dir: str | Path, val_ratio: float = 0.2, see
     if 'validation' not in splits:
         splits['training'], splits['validation'] = draw_validation(splits['training'], lambda image: image.name[1], val_ratio,
                                                                    seed)
-    counts = {}
+    counts, empty = {}, 0
     total = len(found.images)
     with replace_folder(out_dir) as draft, tqdm(total=total, desc='writing', unit='image', disable=not progress) as bar:
         (draft / 'annotations').mkdir()
         for split, images in splits.items():
-            content = _make_coco(sorted(images, key=lambda image: image.name), found.classes, bar.update)
+            content, dropped = _make_coco(sorted(images, key=lambda image: image.name), found.classes, bar.update)
             for image in images:
                 _place_image(image, draft / 'images' / split, link)
             _write_json(draft / 'annotations' / f'{split}.json', content)
             counts[split] = len(images), len(content['annotations'])
+            empty += dropped
         _write_json(draft / 'classes.json', dict(format=FORMAT, version=1, classes=found.classes))
-    return counts
+    return counts, empty
 
 
-def _make_coco(images: list[ShapeImage], classes: list[str], step: Callable[[], Any]) -> dict[str, Any]:
+def _make_coco(images: list[ShapeImage], classes: list[str], step: Callable[[], Any]) -> tuple[dict[str, Any], int]:
+    empty = 0
     content: dict[str, Any] = dict(images=[], annotations=[],
                                    categories=[dict(id=number, name=name) for number, name in enumerate(classes, 1)])
     for number, image in enumerate(images, 1):
@@ -131,12 +140,13 @@ def _make_coco(images: list[ShapeImage], classes: list[str], step: Callable[[], 
                 objects.setdefault((shape.label, shape.group) if shape.group else position, []).append(shape)
         for parts in objects.values():
             annotation = _make_annotation(parts, image.height, image.width)
+            empty += annotation['area'] == 0
             if annotation['area'] > 0:
                 content['annotations'].append(
                     dict(id=len(content['annotations']) + 1, image_id=number, category_id=1 + classes.index(parts[0].label),
                          iscrowd=0, **annotation))
         step()
-    return content
+    return content, empty
 
 
 def _make_annotation(parts: list[Shape], height: int, width: int) -> dict[str, Any]:
