@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from helpers.mask_folders import paint, prepare, read, save, split
+from mmparax.datasets.masks import examine
+from mmparax.errors import InputError
 
 PARTS = dict(training=[0, 1], validation=[2, 3], test=[4])
 
@@ -110,6 +112,20 @@ def test_masks_of_other_lossless_formats(folder):
     assert prepare() is None
     for path in Path('data/mine/annotations').rglob('*.png'):
         assert np.array_equal(read(path), paint(int(path.stem[-1]))[1])
+
+
+CAMVID = Path(__file__).resolve().parents[3] / 'shared' / 'real' / 'camvid'
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not CAMVID.is_dir(), reason='needs the CamVid scenes in ../shared/real/camvid')
+def test_camvid_with_its_own_split():
+    names = 'Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist'.split()
+    with pytest.raises(InputError, match=r"leave it out: ignore=\[11\]\.\n +11 in 700 mask\(s\), 3\.59% of all pixels"):
+        examine(CAMVID / 'images', CAMVID / 'labels', classes=names, progress=False)
+    found = examine(CAMVID / 'images', CAMVID / 'labels', classes=[*names, 'Void'], ignore=['Void'], progress=False)
+    assert {part: len(pairs) for part, pairs in found.pairs.items()} == dict(training=367, validation=101, test=233)
+    assert found.classes == names and found.ignored == [11] and not found.list_warnings()
 
 
 # ---- what is refused ----

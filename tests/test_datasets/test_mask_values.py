@@ -51,8 +51,7 @@ def test_a_value_without_a_class_names_the_remedies(folder):
     assert prepare(classes=['a', 'b', 'c']).splitlines() == [
         "InputError: 1 problem(s) in 'images' and 'masks'; nothing was written.",
         '  values in the masks that are no class (classes: 0, 1, 2; ignored: 255) (1): Give it a name, or leave it out: '
-        '--ignore 11.',
-        '    11 in 5 mask(s), 25.00% of all pixels: plant_0.png, ...'
+        '--ignore 11.', '    11 in 5 mask(s), 25.00% of all pixels: plant_0.png, ...'
     ]
     assert not Path('data').exists()
 
