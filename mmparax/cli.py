@@ -1,8 +1,10 @@
 """What the scripts in ``tools/`` share: arguments, configs, and errors as sentences."""
 import argparse
+import ast
 import functools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,6 +94,25 @@ def explain(error: UserError, parser: argparse.ArgumentParser, args: argparse.Na
     if given == parser.get_default(name) and not _is_among(error.value, given):
         return text
     return option + text[len(error.parameter):]
+
+
+def name_options(text: str, parameters: Sequence[str]) -> str:
+    """A sentence of the library with the options of a script where it proposes arguments.
+
+    ``ignore=[3, 'a b']`` becomes ``--ignore 3 'a b'``, ``clip=True`` becomes ``--clip``.
+
+    Args:
+        text: of an error.
+        parameters: those that are options of the script.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        value = ast.literal_eval(match[2])
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        return ' '.join([f'--{match[1].replace("_", "-")}', *(shlex.quote(str(each)) for each in values)])
+
+    literal = r"""\[[^\[\]]*\]|'[^']*'|"[^"]*"|True"""
+    return re.sub(rf'\b({"|".join(parameters)})=({literal})', replace, text)
 
 
 def _is_among(value: Any, given: Any) -> bool:
@@ -191,9 +212,10 @@ def add_out_dir_argument(parser: Container, default: str | None = None, meaning:
                         (' (default: %(default)s)' if default else ''))
 
 
-def add_size_argument(parser: Container, meaning: str, default: tuple[int, int] | None = None, required: bool = False) -> None:
-    """Add ``--size H [W]``: (H, W) in pixels."""
-    parser.add_argument('--size', nargs='+', type=int, action=_SizeAction, default=default, required=required, metavar=('H', 'W'),
+def add_size_argument(parser: Container, meaning: str, default: tuple[int, int] | None = None, required: bool = False,
+                      flag: str = '--size') -> None:
+    """Add ``--size H [W]``, or another flag of this kind: (H, W) in pixels."""
+    parser.add_argument(flag, nargs='+', type=int, action=_SizeAction, default=default, required=required, metavar=('H', 'W'),
                         help=meaning)
 
 

@@ -41,7 +41,7 @@ def build_parser() -> ToolParser:
     add_batch_size_argument(parser, 2, 'images of the one step')
     add_amp_argument(parser)
     parser.add_argument(
-        '--fix', metavar='OUT', help='examine nothing; write corrected copies of annotation files in COCO\'s '
+        '--fix', metavar='OUT', help='examine no more than --scan asks for; write corrected copies of annotation files in COCO\'s '
         'format into the folder OUT (or the file OUT.json), and say what was changed and what is left')
     add_scan_arguments(parser, 'look at the data alone, of training, validation and test')
     parser.add_argument('--json', metavar='FILE', help='with --scan: write what was found to FILE, too')
