@@ -11,8 +11,8 @@ import numpy as np
 from mmparax.checks.coco import judge_boxes, look_like_corners
 from mmparax.checks.coco_file import are_ids, find_repeated, get_column, is_number, read_annotations, read_numbers
 from mmparax.checks.coco_masks import Mask, covers_image, is_polygon, judge_mask, measure_area, measure_mask
-from mmparax.checks.images import read_header
 from mmparax.errors import InputError, ParameterError
+from mmparax.utils.images import read_header
 from mmparax.utils.storage import write
 
 Entries = Sequence[dict[str, Any]]

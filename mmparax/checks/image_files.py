@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mmparax.checks.coco_file import FIX, add_all
-from mmparax.checks.images import EXIF_SIDEWAYS, ImageHeader, read_header
 from mmparax.checks.usage import Usage
+from mmparax.utils.images import EXIF_SIDEWAYS, ImageHeader, read_header
 from mmparax.utils.problems import ProblemList
 
 UPRIGHT = 1  # of EXIF's orientations

@@ -4,52 +4,15 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import mmcv
 import numpy as np
 from PIL import Image
 
-EXIF_ORIENTATION, EXIF_SIDEWAYS = 0x0112, (5, 6, 7, 8)
-UPRIGHT = 1
+from mmparax.utils.images import UPRIGHT, describe_image
+
 # What PIL and OpenCV both read; of another format the configured loader itself is asked.
 COMMON_FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'WEBP')
-
-
-@dataclass(frozen=True)
-class ImageHeader:
-    """What the first bytes of an image file say; no pixel is read.
-
-    Attributes:
-        width: in pixels, as stored.
-        height: in pixels, as stored.
-        orientation: of its EXIF tag; 1 is upright.
-        mode: PIL's, such as ``'RGB'``, ``'L'``, ``'P'`` or ``'I;16'``.
-    """
-    width: int
-    height: int
-    orientation: int
-    mode: str
-
-    @property
-    def loaded_size(self) -> tuple[int, int]:
-        """(width, height) after the turn that the EXIF tag asks for, which OpenCV makes when it reads colours."""
-        return (self.height, self.width) if self.orientation in EXIF_SIDEWAYS else (self.width, self.height)
-
-
-def read_header(path: str | Path) -> ImageHeader:
-    """Read the header of an image.
-
-    Raises:
-        OSError: if it is not there, is empty or no image.
-    """
-    with Image.open(path) as image:
-        return _describe(image)
-
-
-def _describe(image: Image.Image) -> ImageHeader:
-    orientation = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
-    return ImageHeader(image.width, image.height, orientation if isinstance(orientation, int) else UPRIGHT, image.mode)
 
 
 @dataclass(frozen=True)
@@ -112,7 +75,7 @@ def examine_image(path: str, loader: Loader = Loader()) -> ImageFacts:
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter('ignore')
-            header, kind = _describe(image), image.format
+            header, kind = describe_image(image), image.format
             image.load()
     except Exception as error:  # whatever a decoder says
         damage, kind = describe_error(error), None

@@ -14,13 +14,14 @@ from mmengine.config import Config
 from mmparax.checks.agreement import compare_datasets, compare_evaluators, compare_with_checkpoint
 from mmparax.checks.amounts import SAMPLE
 from mmparax.checks.built import BuiltDataset, build_datasets
-from mmparax.checks.images import EXIF_SIDEWAYS, UPRIGHT, ImageFacts
+from mmparax.checks.images import ImageFacts
 from mmparax.checks.masks import IGNORED, Labels, MaskFacts, judge_masks
 from mmparax.checks.pipelines import find_image_loader, find_mask_loading, leaves_out_unreadable
 from mmparax.checks.reading import FileFacts, Task, read_files
 from mmparax.config.query import find_metrics, walk_configs
 from mmparax.errors import InputError
 from mmparax.utils.folders import FileIndex, count_endings, is_hidden
+from mmparax.utils.images import EXIF_SIDEWAYS, UPRIGHT
 from mmparax.utils.problems import ProblemList
 
 TOGETHER = 'all data sets'

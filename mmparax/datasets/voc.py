@@ -14,10 +14,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from mmparax.errors import InputError, MissingFileError, ParameterError, check_choice
+from mmparax.utils.images import EXIF_SIDEWAYS, read_header
 from mmparax.utils.problems import ProblemList
 from mmparax.utils.storage import write
 from mmparax.utils.text import join_names
@@ -29,7 +29,6 @@ GENERATOR = 'mmparax voc2coco'
 # What becomes of objects that VOC calls difficult.
 DIFFICULT = ('ignore', 'keep', 'drop')
 _XML_ERRORS = (ElementTree.ParseError, ValueError, LookupError)  # the last: an encoding that nobody knows
-_EXIF_ORIENTATION, _EXIF_SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -230,9 +229,7 @@ def _read_image(root: Path, name: str, files: dict[str, str], zero_based: bool, 
     if not path.is_file() or name not in files:
         return None
     try:
-        with Image.open(root / IMAGES / files[name]) as image:
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _EXIF_SIDEWAYS
-            width, height = image.size[::-1] if turned else image.size
+        header = read_header(root / IMAGES / files[name])
     except OSError as error:
         problems.add('images that cannot be read', f'{files[name]} ({error})')
         return None
@@ -241,9 +238,10 @@ def _read_image(root: Path, name: str, files: dict[str, str], zero_based: bool, 
     except _XML_ERRORS as error:
         problems.add('annotations that are no XML', f'{path.name} ({error})')
         return None
+    width, height = header.loaded_size
     said = tuple(_read_number(tree, f'size/{side}') for side in ('width', 'height'))
     if all(said) and said != (width, height):  # some tools write 0 if they do not know it
-        note = ' as its EXIF tag turns it' if turned else ''
+        note = ' as its EXIF tag turns it' if header.orientation in EXIF_SIDEWAYS else ''
         problems.add('annotations made for another size of their image',
                      f'{path.name}: {said[0]:g}x{said[1]:g}, {files[name]}: {width}x{height}{note}')
         return None

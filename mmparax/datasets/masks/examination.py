@@ -12,11 +12,11 @@ from mmparax.datasets.masks.files import SPLITS, SUFFIXES, MatchedFile, match_fi
 from mmparax.datasets.masks.numbering import check_count, check_numbering, check_values
 from mmparax.datasets.masks.reading import count_values, read_values
 from mmparax.errors import InputError, ParameterError, check_int, check_number
+from mmparax.utils.images import EXIF_SIDEWAYS, UPRIGHT, describe_image
 from mmparax.utils.problems import ProblemList
 from mmparax.utils.text import join_names
 
 VAL_RATIO = 0.2
-_EXIF_ORIENTATION, _EXIF_SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
 @dataclass
@@ -200,8 +200,7 @@ def _read(file: MatchedFile, colours: ColourTable | None, problems: ProblemList)
     try:
         with Image.open(file.image) as image:
             image.load()
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            picture = image.size
+            picture = describe_image(image)
     except Exception as error:  # whatever a decoder says
         problems.add('files that cannot be read', f'{file.image.name} ({type(error).__name__}: {error})')
     try:
@@ -210,11 +209,11 @@ def _read(file: MatchedFile, colours: ColourTable | None, problems: ProblemList)
         problems.add('files that cannot be read', f'{file.mask.name} ({type(error).__name__}: {error})')
     if picture is None or labels is None:
         return None
-    size = picture[::-1] if orientation in _EXIF_SIDEWAYS else picture  # as it will be when it is read
+    size = picture.loaded_size
     height, width = labels.shape
     if size != (width, height):
-        turned = f', turned by its EXIF orientation {orientation}' if size != picture else ''
+        turned = f', turned by its EXIF orientation {picture.orientation}' if picture.orientation in EXIF_SIDEWAYS else ''
         problems.add('images and masks of different sizes',
                      f'{file.image.name}: {size[0]}x{size[1]}{turned}, {file.mask.name}: {width}x{height}')
         return None
-    return ImageMaskPair(file.image, file.mask, count_values(labels), (height, width), orientation != 1)
+    return ImageMaskPair(file.image, file.mask, count_values(labels), (height, width), picture.orientation != UPRIGHT)

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from mmparax.datasets.masks.files import find_split
+from mmparax.utils.images import read_header
 from mmparax.utils.problems import ProblemList
 
-_EXIF_ORIENTATION, _EXIF_SIDEWAYS = 0x0112, (5, 6, 7, 8)
 _NUMBER = re.compile(r'\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*', re.IGNORECASE)
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -78,11 +77,7 @@ def check_image(candidates: Iterable[Path], size: tuple[int, int] | None, source
         problems.add('images that are not there', f'{source}: {wanted}', "If they are elsewhere, say where: image_dir='DIR'.")
         return None
     try:
-        with Image.open(file) as image:
-            width, height = image.size
-            if image.getexif().get(_EXIF_ORIENTATION,
-                                   1) in _EXIF_SIDEWAYS:  # labelling tools show it turned, training reads it so
-                width, height = height, width
+        width, height = read_header(file).loaded_size  # labelling tools show it turned, training reads it so
     except Exception as error:  # whatever a decoder says
         problems.add('images that cannot be read', f'{file.name} ({type(error).__name__}: {error})')
         return None
