@@ -63,7 +63,8 @@ def main(args: argparse.Namespace) -> None:
         for sentence in () if args.fix is None else fix_datasets(cfg, args.fix):
             console.print(sentence, markup=False)
         sys.exit(code)
-    use_amp(cfg, args.amp)
+    if cfg.get('optim_wrapper') is not None:
+        use_amp(cfg, args.amp)
 
     def report(finding: Finding) -> None:
         console.print(Text.assemble((f'{finding.status:<8}', STYLES[finding.status]), f'{finding.check:<15}', finding.text))

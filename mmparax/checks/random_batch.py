@@ -5,7 +5,7 @@ import torch
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from mmparax.checks.model import CLASS_HEADS, DETECTION_HEADS, find_parts
+from mmparax.checks.parts import CLASS_HEADS, DETECTION_HEADS, find_parts
 
 OBJECTS = 3  # in an image
 
