@@ -29,7 +29,15 @@ from mmparax.checks.checkpoint import check_origin, check_round_trip, let_head_s
 from mmparax.checks.data import check_datasets
 from mmparax.checks.frozen import FrozenWatch
 from mmparax.checks.gradients import SILENT_STEPS, FirstSteps, check_loss, describe_silent_heads, watch_first_step
-from mmparax.checks.loaders import LONGEST_WAIT, build_loader, drop_worker_options, get_batch_size, limit_time, shrink_batches
+from mmparax.checks.loaders import (
+    LOADERS,
+    LONGEST_WAIT,
+    build_loader,
+    drop_worker_options,
+    get_batch_size,
+    limit_time,
+    shrink_batches,
+)
 from mmparax.checks.losses import check_input_size, check_losses
 from mmparax.checks.hidden_folders import leave_out_hidden_folders
 from mmparax.checks.model import check_class_counts, check_features
@@ -206,18 +214,12 @@ class Doctor:
     def check_classes(self) -> tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
-        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        fitted, self.fits = self.fits, False
+        check_losses(self.model, self.cfg)
+        for loader in LOADERS:
             for dataset in find_datasets(self.cfg.get(loader)):
-                try:
-                    check_class_counts(self.model, get_metainfo(self.cfg, dataset), f'{loader}.dataset')
-                except UserError:
-                    self.fits = False
-                    raise
-        try:
-            check_losses(self.model, self.cfg)
-        except UserError:
-            self.fits = False
-            raise
+                check_class_counts(self.model, get_metainfo(self.cfg, dataset), f'{loader}.dataset')
+        self.fits = fitted
         return OK, 'the heads are for the classes of the data'
 
     def check_base(self) -> tuple[str, str]:

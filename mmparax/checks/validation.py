@@ -122,7 +122,7 @@ def _describe_mixed_sizes(place: str, count: int, shapes: Sequence[tuple[int, in
     sizes = ' and '.join(f'{width}x{height}' for height, width in shapes[:2])
     return ParameterError(
         f'{place}.batch_size', count, f'images of different sizes ({sizes}) do not make a batch', f'Set {place}.batch_size=1, or '
-        'model.data_preprocessor.test_cfg=dict(size_divisor=32), which pads them in evaluation.')
+        'resize all to one size.')
 
 
 def check_mixed_sizes(model: nn.Module, loader: Any, place: str = 'val_dataloader') -> None:
