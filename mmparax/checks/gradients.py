@@ -1,4 +1,5 @@
 """Whether the first steps of a run give every trainable parameter a finite gradient, and any of them one that is not zero."""
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from mmparax.utils.text import summarize_names
 
 # A batch may hold nothing to learn from by chance (a crop of ignored pixels); so many in a row are no chance.
 SILENT_STEPS = 5
+OUTPUT_NORM = r'^backbone\.norm\d+\.(weight|bias)$'
 OWNERS = tuple(dict.fromkeys((*CLASS_HEADS, *DETECTION_HEADS)))
 
 
@@ -64,9 +66,12 @@ def check_gradients(found: Gradients, unused_allowed: bool = False) -> None:
         TrainingError: naming the first parameter without a gradient, or whose gradient is not finite.
     """
     if found.missing and not unused_allowed:
+        of_outputs = all(re.search(OUTPUT_NORM, name) for name in found.missing)
+        remedy = ('They belong to maps of the backbone that neither neck nor head takes: leave those out of '
+                  'model.backbone.out_indices (and lower start_level of the neck, in_index of the heads, accordingly).'
+                  ) if of_outputs else 'Remove them, or freeze them with requires_grad=False.'
         raise TrainingError(f'{found.missing[0]} got no gradient, and {len(found.missing) - 1} more of {found.count} trainable '
-                            'parameters: they are not used in the forward pass and would stop a run on several processes. '
-                            'Remove them, or freeze them with requires_grad=False.')
+                            f'parameters: they are not used in the forward pass and would stop a run on several processes. {remedy}')
     if found.nonfinite:
         raise TrainingError(f'the first gradient of {found.nonfinite[0]} is not finite, and those of '
                             f'{len(found.nonfinite) - 1} more of {found.count} parameters: lower the learning rate, use bf16 or '

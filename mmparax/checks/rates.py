@@ -90,10 +90,10 @@ def choose_keys(keys: Iterable[str], names: Sequence[str]) -> list[str]:
         if fragment is None:
             return []
         start = parts.index(fragment)
-        # From the fragment on as far as needed, so that one key serves as many blocks as it can.
-        candidates = [fragment, *('.'.join(parts[start:end]) for end in range(start + 2, len(parts) + 1)),
-                      *('.'.join(parts[begin:]) for begin in range(start - 1, -1, -1))]
-        key = next((key for key in candidates if find_key([*keys, key], name) == key), None)
+        # Every run of parts with the fragment in it; that which serves the most parameters, and of those the shortest.
+        candidates = {'.'.join(parts[begin:end]) for begin in range(start + 1) for end in range(start + 1, len(parts) + 1)}
+        winners = [key for key in candidates if find_key([*keys, key], name) == key]
+        key = max(winners, key=lambda key: (sum(key in other for other in names), -len(key), key), default=None)
         if key is None:
             return []
         chosen.append(key)

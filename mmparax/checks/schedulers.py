@@ -32,7 +32,9 @@ def describe_schedulers(cfg: Mapping[str, Any], length: int, per_epoch: int) -> 
         unit = per_epoch if scheduler.get('by_epoch', True) else 1
         acting.append((place, scheduler, unit))
     for place, scheduler, unit in acting:
-        sentences += _describe(place, scheduler, unit, length, acting)
+        owner = place.rpartition('.')[0]
+        others = [_get_span(other, own)[1] for name, other, own in acting if name.rpartition('.')[0] == owner]
+        sentences += _describe(place, scheduler, unit, length, max(others))
     return sentences
 
 
@@ -50,8 +52,8 @@ def _list_schedulers(config: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield f'param_scheduler.{number}', scheduler
 
 
-def _describe(place: str, scheduler: Mapping[str, Any], unit: int, length: int,
-              others: Sequence[tuple[str, Mapping[str, Any], int]]) -> list[str]:
+def _describe(place: str, scheduler: Mapping[str, Any], unit: int, length: int, last: int) -> list[str]:
+    """What is to be said of one; ``last`` is the iteration at which the last one of its optimizer ends."""
     kind, begin, end = str(scheduler.get('type')).rpartition('.')[2], *_get_span(scheduler, unit)
     rises = kind in RISING and _get_start(kind, scheduler) < scheduler.get('end_factor', 1.)
     remedy = f'Set {place}.end' + (f' and {place}.T_max' if 'T_max' in scheduler else '') + ' to the length of the run.'
@@ -63,7 +65,7 @@ def _describe(place: str, scheduler: Mapping[str, Any], unit: int, length: int,
     if 'T_max' in scheduler and begin + scheduler['T_max'] * unit < min(end, length):
         bottom = begin + scheduler['T_max'] * unit
         return [f'{place} ({kind}) falls until iteration {bottom} (T_max) and then rises again, in a run of {length}. {remedy}']
-    if end < length and _is_zero(kind, scheduler) and not any(_get_span(other, own)[1] > end for _, other, own in others):
+    if end < length and _is_zero(kind, scheduler) and last <= end:
         return [f'{place} ({kind}) ends at iteration {end} of {length} and leaves a learning rate of 0: the last '
                 f'{length - end} iterations change nothing. {remedy}']
     return []
