@@ -24,7 +24,8 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
     Raises:
         MissingFileError: if the file does not exist.
         InputError: if it cannot be read.
-        ParameterError: for a part of another type than a run reads (:func:`check_sections`); for a top-level ``adapter`` that the model does not have, or options of one: they have no effect.
+        ParameterError: for a part of another type than a run reads; for a top-level ``adapter`` that the model does not have,
+            or options of one: they have no effect.
     """
     given = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK') if launcher == 'mpi' else None
     os.environ.setdefault('LOCAL_RANK', given or str(local_rank))
@@ -35,7 +36,7 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
         if cfg_options is not None:
             _check_adapter_options(cfg, cfg_options)
             cfg.merge_from_dict(cfg_options)
-    except (AttributeError, FileNotFoundError, IndexError, KeyError, RecursionError, TypeError, SyntaxError) as error:
+    except (AttributeError, FileNotFoundError, IndexError, KeyError, TypeError, SyntaxError) as error:
         raise InputError(f'the config {path!r} could not be read ({type(error).__name__}: {error}). Two base '
                          'configs that set the same name, or a dict that replaces None or another type, need _delete_=True.') \
             from error
@@ -48,8 +49,9 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
 
 def _get_adapted_backbone(cfg: Config) -> Mapping[str, Any]:
     """The config of the model's backbone if it is one of mmparax, else an empty one."""
-    backbone = (cfg.get('model') or {}).get('backbone') or {}
-    return backbone if str(backbone.get('type')).startswith('mmparax.') else {}
+    model = cfg.get('model')
+    backbone = model.get('backbone') if isinstance(model, Mapping) else None
+    return backbone if isinstance(backbone, Mapping) and str(backbone.get('type')).startswith('mmparax.') else {}
 
 
 def _check_adapter_options(cfg: Config, cfg_options: Mapping[str, Any]) -> None:

@@ -22,10 +22,6 @@ LOOPS = {
 LENGTHS = ('max_iters', 'max_epochs')
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
 def _is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -60,7 +56,7 @@ def _is_list(value: Any) -> bool:
 A_DICT = 'it must be a dict'
 # (places, what is allowed there, how that is said); None is allowed everywhere.
 RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (('model', 'optim_wrapper', 'default_hooks', 'auto_scale_lr', 'env_cfg', 'randomness', 'data_preprocessor'), _is_dict, A_DICT),
+    (('model', 'optim_wrapper', 'default_hooks', 'auto_scale_lr', 'env_cfg', 'randomness', 'data_preprocessor'), _is_objects, A_DICT),
     (('model.backbone', 'optim_wrapper.optimizer', 'optim_wrapper.paramwise_cfg'), _is_objects, A_DICT),
     (('default_hooks.*', 'train_cfg', 'val_cfg', 'test_cfg', 'visualizer', 'log_processor'), _is_objects, A_DICT),
     (('*_dataloader', '*_dataloader.dataset', '*_dataloader.sampler', '*_evaluator', 'param_scheduler'), _is_objects,
@@ -83,7 +79,7 @@ def _walk(value: Any, depth: int, path: str = '') -> Iterator[tuple[str, Any]]:
             yield from _walk(part, depth - 1, f'{path}.{name}' if path else str(name))
 
 
-def check_sections(cfg: Mapping[str, Any]) -> None:
+def check_sections(cfg: Config | Mapping[str, Any]) -> None:
     """Check the types of the parts of a config that every run reads.
 
     Args:
@@ -92,7 +88,7 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
     Raises:
         ParameterError: naming the first that is of another type.
     """
-    for place, value in _walk(cfg, 3):
+    for place, value in _walk(dict(cfg.items()), 3):  # mmengine's Config is no Mapping
         for patterns, fits, allowed in RULES:
             if value is not None and any(fnmatch.fnmatchcase(place, pattern) and place.count('.') == pattern.count('.')
                                          for pattern in patterns) and not fits(value):
