@@ -10,7 +10,6 @@ from typing import Any
 # An environment variable that makes the scripts show where an error comes from.
 TRACEBACK = 'MMPARAX_TRACEBACK'
 
-
 LONGEST_NUMBER = 40  # digits of an integer that is shown
 
 

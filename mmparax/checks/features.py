@@ -72,13 +72,15 @@ def _check_neck(name: str, neck: Any, channels: Sequence[int], given: str) -> No
     # mmsegmentation's Feature2Pyramid, whose assertions have no text.
     if len(rescales) != len(channels):
         raise ParameterError(
-            f'{name}.rescales', list(rescales), f'{given}, and every map needs its scale', f'Let it have {len(channels)} entries, or '
+            f'{name}.rescales', list(rescales), f'{given}, and every map needs its scale',
+            f'Let it have {len(channels)} entries, or '
             f'set model.backbone.out_indices to {len(rescales)} of its blocks.')
     scaled = next((module for module in neck.modules() if isinstance(module, nn.ConvTranspose2d)), None)
     if scaled is not None and set(channels) != {scaled.in_channels}:
-        raise ParameterError(f'{name}.embed_dim', scaled.in_channels, given, 'It takes the maps of a plain ViT, which all have the '
-                             f'same channels: set it to {channels[0]}.' if len(set(channels)) == 1 else
-                             'It takes the maps of a plain ViT, which all have the same channels; leave it out for a pyramid.')
+        raise ParameterError(
+            f'{name}.embed_dim', scaled.in_channels, given, 'It takes the maps of a plain ViT, which all have the '
+            f'same channels: set it to {channels[0]}.' if len(set(channels)) == 1 else
+            'It takes the maps of a plain ViT, which all have the same channels; leave it out for a pyramid.')
 
 
 def _check_start_level(backbone: AdaptedBackbone, neck: nn.Module, channels: list[int]) -> None:

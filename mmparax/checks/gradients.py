@@ -70,8 +70,9 @@ def check_gradients(found: Gradients, unused_allowed: bool = False) -> None:
         remedy = ('They belong to maps of the backbone that neither neck nor head takes: leave those out of '
                   'model.backbone.out_indices (and lower start_level of the neck, in_index of the heads, accordingly).'
                   ) if of_outputs else 'Remove them, or freeze them with requires_grad=False.'
-        raise TrainingError(f'{found.missing[0]} got no gradient, and {len(found.missing) - 1} more of {found.count} trainable '
-                            f'parameters: they are not used in the forward pass and would stop a run on several processes. {remedy}')
+        raise TrainingError(
+            f'{found.missing[0]} got no gradient, and {len(found.missing) - 1} more of {found.count} trainable '
+            f'parameters: they are not used in the forward pass and would stop a run on several processes. {remedy}')
     if found.nonfinite:
         raise TrainingError(f'the first gradient of {found.nonfinite[0]} is not finite, and those of '
                             f'{len(found.nonfinite) - 1} more of {found.count} parameters: lower the learning rate, use bf16 or '
@@ -117,8 +118,8 @@ class FirstSteps:
         """
         if self.found is None and self.silent:
             raise TrainingError(
-                f'nothing is learned: in the first {self.silent} step(s) the gradient of every trainable parameter is exactly zero. '
-                'No pixel, box or label of these images counts in the loss: look at the values of the masks, ignore_index, '
+                f'nothing is learned: in the first {self.silent} step(s) the gradient of every trainable parameter is exactly '
+                'zero. No pixel, box or label of these images counts in the loss: look at the values of the masks, ignore_index, '
                 'reduce_zero_label and iscrowd, and whether the head has more than one class.')
 
 
@@ -165,8 +166,9 @@ def describe_silent_heads(model: nn.Module, found: Gradients) -> str | None:
     silent = [part for part, members in parts.items() if zero.issuperset(members)]
     if not silent:
         return None
-    return (f'{summarize_names(silent)} of the heads learned nothing: the gradient is exactly zero. These images hold nothing for '
-            'them (no object, no mask, only crowds or ignored pixels), or their loss is switched off.')
+    return (
+        f'{summarize_names(silent)} of the heads learned nothing: the gradient is exactly zero. These images hold nothing for '
+        'them (no object, no mask, only crowds or ignored pixels), or their loss is switched off.')
 
 
 def watch_first_step(optimizer: torch.optim.Optimizer, model: nn.Module, report: Callable[[Gradients], bool | None]) -> None:

@@ -89,7 +89,8 @@ def check_batches(loader: Any, place: str) -> None:
     if count == 0:
         size = get_batch_size(loader)
         raise ParameterError(
-            f'{place}.batch_size', size, f'its data set gives {len(loader.dataset)} image(s), fewer than a batch, and drop_last drops '
+            f'{place}.batch_size', size,
+            f'its data set gives {len(loader.dataset)} image(s), fewer than a batch, and drop_last drops '
             'batches that are not full: there is nothing to iterate over', f'Set it to at most {len(loader.dataset)}, or '
             f'{place}.drop_last=False.')
 
@@ -108,7 +109,8 @@ def shrink_batches(loader: DataLoader, size: int) -> DataLoader:
     """
     workers = min(loader.num_workers, 2)
     common = dict(dataset=loader.dataset, num_workers=workers, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory,
-                  worker_init_fn=loader.worker_init_fn, timeout=min(loader.timeout or LONGEST_WAIT, LONGEST_WAIT) if workers else 0,
+                  worker_init_fn=loader.worker_init_fn,
+                  timeout=min(loader.timeout or LONGEST_WAIT, LONGEST_WAIT) if workers else 0,
                   multiprocessing_context=loader.multiprocessing_context if workers else None)
     if loader.batch_size is None:
         return DataLoader(batch_sampler=loader.batch_sampler, **common)

@@ -31,7 +31,8 @@ def check_one_class(model: nn.Module) -> None:
     for name, head in find_parts(model, SEGMENTATION_HEADS):
         if getattr(head, 'num_classes', None) == 1 and hasattr(head, 'conv_seg'):
             raise ParameterError(
-                f'model.{name}.num_classes', 1, 'a segmentation needs two classes, the object and the background: with a single one '
+                f'model.{name}.num_classes', 1,
+                'a segmentation needs two classes, the object and the background: with a single one '
                 'there is nothing to tell apart, and the loss is 0 or fails', "Set num_classes=2 and metainfo=dict(classes=("
                 "'background', 'object')); with use_sigmoid=True also out_channels=1.")
 
@@ -90,7 +91,8 @@ def check_ignored_values(model: nn.Module, cfg: Mapping[str, Any]) -> None:
             own = dataset.get('ignore_index')
             if own is not None and own != ignored:
                 raise ParameterError(
-                    f'model.{name}.ignore_index', ignored, f'train_dataloader.dataset.ignore_index={own}, so pixels that the data '
+                    f'model.{name}.ignore_index', ignored,
+                    f'train_dataloader.dataset.ignore_index={own}, so pixels that the data '
                     'ignore would count in the loss', 'Set both to the value that means "ignored".')
         _check_padding('seg_pad_val', preprocessor, f'model.{name}.ignore_index', ignored, head)
     for name, head in find_parts(model, ('semantic_head', )):
@@ -102,8 +104,9 @@ def check_ignored_values(model: nn.Module, cfg: Mapping[str, Any]) -> None:
 def _check_padding(option: str, preprocessor: Any, place: str, ignored: int | None, head: Any) -> None:
     value = getattr(preprocessor, option, None)
     if isinstance(value, int) and value != ignored and not 0 <= value < head.num_classes:
-        raise ParameterError(f'model.data_preprocessor.{option}', value, f'{place}={ignored}, and the head has {head.num_classes} '
-                             'classes: the padding would be a class that does not exist', f'Set it to the value of {place}.')
+        raise ParameterError(
+            f'model.data_preprocessor.{option}', value, f'{place}={ignored}, and the head has {head.num_classes} '
+            'classes: the padding would be a class that does not exist', f'Set it to the value of {place}.')
 
 
 def check_crop(model: nn.Module, cfg: Mapping[str, Any]) -> None:
@@ -147,6 +150,6 @@ def check_input_size(model: nn.Module, batch: Any) -> None:
 
 
 def _refuse_size(size: Sequence[int], what: str, needed: Sequence[int]) -> None:
-    raise ParameterError(
-        'model.data_preprocessor.size', tuple(size), f'{what} (height x width) pixels, which padding to this size cannot make equal',
-        f'Set it to the size of the crop, {tuple(needed)}, and crop before the last step of the pipeline.')
+    raise ParameterError('model.data_preprocessor.size', tuple(size),
+                         f'{what} (height x width) pixels, which padding to this size cannot make equal',
+                         f'Set it to the size of the crop, {tuple(needed)}, and crop before the last step of the pipeline.')

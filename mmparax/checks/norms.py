@@ -24,9 +24,8 @@ class NormWatch:
         self.images = 0  # of the batch that runs
         self.pooled: list[str] = []  # layers with one value an image
         self._handles = [
-            module.register_forward_pre_hook(self._make_hook(name)) for name, module in model.named_modules()
-            if isinstance(module, _BatchNorm) and not (
-                num_processes > 1 and (synchronised or isinstance(module, nn.SyncBatchNorm)))
+            module.register_forward_pre_hook(self._make_hook(name)) for name, module in model.named_modules() if
+            isinstance(module, _BatchNorm) and not (num_processes > 1 and (synchronised or isinstance(module, nn.SyncBatchNorm)))
         ]
 
     def _make_hook(self, name: str) -> Any:
@@ -61,8 +60,8 @@ class NormWatch:
         """
         if left == 1 and self.pooled:
             raise InputError(
-                f'{self.pooled[0]} is a batch norm that takes one value an image, and the last batch of an epoch has one image: it '
-                f'would stop the run there. Set train_dataloader.drop_last=True or another batch_size. {REMEDY}.')
+                f'{self.pooled[0]} is a batch norm that takes one value an image, and the last batch of an epoch has one '
+                f'image: it would stop the run there. Set train_dataloader.drop_last=True or another batch_size. {REMEDY}.')
 
 
 def count_last_batch(loader: Any, num_processes: int = 1) -> int:

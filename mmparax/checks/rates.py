@@ -1,4 +1,5 @@
 """Whether the learning rate reaches the adapters: multipliers of a config were made for pre-trained backbones."""
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -40,9 +41,11 @@ def describe_multipliers(model: nn.Module, wrapper: Any, paramwise_cfg: Mapping[
     if not of_head or not new:
         return None
     usual = of_head.most_common(1)[0][0]
-    other = {name: rates[id(parameter)] for name, parameter in new.items() if abs(rates.get(id(parameter), usual) / usual - 1) > 1e-6} \
-        if usual else {}
-    if not other:
+    other = {
+        name: rates[id(parameter)] for name, parameter in new.items()
+        if not math.isclose(rates.get(id(parameter), usual), usual, rel_tol=1e-6)
+    }
+    if not other or not usual:
         return None
     found = sorted({f'{rate / usual:g}' for rate in other.values()}, key=float)
     span = found[0] if len(found) == 1 else f'{found[0]} to {found[-1]}'
@@ -53,7 +56,7 @@ def describe_multipliers(model: nn.Module, wrapper: Any, paramwise_cfg: Mapping[
 
 
 def find_key(keys: Iterable[str], name: str) -> str | None:
-    """The key of ``custom_keys`` by which mmengine sets a parameter: the longest in its name, of several the first by alphabet."""
+    """The key of ``custom_keys`` by which mmengine sets a parameter: the longest in its name, then the first by alphabet."""
     return next((key for key in sorted(sorted(keys), key=len, reverse=True) if key in name), None)
 
 
@@ -65,8 +68,9 @@ def _name_cause(keys: Mapping[str, Any], names: Iterable[str]) -> str:
 def _name_remedy(paramwise_cfg: Mapping[str, Any], keys: Mapping[str, Any], names: Mapping[str, float]) -> str:
     added = choose_keys(keys, list(names))
     if not added or paramwise_cfg.keys() & {'decay_rate', 'decay_type', 'num_layers', 'layer_decay_rate'}:
-        return ("Set optim_wrapper.constructor='mmparax.OptimWrapperConstructor' and optim_wrapper.paramwise_cfg=None: a frozen base "
-                'needs no decay by layers.')
+        return (
+            "Set optim_wrapper.constructor='mmparax.OptimWrapperConstructor' and optim_wrapper.paramwise_cfg=None: a frozen base "
+            'needs no decay by layers.')
     entries = ', '.join(f'{key!r}: dict(lr_mult=1.0)' for key in added)
     return f'If that is not meant, add optim_wrapper=dict(paramwise_cfg=dict(custom_keys={{{entries}}})).'
 

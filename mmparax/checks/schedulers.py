@@ -26,8 +26,9 @@ def describe_schedulers(cfg: Mapping[str, Any], length: int, per_epoch: int) -> 
     acting = []
     for place, scheduler in schedulers:
         if not by_epoch_run and scheduler.get('by_epoch', True) and not scheduler.get('convert_to_iter_based'):
-            sentences.append(f'{place} ({scheduler.get("type")}) counts epochs, which a run by iterations has not: it never acts. '
-                             f'Set {place}.by_epoch=False.')
+            sentences.append(
+                f'{place} ({scheduler.get("type")}) counts epochs, which a run by iterations has not: it never acts. '
+                f'Set {place}.by_epoch=False.')
             continue
         unit = per_epoch if scheduler.get('by_epoch', True) else 1
         acting.append((place, scheduler, unit))
@@ -58,16 +59,20 @@ def _describe(place: str, scheduler: Mapping[str, Any], unit: int, length: int, 
     rises = kind in RISING and _get_start(kind, scheduler) < scheduler.get('end_factor', 1.)
     remedy = f'Set {place}.end' + (f' and {place}.T_max' if 'T_max' in scheduler else '') + ' to the length of the run.'
     if rises and min(end, ENDLESS) > length:
-        return [f'the run ends at iteration {length}, before its warm-up does ({place}, {kind}, until {_name(end)}): the learning rate '
-                f'of the config is never reached. Lengthen the run, or shorten {place}.end.']
+        return [
+            f'the run ends at iteration {length}, before its warm-up does ({place}, {kind}, until {_name(end)}): the learning '
+            f'rate of the config is never reached. Lengthen the run, or shorten {place}.end.'
+        ]
     if rises or kind not in FALLING:
         return []
     if 'T_max' in scheduler and begin + scheduler['T_max'] * unit < min(end, length):
         bottom = begin + scheduler['T_max'] * unit
         return [f'{place} ({kind}) falls until iteration {bottom} (T_max) and then rises again, in a run of {length}. {remedy}']
     if end < length and _is_zero(kind, scheduler) and last <= end:
-        return [f'{place} ({kind}) ends at iteration {end} of {length} and leaves a learning rate of 0: the last '
-                f'{length - end} iterations change nothing. {remedy}']
+        return [
+            f'{place} ({kind}) ends at iteration {end} of {length} and leaves a learning rate of 0: the last '
+            f'{length - end} iterations change nothing. {remedy}'
+        ]
     return []
 
 

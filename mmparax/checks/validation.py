@@ -120,9 +120,9 @@ def _describe_missing_annotations(dataset: Any, parameter: str) -> ParameterErro
 
 def _describe_mixed_sizes(place: str, count: int, shapes: Sequence[tuple[int, int]]) -> ParameterError:
     sizes = ' and '.join(f'{width}x{height}' for height, width in shapes[:2])
-    return ParameterError(
-        f'{place}.batch_size', count, f'images of different sizes ({sizes}) do not make a batch', f'Set {place}.batch_size=1, or '
-        'resize all to one size.')
+    return ParameterError(f'{place}.batch_size', count, f'images of different sizes ({sizes}) do not make a batch',
+                          f'Set {place}.batch_size=1, or '
+                          'resize all to one size.')
 
 
 def check_mixed_sizes(model: nn.Module, loader: Any, place: str = 'val_dataloader') -> None:
@@ -195,9 +195,8 @@ def check_monitored(cfg: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
     """The first metrics with their values."""
-    return join_names([
-        f'{name} {value:.4g}' if isinstance(value, (int, float)) else f'{name} {value}' for name, value in metrics.items()
-    ], 4)
+    return join_names(
+        [f'{name} {value:.4g}' if isinstance(value, (int, float)) else f'{name} {value}' for name, value in metrics.items()], 4)
 
 
 def are_all_nan(metrics: Mapping[str, Any]) -> bool:
@@ -229,4 +228,3 @@ def explain_batches(loop: Any, place: str = 'val_dataloader') -> None:
 
     explain.explains = True  # type: ignore[attr-defined]
     loop.run_iter = explain
-

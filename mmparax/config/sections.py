@@ -35,7 +35,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _is_rate(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
 
 
 def _is_objects(value: Any) -> bool:
@@ -56,7 +56,8 @@ def _is_list(value: Any) -> bool:
 A_DICT = 'it must be a dict'
 # (places, what is allowed there, how that is said); None is allowed everywhere.
 RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (('model', 'optim_wrapper', 'default_hooks', 'auto_scale_lr', 'env_cfg', 'randomness', 'data_preprocessor'), _is_objects, A_DICT),
+    (('model', 'optim_wrapper', 'default_hooks', 'auto_scale_lr', 'env_cfg', 'randomness', 'data_preprocessor'), _is_objects,
+     A_DICT),
     (('model.backbone', 'optim_wrapper.optimizer', 'optim_wrapper.paramwise_cfg'), _is_objects, A_DICT),
     (('default_hooks.*', 'train_cfg', 'val_cfg', 'test_cfg', 'visualizer', 'log_processor'), _is_objects, A_DICT),
     (('*_dataloader', '*_dataloader.dataset', '*_dataloader.sampler', '*_evaluator', 'param_scheduler'), _is_objects,
@@ -90,8 +91,9 @@ def check_sections(cfg: Config | Mapping[str, Any]) -> None:
     """
     for place, value in _walk(dict(cfg.items()), 3):  # mmengine's Config is no Mapping
         for patterns, fits, allowed in RULES:
-            if value is not None and any(fnmatch.fnmatchcase(place, pattern) and place.count('.') == pattern.count('.')
-                                         for pattern in patterns) and not fits(value):
+            if value is not None and any(
+                    fnmatch.fnmatchcase(place, pattern) and place.count('.') == pattern.count('.')
+                    for pattern in patterns) and not fits(value):
                 raise ParameterError(place, value, allowed, OWN_FILE if 'dict' in allowed else '')
 
 

@@ -139,8 +139,8 @@ class CheckpointHook(MMEngineCheckpointHook):
         before, now = states[0].get('batch_size'), get_batch_size(runner.train_loop.dataloader)
         if before and now and before != now:
             runner.logger.warning(
-                f'The checkpoint was written with {before} images in a batch and is resumed with {now}: the run goes on, but not bit '
-                'for bit, and neither the learning rate nor the number of iterations was changed with it.')
+                f'The checkpoint was written with {before} images in a batch and is resumed with {now}: the run goes on, but not '
+                'bit for bit, and neither the learning rate nor the number of iterations was changed with it.')
 
     def before_train(self, runner: Runner) -> None:
         if self.backend_args in (None, dict(backend='local')) and self.file_client_args is None:

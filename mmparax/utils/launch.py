@@ -20,7 +20,8 @@ MALLOC_SETTINGS = ((-3, 2**25), (-1, 2**31 - 1), (-2, 2**26))
 RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 # What a launcher sets for each process, without which the processes cannot meet, and how a run is started by it.
 ENVIRONMENTS = dict(
-    pytorch=(('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), "torch's launcher (torchrun)", 'tools/dist_train.sh CONFIG GPUS'),
+    pytorch=(('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), "torch's launcher (torchrun)",
+             'tools/dist_train.sh CONFIG GPUS'),
     slurm=(('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'), 'Slurm (srun)', 'tools/slurm_train.sh PARTITION JOB CONFIG'),
     mpi=(('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'), 'mpirun', 'mpirun -np GPUS'))
 SYNC_BN = ('SyncBN', 'MMSyncBN')
@@ -65,9 +66,9 @@ def check_launcher(launcher: str) -> None:
     variables, program, command = ENVIRONMENTS[launcher]
     absent = [name for name in variables if name not in os.environ]
     if absent:
-        raise ParameterError(
-            'launcher', launcher, f'this process was not started by {program}, which would have set {", ".join(absent)}',
-            f'Start the run by {command}, or leave the launcher out for a single process.')
+        raise ParameterError('launcher', launcher,
+                             f'this process was not started by {program}, which would have set {", ".join(absent)}',
+                             f'Start the run by {command}, or leave the launcher out for a single process.')
 
 
 def prepare_processes(cfg: Config) -> None:

@@ -132,16 +132,16 @@ class Layout(NamedTuple):
 AUTHORS = "give the authors' or OpenMMLab's file of the same weights"
 # (pattern of a key, what has such keys); the first that is found counts.
 UNREAD: tuple[tuple[str, Layout], ...] = (
-    (r'(^|\.)(adapters|expert_centers)\.', Layout(
-        'a checkpoint that mmparax trained', 'set load_from to it, and base_checkpoint to the base that it was trained on')),
-    (r'^(rpn_head|roi_head|bbox_head|mask_head|panoptic_head|semantic_head|decode_head|auxiliary_head)\.', Layout(
-        'a trained detector or segmentor', "save the tensors below 'backbone.' to a file of their own and give that")),
-    (r'(^|\.)(storage_tokens|rope_embed\.)|\.qkv\.bias_mask$|^norms\.\d|\.attention\.q_proj\.', Layout(
-        "DINOv3's layout", f'which is not read yet: {AUTHORS}, or those of DINOv2')),
-    (r'(^|\.)embeddings\.|(^|\.)encoder\.(layers?|stages|block|patch_embeddings)\.\d', Layout(
-        "Hugging Face's layout", f'which is not read yet: {AUTHORS}')),
-    (r'^reg_token$|^layers\.3\.downsample\.|^stages\.\d+\.blocks\.\d+\.conv_dw\.', Layout(
-        "timm's layout", f'which is not read yet: {AUTHORS}')),
+    (r'(^|\.)(adapters|expert_centers)\.',
+     Layout('a checkpoint that mmparax trained', 'set load_from to it, and base_checkpoint to the base that it was trained on')),
+    (r'^(rpn_head|roi_head|bbox_head|mask_head|panoptic_head|semantic_head|decode_head|auxiliary_head)\.',
+     Layout('a trained detector or segmentor', "save the tensors below 'backbone.' to a file of their own and give that")),
+    (r'(^|\.)(storage_tokens|rope_embed\.)|\.qkv\.bias_mask$|^norms\.\d|\.attention\.q_proj\.',
+     Layout("DINOv3's layout", f'which is not read yet: {AUTHORS}, or those of DINOv2')),
+    (r'(^|\.)embeddings\.|(^|\.)encoder\.(layers?|stages|block|patch_embeddings)\.\d',
+     Layout("Hugging Face's layout", f'which is not read yet: {AUTHORS}')),
+    (r'^reg_token$|^layers\.3\.downsample\.|^stages\.\d+\.blocks\.\d+\.conv_dw\.',
+     Layout("timm's layout", f'which is not read yet: {AUTHORS}')),
 )
 # (pattern of keys that are over or missing, which of the two, the option of the backbone that is meant).
 OPTIONS: tuple[tuple[str, str, str], ...] = (

@@ -24,8 +24,9 @@ def is_ignorable(name: str) -> bool:
 
 
 @torch.no_grad()
-def copy_base(parameters: Mapping[str, nn.Parameter], weights: dict[str, Tensor], source: str, owner: str,
-              explain: Callable[[list[str], list[str]], tuple[str, str]] = lambda missing, unexpected: ('', '')) -> None:
+def copy_base(
+    parameters: Mapping[str, nn.Parameter], weights: dict[str, Tensor], source: str, owner: str,
+    explain: Callable[[list[str], list[str]], tuple[str, str]] = lambda missing, unexpected: ('', '')) -> None:
     """Copy ``weights`` into ``parameters`` after checking that they are the same set of names and shapes.
 
     Args:
@@ -44,9 +45,10 @@ def copy_base(parameters: Mapping[str, nn.Parameter], weights: dict[str, Tensor]
     if problems:
         layout, remedy = explain(missing, unexpected)
         remedy = remedy or 'give the file of this arch (arch, window_size, patch_size), or change the arch'
-        raise InputError(f'base_checkpoint={source!r} does not fit {owner}: {f"it is {layout}. " if layout else ""}'
-                         f'{"Of" if layout else "of"} {len(parameters)} weights {problems}. {remedy[0].upper()}{remedy[1:]}; nothing '
-                         'was loaded.')
+        raise InputError(
+            f'base_checkpoint={source!r} does not fit {owner}: {f"it is {layout}. " if layout else ""}'
+            f'{"Of" if layout else "of"} {len(parameters)} weights {problems}. {remedy[0].upper()}{remedy[1:]}; nothing '
+            'was loaded.')
     for name, parameter in parameters.items():
         parameter.copy_(weights[name])
 

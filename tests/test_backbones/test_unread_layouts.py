@@ -10,7 +10,8 @@ FILES = {  # backbone, keys of the file (with {own} also those of the backbone) 
     'hugging face convnext': ('convnext', ['convnext.encoder.stages.0.layers.0.dwconv.weight'], "Hugging Face's layout", 'Give'),
     'hugging face vit': ('vit', ['encoder.layer.0.attention.attention.query.weight', 'embeddings.cls_token'],
                          "Hugging Face's layout", 'Give'),
-    'hugging face segformer': ('mit', ['segformer.encoder.block.0.0.attention.self.query.weight'], "Hugging Face's layout", 'Give'),
+    'hugging face segformer':
+    ('mit', ['segformer.encoder.block.0.0.attention.self.query.weight'], "Hugging Face's layout", 'Give'),
     'timm swin': ('swin', ['layers.3.downsample.norm.weight', 'layers.0.blocks.0.attn.relative_position_bias_table'],
                   "it is timm's layout, which is not read yet", 'Give'),
     'timm convnext': ('convnext', ['stem.0.weight', 'stages.0.blocks.0.conv_dw.weight'], "timm's layout", 'Give'),
@@ -18,7 +19,8 @@ FILES = {  # backbone, keys of the file (with {own} also those of the backbone) 
     'dinov3': ('vit', ['storage_tokens', 'rope_embed.periods', 'blocks.0.attn.qkv.bias_mask'], "it is DINOv3's layout", 'DINOv2'),
     'detector': ('swin', ['own', 'neck.lateral_convs.0.conv.weight', 'roi_head.bbox_head.fc_cls.weight'],
                  'it is a trained detector or segmentor', "Save the tensors below 'backbone.'"),
-    'segmentor': ('convnext', ['own', 'decode_head.conv_seg.weight'], 'it is a trained detector or segmentor', 'Save the tensors'),
+    'segmentor':
+    ('convnext', ['own', 'decode_head.conv_seg.weight'], 'it is a trained detector or segmentor', 'Save the tensors'),
     'trained': ('swin', ['stages.0.blocks.0.adapters.after_token_mixer.down', 'expert_centers.0.0.down'],
                 'it is a checkpoint that mmparax trained', 'Set load_from to it'),
     'prefix': ('swin', ['own below teacher.encoder.'], "it is a file whose names begin with 'teacher.encoder.'",

@@ -31,8 +31,9 @@ def models():
 def make_wrapper(model, keys=None, constructor='DefaultOptimWrapperConstructor', **paramwise):
     options = {**({'custom_keys': keys} if keys else {}), **paramwise}
     return build_optim_wrapper(
-        model, dict(type='OptimWrapper', constructor=constructor, optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
-                    paramwise_cfg=options or None)), options
+        model,
+        dict(type='OptimWrapper', constructor=constructor, optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
+             paramwise_cfg=options or None)), options
 
 
 @pytest.mark.parametrize('constructor', ['DefaultOptimWrapperConstructor', 'mmparax.OptimWrapperConstructor'])
@@ -57,7 +58,8 @@ def test_the_remedy_works_by_mmengines_rule(keys, method, constructor, models):
 
 def test_what_does_not_reach_them_is_not_said(models):
     model = models['adaroute']
-    for keys, paramwise in ((None, {}), ({'norm': dict(decay_mult=0.)}, {}), (None, dict(norm_decay_mult=0., bias_decay_mult=0.))):
+    for keys, paramwise in ((None, {}), ({'norm': dict(decay_mult=0.)}, {}), (None, dict(norm_decay_mult=0.,
+                                                                                         bias_decay_mult=0.))):
         wrapper, options = make_wrapper(model, keys, **paramwise)
         assert describe_multipliers(model, wrapper, options) is None
 

@@ -25,7 +25,8 @@ CASES = {  # loop, schedulers -> parts of the sentences; a run of 100 iterations
     'cosine': (ITERATIONS, [dict(type='CosineAnnealingLR', T_max=60, by_epoch=False)], ['falls until iteration 60 (T_max) and']),
     'linear to nothing': (ITERATIONS, [dict(type='LinearLR', start_factor=1., end_factor=0., by_epoch=False, end=50)],
                           ['ends at iteration 50 of 100']),
-    'warm-up alone': (ITERATIONS, [linear(end=500)], ['before its warm-up does (param_scheduler.0, LinearLR, until iteration 500)']),
+    'warm-up alone':
+    (ITERATIONS, [linear(end=500)], ['before its warm-up does (param_scheduler.0, LinearLR, until iteration 500)']),
     'epochs in a run by iterations': (ITERATIONS, [dict(type='PolyLR', end=10)], ['param_scheduler.0 (PolyLR) counts epochs']),
     'epochs': (EPOCHS, [dict(type='LinearLR', start_factor=0.1, end=2), dict(type='PolyLR', begin=2, end=10)], []),
     'epochs, lengthened': (EPOCHS, [dict(type='PolyLR', end=6)], ['ends at iteration 60 of 100']),

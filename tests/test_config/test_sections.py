@@ -61,9 +61,10 @@ def test_loops_are_whole(case):
         check_loops(cfg)
 
 
-@pytest.mark.parametrize('value, part', [
-    ('[dict(type=PEFTHook)]', 'cannot be a dict'), ("dict(type='mmparax.LoRA', rank=4)", 'cannot be a dict'),
-    ('{"a": 1}', 'cannot be a dict'), ('[1,2', "1 '[' and 0 ']'"), ('(1,2]', "1 '(' and 0 ')'")])
+@pytest.mark.parametrize('value, part', [('[dict(type=PEFTHook)]', 'cannot be a dict'),
+                                         ("dict(type='mmparax.LoRA', rank=4)", 'cannot be a dict'),
+                                         ('{"a": 1}', 'cannot be a dict'), ('[1,2', "1 '[' and 0 ']'"),
+                                         ('(1,2]', "1 '(' and 0 ')'")])
 def test_what_the_command_line_cannot_hold_is_said(value, part):
     assert part in describe_unreadable(value)
 

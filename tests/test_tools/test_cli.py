@@ -172,7 +172,8 @@ def test_a_dict_on_the_command_line_is_one_sentence(option, capsys):
     assert 'argument --cfg-options: ' in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize('arguments, given', [(['c.py', '--amp', 'fp8'], "invalid choice: 'fp8'"), (['--amp', 'tf32', 'c.py'], 'tf32')])
+@pytest.mark.parametrize('arguments, given', [(['c.py', '--amp', 'fp8'], "invalid choice: 'fp8'"),
+                                              (['--amp', 'tf32', 'c.py'], 'tf32')])
 def test_an_unknown_precision_names_its_option(arguments, given, capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args(complete_amp(arguments))

@@ -3,9 +3,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import DATA_SAMPLERS, MODELS, init_default_scope
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS as SEG_DATASETS
 from PIL import Image
 
+import mmparax
+from helpers import runs
 from helpers.cases import FEW_BLOCKS, TINY_SWIN
 from helpers.tasks import config
 from mmparax.cli import build_runner
@@ -52,16 +58,18 @@ def train(cfg):
 PROBLEMS = {
     'metric that is not computed': ({'default_hooks.checkpoint.save_best': 'mDice', 'default_hooks.checkpoint.rule': 'greater'},
                                     'validation', r"save_best='mDice' is not allowed: the validation computes aAcc, mAcc, mIoU"),
-    'crop above the size': ({'model.data_preprocessor.size': (64, 64)}, 'classes',
-                            r'data_preprocessor.size=\(64, 64\) is not allowed: train_dataloader.dataset.pipeline crops to 96x96'),
+    'crop above the size': ({
+        'model.data_preprocessor.size': (64, 64)
+    }, 'classes', r'data_preprocessor.size=\(64, 64\) is not allowed: train_dataloader.dataset.pipeline crops to 96x96'),
     'one class': ({'model.decode_head.num_classes': 1, 'model.auxiliary_head': None}, 'classes', 'num_classes=1 is not allowed'),
     'weights of classes': ({'model.decode_head.loss_decode': dict(type='CrossEntropyLoss', class_weight=[1.] * 19)}, 'classes',
                            r"model.decode_head.loss_decode.class_weight='19 numbers' is not allowed: this head needs 15"),
     'padding of no class': ({'model.data_preprocessor.seg_pad_val': 254}, 'classes',
                             'model.data_preprocessor.seg_pad_val=254 is not allowed: model.decode_head.ignore_index=255'),
     'ignored elsewhere': ({'train_dataloader.dataset.ignore_index': 0}, 'classes', 'model.decode_head.ignore_index=255 is not'),
-    'no full batch': ({'train_dataloader.batch_size': 64, 'train_dataloader.drop_last': True,
-                       'train_dataloader.sampler.type': 'DefaultSampler'}, 'batches', 'train_dataloader.batch_size=64 is not'),
+    'no full batch': ({
+        'train_dataloader.batch_size': 64, 'train_dataloader.drop_last': True, 'train_dataloader.sampler.type': 'DefaultSampler'
+    }, 'batches', 'train_dataloader.batch_size=64 is not'),
     'half a validation': ({'val_cfg': None}, 'config', 'the config has val_dataloader and val_evaluator, but no val_cfg'),
     'no iteration': ({'train_cfg.max_iters': 0}, 'config', 'train_cfg.max_iters=0 is not allowed'),
     'batch norm of one value': ({'train_dataloader.batch_size': 1}, 'one step',
@@ -113,17 +121,21 @@ def test_validation_batches_of_different_sizes(make, scenes, tmp_path):
 
 
 def test_options_of_workers_that_are_not_there(make):
-    cfg = make(changes={f'{name}_dataloader.{option}': value for name in ('train', 'val') for option, value in {
-        'num_workers': 0, 'persistent_workers': True, 'prefetch_factor': 2}.items()})
+    cfg = make(
+        changes={
+            f'{name}_dataloader.{option}': value for name in ('train', 'val')
+            for option, value in {'num_workers': 0, 'persistent_workers': True, 'prefetch_factor': 2}.items()
+        })
     findings, ready, _ = examine(cfg)
     assert ready, findings
-    assert 'train_dataloader has num_workers=0 and therefore no persistent_workers and no prefetch_factor' in findings['config'][1]
+    assert 'train_dataloader has num_workers=0 and therefore no persistent_workers and no prefetch_factor' in findings['config'][
+        1]
     train(cfg)
 
 
 def test_the_workers_of_the_config_load(make):
-    cfg = make(changes={'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True,
-                        'val_dataloader.num_workers': 1})
+    cfg = make(
+        changes={'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True, 'val_dataloader.num_workers': 1})
     findings, ready, _ = examine(cfg)
     assert ready and findings['validation'][1].startswith('on 2 image(s): aAcc '), findings
 
@@ -198,3 +210,72 @@ def test_a_last_batch_of_one_image(make):
     findings, ready, _ = examine(cfg)
     assert ready, findings
     train(cfg)
+
+
+def test_an_adapter_of_other_classes_is_a_start(make, tmp_path):
+    init_default_scope('mmseg')
+    torch.save(dict(MODELS.build(make().model).backbone.frozen_parameters()), tmp_path / 'base.pth')
+    base = dict(base_checkpoint=str(tmp_path / 'base.pth'), allow_random_base=False)
+    source = make(**base)
+    for head in ('decode_head', 'auxiliary_head'):
+        source.model[head].num_classes = 7
+    mmparax.save_adapter(MODELS.build(source.model), tmp_path / 'adapter.safetensors', include_head=True)
+    cfg = make(changes={'load_from': str(tmp_path / 'adapter.safetensors')}, **base)
+    findings, ready, _ = examine(cfg)
+    status, text = findings['load_from']
+    assert ready and status == 'ok' and 'start fresh: 4 (decode_head.conv_seg.weight' in text
+
+
+def test_another_batch_size_is_said_when_a_run_is_resumed(tmp_path, monkeypatch):
+    runs.train(tmp_path, iterations=3, val=False, norm='GN')
+    lines = []
+    for size, said in ((2, False), (1, True)):
+        cfg = runs.config(tmp_path, iterations=4 if size == 2 else 5, interval=1, val=False, norm='GN')
+        cfg.train_dataloader.batch_size = size
+        runner = runs.build(cfg, resume=True)
+        lines.clear()
+        monkeypatch.setattr(runner.logger, 'warning', lambda text, *args: lines.append(text % args if args else text))
+        runner.train()
+        assert any('with 2 images in a batch and is resumed with 1' in line for line in lines) is said
+        assert runner.iter == (4 if size == 2 else 5)
+
+
+@pytest.mark.parametrize('kind', ['custom', 'loader'])
+def test_nothing_hangs(kind, make, monkeypatch):
+    """Data sets of length 0, and samplers that never give an index."""
+    cfg = make()
+    if kind == 'custom':
+        monkeypatch.setattr('mmparax.doctor.LONGEST_WAIT', 1)
+        cfg.train_dataloader.sampler = dict(type='Endless', _scope_='mmengine')
+        findings, ready, _ = examine(cfg)
+        assert not ready and 'the first batch took more than 1 seconds' in findings['one step'][1]
+        return
+    cfg.train_dataloader.dataset.update(type='NoScenes', serialize_data=False)
+    findings, ready, _ = examine(cfg)
+    assert not ready and 'train_dataloader.dataset has 0 images' in str(findings)
+    with pytest.raises(ValueError, match='train_dataloader.dataset has 0 images'):
+        train(cfg)
+
+
+@DATA_SAMPLERS.register_module(force=True)
+class Endless:
+    """Searches for ever."""
+
+    def __init__(self, dataset, seed=None):
+        self.size = len(dataset)
+
+    def __iter__(self):
+        while True:
+            pass
+        yield 0
+
+    def __len__(self):
+        return self.size
+
+
+@SEG_DATASETS.register_module(force=True)
+class NoScenes(BaseSegDataset):
+    """Finds nothing."""
+
+    def load_data_list(self):
+        return []
