@@ -135,8 +135,9 @@ class CheckpointHook(MMEngineCheckpointHook):
     @staticmethod
     def _compare_batches(runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Say that a run is resumed with another batch size: it goes through the data at another pace."""
-        states = checkpoint.get(STATE) or [{}]
-        before, now = states[0].get('batch_size'), get_batch_size(runner.train_loop.dataloader)
+        state = (checkpoint.get(STATE) or [None])[0]
+        before = state.get('batch_size') if isinstance(state, dict) else None
+        now = get_batch_size(runner.train_loop.dataloader)
         if before and now and before != now:
             runner.logger.warning(
                 f'The checkpoint was written with {before} images in a batch and is resumed with {now}: the run goes on, but not '
