@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
+from numbers import Real
 from typing import Any
 
 import torch
@@ -196,12 +197,12 @@ def check_monitored(cfg: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
     """The first metrics with their values."""
     return join_names(
-        [f'{name} {value:.4g}' if isinstance(value, (int, float)) else f'{name} {value}' for name, value in metrics.items()], 4)
+        [f'{name} {value:.4g}' if isinstance(value, Real) else f'{name} {value}' for name, value in metrics.items()], 4)
 
 
 def are_all_nan(metrics: Mapping[str, Any]) -> bool:
     """Whether there are metrics, and none of them is a number."""
-    values = [value for value in metrics.values() if isinstance(value, float)]
+    values = [value for value in metrics.values() if isinstance(value, Real)]
     return bool(values) and all(math.isnan(value) for value in values)
 
 
