@@ -365,7 +365,8 @@ class Doctor:
             config = redirect_outputs(self.cfg.val_evaluator, folder)
             evaluator = build_evaluator(config, getattr(loader.dataset, 'metainfo', None))
             with limit_time(LONGEST_WAIT, 'the first batch of the validation'):
-                metrics, count = validate(self.model, shrink_batches(loader, self.batch_size), evaluator)
+                batch = next(iter(shrink_batches(loader, self.batch_size)))
+            metrics, count = validate(self.model, batch, loader.dataset, evaluator)
         check_monitored(self.cfg, metrics)
         text = f'on {count} image(s): {describe_metrics(metrics)}'
         if are_all_nan(metrics):
@@ -402,7 +403,7 @@ class Doctor:
         return not find_missing_downloads(self.cfg, [name])
 
     def _build_loader(self, name: str) -> DataLoader:
-        with limit_time(LONGEST_WAIT, f'building {name}'):
+        with limit_time(5 * LONGEST_WAIT, f'building {name}'):  # annotation files may be large
             return build_loader(Runner.build_dataloader, self.cfg[name], name, seed=0)
 
     def _count_iterations(self, loader: DataLoader) -> int:
@@ -410,7 +411,8 @@ class Doctor:
         size = get_batch_size(loader)
         if loader.batch_size is None or not size:
             return len(loader) // self.num_processes
-        images = -(-len(loader.sampler) // self.num_processes)
+        owner = loader.sampler if hasattr(loader.sampler, '__len__') else loader.dataset
+        images = -(-len(owner) // self.num_processes)
         return images // size if loader.drop_last else -(-images // size)
 
     def _is_synchronised(self) -> bool:

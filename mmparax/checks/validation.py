@@ -48,12 +48,13 @@ def redirect_outputs(config: Any, folder: str) -> Any:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, loader: Any, evaluator: Evaluator) -> tuple[dict[str, Any], int]:
-    """Validate a model on the first batch of a dataloader.
+def validate(model: nn.Module, batch: Any, dataset: Any, evaluator: Evaluator) -> tuple[dict[str, Any], int]:
+    """Validate a model on a batch.
 
     Args:
         model: on its device.
-        loader: a dataloader.
+        batch: of a dataloader.
+        dataset: that it comes from.
         evaluator: with the names of the classes.
 
     Returns:
@@ -62,7 +63,6 @@ def validate(model: nn.Module, loader: Any, evaluator: Evaluator) -> tuple[dict[
     Raises:
         InputError: if the batch has no annotations for the metrics, or its images cannot be put together.
     """
-    batch = next(iter(loader))
     was_training = model.training
     model.eval()
     try:
@@ -71,7 +71,7 @@ def validate(model: nn.Module, loader: Any, evaluator: Evaluator) -> tuple[dict[
             evaluator.process(data_samples=outputs, data_batch=batch)
             return evaluator.evaluate(len(outputs)), len(outputs)
     except Exception as error:
-        explained = explain_failure(error, batch, loader.dataset)
+        explained = explain_failure(error, batch, dataset)
         if explained is None:
             raise
         raise explained from error
