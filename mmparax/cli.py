@@ -15,8 +15,8 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 
-from mmparax.checks.loaders import build_checked_loaders, drop_worker_options
 from mmparax.checks.amounts import ALL, SAMPLE
+from mmparax.checks.loaders import build_checked_loaders, drop_worker_options
 from mmparax.config.files import check_checkpoint, load_config
 from mmparax.config.query import find_class, find_datasets
 from mmparax.config.sections import check_loops, describe_unreadable

@@ -29,6 +29,7 @@ from mmparax.checks.checkpoint import check_origin, check_round_trip, let_head_s
 from mmparax.checks.data import check_datasets
 from mmparax.checks.frozen import FrozenWatch
 from mmparax.checks.gradients import SILENT_STEPS, FirstSteps, check_loss, describe_silent_heads, watch_first_step
+from mmparax.checks.hidden_folders import leave_out_hidden_folders
 from mmparax.checks.loaders import (
     LOADERS,
     LONGEST_WAIT,
@@ -39,7 +40,6 @@ from mmparax.checks.loaders import (
     shrink_batches,
 )
 from mmparax.checks.losses import check_input_size, check_losses
-from mmparax.checks.hidden_folders import leave_out_hidden_folders
 from mmparax.checks.model import check_class_counts, check_features
 from mmparax.checks.norms import NormWatch, count_images, count_last_batch
 from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers

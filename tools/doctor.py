@@ -8,8 +8,8 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.text import Text
 
-from mmparax.checks.fix_detection import fix_datasets
 from mmparax.checks.amounts import LOADERS
+from mmparax.checks.fix_detection import fix_datasets
 from mmparax.checks.scan_report import count_errors, print_scan, scan_run, write_scan
 from mmparax.cli import (
     ToolParser,
@@ -41,8 +41,8 @@ def build_parser() -> ToolParser:
     add_batch_size_argument(parser, 2, 'images of the one step')
     add_amp_argument(parser)
     parser.add_argument(
-        '--fix', metavar='OUT', help='examine no more than --scan asks for; write corrected copies of annotation files in COCO\'s '
-        'format into the folder OUT (or the file OUT.json), and say what was changed and what is left')
+        '--fix', metavar='OUT', help='examine no more than --scan asks for; write corrected copies of annotation files of '
+        'COCO\'s format into the folder OUT (or the file OUT.json), and say what was changed and what is left')
     add_scan_arguments(parser, 'look at the data alone, of training, validation and test')
     parser.add_argument('--json', metavar='FILE', help='with --scan: write what was found to FILE, too')
     return parser
@@ -62,7 +62,9 @@ def main(args: argparse.Namespace) -> None:
         code = 0 if args.scan is None else scan(cfg, args, console)
         for sentence in () if args.fix is None else fix_datasets(cfg, args.fix):
             console.print(sentence, markup=False)
-        sys.exit(code)
+        if args.scan is not None:
+            sys.exit(code)
+        return
     if cfg.get('optim_wrapper') is not None:
         use_amp(cfg, args.amp)
 

@@ -19,8 +19,8 @@ from mmparax.checks.losses import check_input_size, check_losses
 from mmparax.checks.model import check_class_counts, check_features, check_sync_norms
 from mmparax.checks.norms import NormWatch, count_images, count_last_batch
 from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers
-from mmparax.checks.rates import describe_multipliers
 from mmparax.checks.pipeline_errors import name_pipeline_errors
+from mmparax.checks.rates import describe_multipliers
 from mmparax.checks.scan import find_ignored_values
 from mmparax.checks.schedule import read_schedule
 from mmparax.checks.schedulers import describe_schedulers
