@@ -16,11 +16,13 @@ from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 
 from mmparax.checks.amounts import ALL, SAMPLE
+from mmparax.checks.loaders import build_checked_loaders, drop_worker_options
 from mmparax.config.files import check_checkpoint, load_config
 from mmparax.config.query import find_class, find_datasets
+from mmparax.config.sections import check_loops, describe_unreadable
 from mmparax.errors import TRACEBACK, InputError, MissingFileError, ParameterError, RandomBaseError, UserError, check_int
 from mmparax.hooks.stock import holds_adapted_backbone, replace_stock_hooks
-from mmparax.utils.launch import PRECISIONS, is_first_process
+from mmparax.utils.launch import PRECISIONS, check_launcher, is_first_process
 from mmparax.utils.logs import silence_log
 from mmparax.utils.signatures import list_keywords
 
@@ -151,13 +153,17 @@ def add_cfg_options_argument(parser: Container) -> None:
 
 
 class _OptionsAction(DictAction):
-    """mmengine's action, which explains a word without ``=``."""
+    """mmengine's action, which explains a word without ``=`` and what it cannot read."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
                  option_string: str | None = None) -> None:
         for value in values:
-            if '=' not in value:
+            key, sign, given = value.partition('=')
+            if not sign:
                 raise argparse.ArgumentError(self, f'{value!r} is not KEY=VALUE')
+            reason = describe_unreadable(given)
+            if reason:
+                raise argparse.ArgumentError(self, f'{key}={given!r}: {reason}')
         super().__call__(parser, namespace, values, option_string)
 
 
@@ -171,9 +177,14 @@ def complete_amp(arguments: Sequence[str]) -> list[str]:
     """Give an ``--amp`` without a precision behind it the default one, so that argparse takes no config for its value."""
     following = [*arguments[1:], '']
     return [
-        f'{argument}={PRECISIONS[0]}' if argument == '--amp' and after not in PRECISIONS else argument
+        f'{argument}={PRECISIONS[0]}' if argument == '--amp' and not _is_precision(after) else argument
         for argument, after in zip(arguments, following)
     ]
+
+
+def _is_precision(argument: str) -> bool:
+    """Whether what follows ``--amp`` is meant as its value: a known one, or a word such as ``fp8`` for which it has none."""
+    return argument in PRECISIONS or re.fullmatch(r'[A-Za-z]+\d+', argument) is not None and not os.path.exists(argument)
 
 
 def add_device_argument(parser: Container) -> None:
@@ -250,7 +261,12 @@ def _parse_amount(text: str) -> int | str:
 
 
 def load_run_config(args: argparse.Namespace) -> Config:
-    """The config that the arguments of :func:`add_run_arguments` ask for."""
+    """The config that the arguments of :func:`add_run_arguments` ask for.
+
+    Raises:
+        ParameterError: if the script was not started by the launcher that it is told of.
+    """
+    check_launcher(args.launcher)
     return load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
 
 
@@ -295,14 +311,19 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner that a config asks for.
 
     A model with a backbone of mmparax always has the checks of PEFTHook, and mmparax's hooks in place of mmengine's own
-    CheckpointHook and EMAHook, which an inherited config may name; the log says which were replaced.
+    CheckpointHook and EMAHook, which an inherited config may name; the log says which were replaced. Its dataloaders have a
+    data set that is not empty, and what they cannot do without workers is switched off.
 
     Args:
-        cfg: its hooks are changed in place.
+        cfg: its hooks and dataloaders are changed in place.
+
+    Raises:
+        InputError: if a loop is configured by halves.
     """
-    sentences = []
+    check_loops(cfg)
+    sentences = drop_worker_options(cfg)
     if holds_adapted_backbone(cfg):
-        sentences = replace_stock_hooks(cfg)
+        sentences += replace_stock_hooks(cfg)
         hooks = cfg.get('custom_hooks') or []
         if not any('PEFTHook' in str(hook.get('type')) for hook in hooks):
             cfg.custom_hooks = [*hooks, dict(type='mmparax.PEFTHook')]
@@ -311,6 +332,7 @@ def build_runner(cfg: Config) -> Runner:
         runner = RUNNERS.build(cfg)
     else:
         runner = Runner.from_cfg(cfg)
+    build_checked_loaders(runner)
     for sentence in sentences:
         runner.logger.info(sentence)
     return runner

@@ -10,6 +10,15 @@ from typing import Any
 # An environment variable that makes the scripts show where an error comes from.
 TRACEBACK = 'MMPARAX_TRACEBACK'
 
+LONGEST_NUMBER = 40  # digits of an integer that is shown
+
+
+def show(value: Any) -> str:
+    """The ``repr`` of a value; of an integer that fills the screen, only its length."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**LONGEST_NUMBER:
+        return f'an integer of about {int(value.bit_length() * math.log10(2)) + 1} digits'
+    return repr(value)
+
 
 class UserError(Exception):
     """Marks an error that its message explains completely."""
@@ -36,7 +45,7 @@ class ParameterError(InputError):
     def __str__(self) -> str:
         if not self.allowed:  # made anew from its sentence, as PyTorch does with errors of workers
             return self.parameter
-        return f'{self.parameter}={self.value!r} is not allowed: {self.allowed}.' + (f' {self.remedy}' if self.remedy else '')
+        return f'{self.parameter}={show(self.value)} is not allowed: {self.allowed}.' + (f' {self.remedy}' if self.remedy else '')
 
 
 class MissingFileError(UserError, FileNotFoundError):
@@ -79,7 +88,11 @@ def check_int(parameter: str, value: Any, minimum: int = 1) -> int:
 
 def check_number(parameter: str, value: Any) -> float:
     """Return ``value`` if it is a finite number, else raise ParameterError."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    try:
+        finite = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        finite = False
+    if not finite:
         raise ParameterError(parameter, value, 'it must be a finite number')
     return float(value)
 

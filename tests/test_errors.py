@@ -81,3 +81,10 @@ def test_a_backbone_names_the_option(options, parameter, value):
         build(**{'method': 'frozen', **{'method' if name == 'adapter' else name: value for name, value in options.items()}})
     assert (error.value.parameter, error.value.value) == (parameter, value)
     assert error.value.allowed
+
+
+def test_a_number_beyond_all_floats_is_refused_and_not_printed():
+    for value in (10**400, -10**5000):
+        with pytest.raises(ParameterError) as refused:
+            check_number('scale', value)
+        assert str(refused.value).startswith('scale=an integer of about ') and len(str(refused.value)) < 100

@@ -41,9 +41,8 @@ def build_parser() -> ToolParser:
     add_batch_size_argument(parser, 2, 'images of the one step')
     add_amp_argument(parser)
     parser.add_argument(
-        '--fix', metavar='OUT',
-        help='examine no more than --scan asks for; write corrected copies of annotation files in COCO\'s '
-        'format into the folder OUT (or the file OUT.json), and say what was changed and what is left')
+        '--fix', metavar='OUT', help='examine no more than --scan asks for; write corrected copies of annotation files of '
+        'COCO\'s format into the folder OUT (or the file OUT.json), and say what was changed and what is left')
     add_scan_arguments(parser, 'look at the data alone, of training, validation and test')
     parser.add_argument('--json', metavar='FILE', help='with --scan: write what was found to FILE, too')
     return parser
@@ -63,10 +62,11 @@ def main(args: argparse.Namespace) -> None:
         code = 0 if args.scan is None else scan(cfg, args, console)
         for sentence in () if args.fix is None else fix_datasets(cfg, args.fix):
             console.print(sentence, markup=False)
-        if code:
+        if args.scan is not None:
             sys.exit(code)
         return
-    use_amp(cfg, args.amp)
+    if cfg.get('optim_wrapper') is not None:
+        use_amp(cfg, args.amp)
 
     def report(finding: Finding) -> None:
         console.print(Text.assemble((f'{finding.status:<8}', STYLES[finding.status]), f'{finding.check:<15}', finding.text))

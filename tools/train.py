@@ -19,6 +19,7 @@ from mmparax.cli import (
     tool,
 )
 from mmparax.config.files import check_checkpoint
+from mmparax.config.sections import check_loops
 from mmparax.errors import InputError, check_int
 from mmparax.utils.launch import evaluate_without_amp, is_first_process, keep_freed_memory, prepare_processes, use_amp
 from mmparax.utils.locks import lock_folder
@@ -49,6 +50,7 @@ def main(args: argparse.Namespace) -> None:
         checkpoint = cfg.get('default_hooks', {}).get('checkpoint')
         if checkpoint is not None:
             checkpoint.pop('save_best', None)  # there will be no metric to choose by
+    check_loops(cfg)
     use_amp(cfg, args.amp)
     evaluate_without_amp(cfg)
     if args.auto_scale_lr:

@@ -5,7 +5,7 @@ import torch
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from mmparax.checks.model import CLASS_HEADS, DETECTION_HEADS, find_parts
+from mmparax.checks.parts import CLASS_HEADS, DETECTION_HEADS, find_parts
 
 OBJECTS = 3  # in an image
 
@@ -23,7 +23,8 @@ def make_random_batch(model: nn.Module, count: int) -> dict[str, Any] | None:
     if hasattr(model, 'decode_head'):
         make, size = _make_segmentation_sample, getattr(model.data_preprocessor, 'size', None) or (128, 128)
     elif any(hasattr(model, name) for name in DETECTION_HEADS):
-        make, size = _make_detection_sample, (128, 128)
+        # Models that choose queries from the tokens of their maps need as many tokens.
+        make, size = _make_detection_sample, (256, 256) if getattr(model, 'num_queries', 0) > 300 else (128, 128)
     elif hasattr(model, 'head'):
         # Windows of a backbone with a single output need maps of their size.
         make, size = _make_classification_sample, getattr(model.backbone, 'img_size', (224, 224))

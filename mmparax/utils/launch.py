@@ -18,6 +18,12 @@ PRECISIONS = ('fp16', 'bf16')
 # glibc's M_MMAP_THRESHOLD (the largest value that it takes), M_TRIM_THRESHOLD and M_TOP_PAD, in bytes.
 MALLOC_SETTINGS = ((-3, 2**25), (-1, 2**31 - 1), (-2, 2**26))
 RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
+# What a launcher sets for each process, without which the processes cannot meet, and how a run is started by it.
+ENVIRONMENTS = dict(
+    pytorch=(('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), "torch's launcher (torchrun)",
+             'tools/dist_train.sh CONFIG GPUS'),
+    slurm=(('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'), 'Slurm (srun)', 'tools/slurm_train.sh PARTITION JOB CONFIG'),
+    mpi=(('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'), 'mpirun', 'mpirun -np GPUS'))
 SYNC_BN = ('SyncBN', 'MMSyncBN')
 
 
@@ -44,6 +50,25 @@ def is_first_process(launcher: str) -> bool:
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``; variables of others say nothing about this run.
     """
     return not int(os.environ.get(RANKS.get(launcher, ''), 0))
+
+
+def check_launcher(launcher: str) -> None:
+    """Check that this process was started by the launcher that it is told of.
+
+    Args:
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        ParameterError: naming the variables that it would have set.
+    """
+    if launcher not in ENVIRONMENTS:
+        return
+    variables, program, command = ENVIRONMENTS[launcher]
+    absent = [name for name in variables if name not in os.environ]
+    if absent:
+        raise ParameterError('launcher', launcher,
+                             f'this process was not started by {program}, which would have set {", ".join(absent)}',
+                             f'Start the run by {command}, or leave the launcher out for a single process.')
 
 
 def prepare_processes(cfg: Config) -> None:

@@ -91,6 +91,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     weights = {name: value for name, value in content.items() if isinstance(value, Tensor)} \
         if isinstance(content, dict) else {}
     if not weights:
+        sets = {name: value for name, value in content.items() if _holds_tensors(value)} if isinstance(content, dict) else {}
+        if sets:
+            raise InputError(
+                f'the checkpoint {str(path)!r} holds {len(sets)} set(s) of weights, {", ".join(map(repr, sets))}, and '
+                'none under "model" or "state_dict". Save the one that you mean to a file of its own '
+                f"(torch.save(torch.load(path)[{next(iter(sets))!r}], new_path)) and give that.")
         raise InputError(f'the checkpoint {str(path)!r} holds no weights: expected tensors by name, at top level or under '
                          '"model" or "state_dict".')
     return {name.removeprefix('module.').removeprefix('backbone.'): value for name, value in weights.items()}
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(entry, Tensor) for entry in value.values())
