@@ -313,7 +313,7 @@ def run_build(sources, out, variables, log_path):
     command = [
         sys.executable, '-m', 'pip', 'wheel', '-v', '--no-build-isolation', '--no-deps', '--no-cache-dir', '-w', out, sources
     ]
-    with open(log_path, 'w') as log:
+    with open(log_path, 'w', buffering=1) as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
                                    errors='replace', env=dict(os.environ, **variables))
         for line in process.stdout:
