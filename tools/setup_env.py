@@ -158,7 +158,7 @@ class Environment:
     def create(self, interpreter, exactly, system=False):
         """Create the environment if it is not there, is not usable, or (``exactly``) has another Python.
 
-        With ``system`` it sees the packages of the interpreter; an environment that does not is told so and keeps its own.
+        With ``system`` it sees the packages of the interpreter; one that does not comes to see them and keeps its own.
         """
         if self.is_usable():
             found, wanted = self.output(PROBE), '%d.%d' % probe_python(interpreter)
@@ -172,10 +172,17 @@ class Environment:
                 say('the environment has Python %s: making it again with %s' % (found, wanted))
                 shutil.rmtree(self.path, ignore_errors=True)
         elif os.path.isdir(self.path) and os.listdir(self.path):
-            if not (self.is_own() or os.path.exists(os.path.join(self.path, 'pyvenv.cfg')) or os.path.lexists(self.python)):
+            if not self.is_own() and os.path.exists(os.path.join(self.path, 'pyvenv.cfg')):
+                raise SetupError('%s has no pip and was not made by this script: call `%s -m ensurepip`, or name another '
+                                 'environment.' % (self.path, self.python))
+            if not (self.is_own() or os.path.lexists(self.python)):
                 raise SetupError('%s is not a Python environment and not empty: name another folder.' % self.path)
             shutil.rmtree(self.path, ignore_errors=True)
         say('creating %s with %s' % (os.path.relpath(self.path, ROOT), interpreter))
+        if not os.path.exists(self.path):
+            os.makedirs(self.path)
+            with open(self.stamp('made'), 'w'):
+                pass
         done = subprocess.run([interpreter, '-m', 'venv'] + ['--system-site-packages'] * system + [self.path],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
@@ -183,8 +190,6 @@ class Environment:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise SetupError('the venv module of %s does not work (on Debian or Ubuntu: apt-get install python3-venv): %s' %
                              (interpreter, (done.stdout.decode(errors='replace').strip().splitlines() or [''])[-1]))
-        with open(self.stamp('made'), 'w'):
-            pass
 
     def is_own(self):
         """Whether this script may remove it: the project's own, or another that it made."""

@@ -236,6 +236,14 @@ def test_nothing_is_removed_that_is_no_environment_of_ours(setup_env, tmp_path):
     with pytest.raises(setup_env.SetupError, match='data is not a Python environment and not empty'):
         setup_env.Environment(str(tmp_path / 'data')).create(sys.executable, True)
     assert (tmp_path / 'data' / 'photo.jpg').exists()
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'theirs'], check=True)
+    with pytest.raises(setup_env.SetupError, match='theirs has no pip and was not made by this script'):
+        setup_env.Environment(str(tmp_path / 'theirs')).create(sys.executable, True)
+    assert (tmp_path / 'theirs' / 'pyvenv.cfg').exists()
+    ours = setup_env.Environment(str(tmp_path / 'ours'))
+    ours.create(make_python_without_pip(tmp_path), False)
+    ours.create(make_python_without_pip(tmp_path), False)  # stopped before it had pip, so made again
+    assert ours.is_own() and (tmp_path / 'ours' / 'pyvenv.cfg').exists()
 
 
 def test_another_environment_with_a_python_that_is_too_old_is_left_alone(setup_env, tmp_path, monkeypatch):
