@@ -4,8 +4,10 @@ RUN = .venv/bin/python
 TASK ?= segmentation
 REPORT ?= report.html
 BROWSER ?= chromium
-# An interpreter that was asked for by name replaces the environment's; the default one does not.
-SETUP = $(PYTHON) tools/setup_env.py $(if $(filter file,$(origin PYTHON)),,--this-python)
+# PYTHON=... is obeyed or refused by the script, which any Python 3 can run. An interpreter that was asked for by name replaces
+# the environment's; the default one does not.
+SETUP = $(or $(shell command -v python3),$(shell command -v '$(PYTHON)'),$(error Python 3 is needed and was not found)) \
+	tools/setup_env.py $(if $(filter file,$(origin PYTHON)),,--python '$(PYTHON)') $(if $(TORCH),--torch '$(TORCH)')
 SOURCES = mmparax tools tests configs demo setup.py
 PYTEST = $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -24,7 +26,8 @@ help:
 	@echo 'make format       sort imports, format and fix what can be fixed'
 	@echo 'make check-report look at REPORT=report.html in a headless BROWSER=chromium'
 	@echo 'make setup        only set up'
-	@echo 'PYTHON=python3.11 chooses the interpreter (3.10-3.12)'
+	@echo 'PYTHON=python3.11 chooses the interpreter (3.10-3.13)'
+	@echo 'TORCH=cpu, cu126, cu130 or installed chooses the build of PyTorch (without: the one of PyPI)'
 
 setup:
 	@$(SETUP) runtime

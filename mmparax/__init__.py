@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from mmparax.backbones.vit import AdaptedViT, AdaRouteViT
     from mmparax.checkpoint.adapter_io import load_adapter, save_adapter
     from mmparax.checkpoint.fingerprint import fingerprint
+    from mmparax.datasets.class_folders import ClassFolders
     from mmparax.datasets.svhn import SVHN
     from mmparax.deploy.bank import AdapterBank
     from mmparax.deploy.merging import merge_adapter, unmerge_adapter
     from mmparax.errors import (
+        DataError,
         InputError,
         MissingFileError,
         ParameterError,
@@ -50,11 +52,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     'AdaRoute', 'AdaRouteConvNeXt', 'AdaRouteMiT', 'AdaRouteSwin', 'AdaRouteViT', 'AdaptFormer', 'AdaptedConvNeXt', 'AdaptedMiT',
-    'AdaptedSwin', 'AdaptedViT', 'AdapterBank', 'BitFit', 'BlockInfo', 'CheckpointHook', 'EMAHook', 'Frozen', 'InputError',
-    'LoRA', 'LoRand', 'Method', 'MissingFileError', 'Mona', 'NormTuning', 'OptimWrapperConstructor', 'PEFTHook', 'ParameterCount',
-    'ParameterError', 'RandomBaseError', 'RoutingHook', 'SVHN', 'StorageError', 'TrainingError', 'UpstreamChangedError',
-    'UserError', 'VPT', '__version__', 'count_parameters', 'fingerprint', 'load_adapter', 'merge_adapter', 'save_adapter',
-    'unmerge_adapter'
+    'AdaptedSwin', 'AdaptedViT', 'AdapterBank', 'BitFit', 'BlockInfo', 'CheckpointHook', 'ClassFolders', 'DataError', 'EMAHook',
+    'Frozen', 'InputError', 'LoRA', 'LoRand', 'Method', 'MissingFileError', 'Mona', 'NormTuning', 'OptimWrapperConstructor',
+    'PEFTHook', 'ParameterCount', 'ParameterError', 'RandomBaseError', 'RoutingHook', 'SVHN', 'StorageError', 'TrainingError',
+    'UpstreamChangedError', 'UserError', 'VPT', '__version__', 'count_parameters', 'fingerprint', 'load_adapter', 'merge_adapter',
+    'save_adapter', 'unmerge_adapter'
 ]
 
 _ERRORS = 'mmparax.errors'  # the only names that need no other package
@@ -69,11 +71,12 @@ _NAMES = {
     'mmparax.backbones.parameters': ['ParameterCount', 'count_parameters'],
     'mmparax.checkpoint.adapter_io': ['load_adapter', 'save_adapter'],
     'mmparax.checkpoint.fingerprint': ['fingerprint'],
+    'mmparax.datasets.class_folders': ['ClassFolders'],
     'mmparax.datasets.svhn': ['SVHN'],
     'mmparax.deploy.bank': ['AdapterBank'],
     'mmparax.deploy.merging': ['merge_adapter', 'unmerge_adapter'],
     _ERRORS: [
-        'InputError', 'MissingFileError', 'ParameterError', 'RandomBaseError', 'StorageError', 'TrainingError',
+        'DataError', 'InputError', 'MissingFileError', 'ParameterError', 'RandomBaseError', 'StorageError', 'TrainingError',
         'UpstreamChangedError', 'UserError'
     ],
     'mmparax.hooks': ['CheckpointHook', 'EMAHook', 'PEFTHook', 'RoutingHook'],

@@ -6,9 +6,11 @@ parsing of its arguments: ``--help`` and a wrong option are answered at once, an
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mmparax.checks.amounts import ALL, SAMPLE
 from mmparax.errors import (
     TRACEBACK,
     InputError,
@@ -118,6 +121,25 @@ def explain(error: UserError, parser: argparse.ArgumentParser, args: argparse.Na
     return option + text[len(error.parameter):]
 
 
+def name_options(text: str, parameters: Sequence[str]) -> str:
+    """A sentence of the library with the options of a script where it proposes arguments.
+
+    ``ignore=[3, 'a b']`` becomes ``--ignore 3 'a b'``, ``clip=True`` becomes ``--clip``.
+
+    Args:
+        text: of an error.
+        parameters: those that are options of the script.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        value = ast.literal_eval(match[2])
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        return ' '.join([f'--{match[1].replace("_", "-")}', *(shlex.quote(str(each)) for each in values)])
+
+    literal = r"""\[[^\[\]]*\]|'[^']*'|"[^"]*"|True"""
+    return re.sub(rf'\b({"|".join(parameters)})=({literal})', replace, text)
+
+
 def _is_among(value: Any, given: Any) -> bool:
     """Whether a value is what was given, or one of several; a path may be written in another way."""
     several = given if isinstance(given, (list, tuple)) else ()
@@ -170,13 +192,18 @@ def add_cfg_options_argument(parser: Container) -> None:
 
 
 class _OptionsAction(argparse.Action):
-    """mmengine's action, which explains a word without ``=``."""
+    """mmengine's action, which explains a word without ``=`` and what it cannot read."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
                  option_string: str | None = None) -> None:
         for value in values:
-            if '=' not in value:
+            key, sign, given = value.partition('=')
+            if not sign:
                 raise argparse.ArgumentError(self, f'{value!r} is not KEY=VALUE')
+            from mmparax.config.sections import describe_unreadable
+            reason = describe_unreadable(given)
+            if reason:
+                raise argparse.ArgumentError(self, f'{key}={given!r}: {reason}')
         from mmengine.config import DictAction
         DictAction(self.option_strings, self.dest, nargs=self.nargs)(parser, namespace, values, option_string)
 
@@ -191,9 +218,14 @@ def complete_amp(arguments: Sequence[str]) -> list[str]:
     """Give an ``--amp`` without a precision behind it the default one, so that argparse takes no config for its value."""
     following = [*arguments[1:], '']
     return [
-        f'{argument}={PRECISIONS[0]}' if argument == '--amp' and after not in PRECISIONS else argument
+        f'{argument}={PRECISIONS[0]}' if argument == '--amp' and not _is_precision(after) else argument
         for argument, after in zip(arguments, following)
     ]
+
+
+def _is_precision(argument: str) -> bool:
+    """Whether what follows ``--amp`` is meant as its value: a known one, or a word such as ``fp8`` for which it has none."""
+    return argument in PRECISIONS or re.fullmatch(r'[A-Za-z]+\d+', argument) is not None and not os.path.exists(argument)
 
 
 def add_device_argument(parser: Container) -> None:
@@ -232,9 +264,10 @@ def add_out_dir_argument(parser: Container, default: str | None = None, meaning:
                         (' (default: %(default)s)' if default else ''))
 
 
-def add_size_argument(parser: Container, meaning: str, default: tuple[int, int] | None = None, required: bool = False) -> None:
-    """Add ``--size H [W]``: (H, W) in pixels."""
-    parser.add_argument('--size', nargs='+', type=int, action=_SizeAction, default=default, required=required, help=meaning)
+def add_size_argument(parser: Container, meaning: str, default: tuple[int, int] | None = None, required: bool = False,
+                      flag: str = '--size') -> None:
+    """Add ``--size H [W]``, or another flag of this kind: (H, W) in pixels."""
+    parser.add_argument(flag, nargs='+', type=int, action=_SizeAction, default=default, required=required, help=meaning)
 
 
 class _SizeAction(argparse.Action):
@@ -247,12 +280,36 @@ class _SizeAction(argparse.Action):
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 
+def add_scan_arguments(parser: Container, meaning: str) -> None:
+    """Add ``--scan`` (None, a number, or 'all') and ``--workers``."""
+    parser.add_argument(
+        '--scan', nargs='?', const=SAMPLE, type=_parse_amount, metavar='N',
+        help=f'{meaning}: all file names, and N images of each data set, or all, pixel by pixel (default: '
+        '%(const)s); what was read is kept in the work dir, so that an interrupted scan goes on')
+    parser.add_argument('--workers', type=int, default=0, metavar='N', help='processes that read for --scan (default: up to 4)')
+
+
+def _parse_amount(text: str) -> int | str:
+    if text == ALL:
+        return ALL
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a number of images nor {ALL!r}; a config goes in front of --scan')
+    return int(text)
+
+
 # ---- configs and runs ----
 
 
 def load_run_config(args: argparse.Namespace) -> Config:
-    """The config that the arguments of :func:`add_run_arguments` ask for."""
+    """The config that the arguments of :func:`add_run_arguments` ask for.
+
+    Raises:
+        ParameterError: if the script was not started by the launcher that it is told of.
+    """
     from mmparax.config.files import load_config
+    from mmparax.utils.launch import check_launcher
+
+    check_launcher(args.launcher)
     return load_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.local_rank)
 
 
@@ -302,18 +359,25 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner that a config asks for.
 
     A model with a backbone of mmparax always has the checks of PEFTHook, and mmparax's hooks in place of mmengine's own
-    CheckpointHook and EMAHook, which an inherited config may name; the log says which were replaced.
+    CheckpointHook and EMAHook, which an inherited config may name; the log says which were replaced. Its dataloaders have a
+    data set that is not empty, and what they cannot do without workers is switched off.
 
     Args:
-        cfg: its hooks are changed in place.
+        cfg: its hooks and dataloaders are changed in place.
+
+    Raises:
+        InputError: if a loop is configured by halves.
     """
     from mmengine.runner import Runner
 
+    from mmparax.checks.loaders import build_checked_loaders, drop_worker_options
+    from mmparax.config.sections import check_loops
     from mmparax.hooks.stock import holds_adapted_backbone, replace_stock_hooks
 
-    sentences = []
+    check_loops(cfg)
+    sentences = drop_worker_options(cfg)
     if holds_adapted_backbone(cfg):
-        sentences = replace_stock_hooks(cfg)
+        sentences += replace_stock_hooks(cfg)
         hooks = cfg.get('custom_hooks') or []
         if not any('PEFTHook' in str(hook.get('type')) for hook in hooks):
             cfg.custom_hooks = [*hooks, dict(type='mmparax.PEFTHook')]
@@ -324,6 +388,7 @@ def build_runner(cfg: Config) -> Runner:
         runner = Runner.from_cfg(cfg)
     if runner.logger.log_file:
         runner.logger.info('Environment, config and hooks: %s', runner.logger.log_file)
+    build_checked_loaders(runner)
     for sentence in sentences:
         runner.logger.info(sentence)
     return runner

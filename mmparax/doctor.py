@@ -1,7 +1,8 @@
 """Examines a config without training: what PEFTHook checks in a run, on one batch, before GPUs are booked."""
 import copy
-import math
+import itertools
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,29 +18,57 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils.dl_utils import collect_env
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.backbones.parameters import count_parameters
 from mmparax.checkpoint.fingerprint import fingerprint
 from mmparax.checkpoint.mmengine_loading import check_fit
-from mmparax.checks.checkpoint import check_origin
+from mmparax.checks.checkpoint import check_origin, check_round_trip, let_head_start_fresh
 from mmparax.checks.data import check_datasets
 from mmparax.checks.frozen import FrozenWatch
-from mmparax.checks.gradients import Gradients, check_gradients, watch_first_step
+from mmparax.checks.gradients import SILENT_STEPS, FirstSteps, check_loss, describe_silent_heads, watch_first_step
+from mmparax.checks.hidden_folders import leave_out_hidden_folders
+from mmparax.checks.loaders import (
+    LOADERS,
+    LONGEST_WAIT,
+    build_loader,
+    drop_worker_options,
+    get_batch_size,
+    limit_time,
+    shrink_batches,
+)
+from mmparax.checks.losses import check_input_size, check_losses
 from mmparax.checks.model import check_class_counts, check_features
+from mmparax.checks.norms import NormWatch, count_images, count_last_batch
 from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers
 from mmparax.checks.random_batch import make_random_batch
+from mmparax.checks.rates import describe_multipliers
+from mmparax.checks.scan import raise_errors, scan_datasets
+from mmparax.checks.scan import summarize as summarize_data
 from mmparax.checks.schedule import read_schedule
+from mmparax.checks.schedulers import describe_schedulers
+from mmparax.checks.validation import (
+    are_all_nan,
+    build_evaluator,
+    check_mixed_sizes,
+    check_monitored,
+    describe_metrics,
+    list_monitored,
+    redirect_outputs,
+    validate,
+)
 from mmparax.config.query import find_class, find_datasets, find_missing_downloads, get_metainfo, get_model_config, walk_configs
-from mmparax.errors import TRACEBACK, TrainingError, UserError
+from mmparax.config.sections import check_loops, check_sections
+from mmparax.errors import TRACEBACK, ParameterError, TrainingError, UserError
 from mmparax.hooks.checkpoint_hook import CheckpointHook
-from mmparax.utils.launch import use_amp
+from mmparax.utils.launch import SYNC_BN, use_amp
 from mmparax.utils.names import join_name
 from mmparax.utils.text import summarize_names
 
 OK, WARNING, PROBLEM, SKIPPED = 'ok', 'warning', 'problem', 'skipped'
-FIRST_STEPS = 12  # a dynamic loss scale starts high and is halved at every step that it rejects
+FIRST_STEPS = 12 + SILENT_STEPS  # a dynamic loss scale starts high and is halved at every step that it rejects
 
 
 @dataclass
@@ -67,6 +96,8 @@ class Doctor:
         self.cfg, self.batch_size, self.num_processes, self.report = cfg, batch_size, num_processes, report
         self.findings: list[Finding] = []
         self.model: nn.Module | None = None
+        self.loader: DataLoader | None = None  # of the training, as the config asks for it
+        self.wrapper: Any = None  # with which a step was taken
         self.has_data, self.fits = False, False
 
     def examine(self) -> list[Finding]:
@@ -75,8 +106,9 @@ class Doctor:
         for name, check in (('packages', self.check_packages), ('config', self.check_config),
                             ('checkpoints', self.check_checkpoints), ('data', self.check_data), ('model', self.check_model),
                             ('features', self.check_features), ('classes', self.check_classes), ('base', self.check_base),
-                            ('load_from', self.check_load_from), ('frozen', self.check_frozen),
-                            ('batch and rate', self.check_schedule), ('one step', self.check_step)):
+                            ('load_from', self.check_load_from), ('frozen', self.check_frozen), ('batches', self.check_batches),
+                            ('batch and rate', self.check_schedule), ('one step', self.check_step),
+                            ('validation', self.check_validation), ('resuming', self.check_resuming)):
             with self._report_errors(name):
                 status, text = check()
                 self._add(name, status, text)
@@ -106,6 +138,9 @@ class Doctor:
         return OK, ', '.join(f'{name} {version}' for name, version in found.items()) + f', {gpu}'
 
     def check_config(self) -> tuple[str, str]:
+        check_sections(self.cfg)
+        check_loops(self.cfg)
+        notes = drop_worker_options(self.cfg)
         hooks_of_run = self.cfg.get('custom_hooks') or []
         for hook in [*hooks_of_run, *(self.cfg.get('default_hooks') or {}).values()]:
             cls = find_class(HOOKS, hook, self.cfg) if isinstance(hook, Mapping) else None
@@ -113,7 +148,7 @@ class Doctor:
                 cls(**{name: value for name, value in hook.items() if name not in ('type', 'priority', '_scope_')})
         if not any('PEFTHook' in str(hook.get('type')) for hook in hooks_of_run):
             return WARNING, "custom_hooks has no dict(type='mmparax.PEFTHook'): only tools/train.py would check the run"
-        return OK, 'PEFTHook checks the run'
+        return OK, ' '.join(['PEFTHook checks the run.', *notes]) if notes else 'PEFTHook checks the run'
 
     def check_checkpoints(self) -> tuple[str, str]:
         hook = (self.cfg.get('default_hooks') or {}).get('checkpoint', dict(type='CheckpointHook'))
@@ -128,15 +163,26 @@ class Doctor:
         return OK, f'{held}, written whole, resumed exactly'
 
     def check_data(self) -> tuple[str, str]:
-        check_datasets(self.cfg, ['train_dataloader', 'val_dataloader'])
-        fetched = find_missing_downloads(self.cfg, ['train_dataloader', 'val_dataloader', 'test_dataloader'])
+        loaders, others = ['train_dataloader', 'val_dataloader'], ['test_dataloader']
+        notes = leave_out_hidden_folders(self.cfg, [*loaders, *others])
+        check_datasets(self.cfg, loaders)
+        fetched = find_missing_downloads(self.cfg, [*loaders, *others])
         if fetched:
             return OK, f'will be downloaded into {", ".join(map(repr, fetched))} at the start of the run'
-        self.has_data = True
         try:
-            check_datasets(self.cfg, ['test_dataloader'])
+            check_datasets(self.cfg, others)
         except UserError as error:
-            return WARNING, f'training has its data, tools/test.py has not: {error}'
+            others = []
+            notes.append(f'training has its data, tools/test.py has not: {error}')
+        scanned = scan_datasets(self.cfg, [*loaders, *others])
+        tested = [entry for entry in scanned if entry.place.startswith('test_dataloader')]
+        raise_errors([entry for entry in scanned if entry not in tested])
+        self.has_data = True
+        for entry in tested:
+            notes += [f'training has its data, tools/test.py has not: {sentence}' for sentence in summarize_data(entry, False)]
+        notes += [sentence for entry in scanned for sentence in summarize_data(entry, True)]
+        if notes:
+            return WARNING, ' '.join(notes)
         return OK, 'the folders and files of all data sets exist, and have the classes of the config'
 
     def check_model(self) -> tuple[str, str]:
@@ -168,13 +214,12 @@ class Doctor:
     def check_classes(self) -> tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
-        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        fitted, self.fits = self.fits, False
+        check_losses(self.model, self.cfg)
+        for loader in LOADERS:
             for dataset in find_datasets(self.cfg.get(loader)):
-                try:
-                    check_class_counts(self.model, get_metainfo(self.cfg, dataset), f'{loader}.dataset')
-                except UserError:
-                    self.fits = False
-                    raise
+                check_class_counts(self.model, get_metainfo(self.cfg, dataset), f'{loader}.dataset')
+        self.fits = fitted
         return OK, 'the heads are for the classes of the data'
 
     def check_base(self) -> tuple[str, str]:
@@ -199,8 +244,9 @@ class Doctor:
             return (SKIPPED, 'there is no model') if path else (OK, 'none, training starts from the base')
         checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
         check_origin(self.model, checkpoint, path, training=True)
+        fresh = let_head_start_fresh(self.model, checkpoint, path)
         check_fit(self.model, checkpoint.get('state_dict', checkpoint))
-        return OK, f'{path!r} was made by this method on this base'
+        return OK, f'{path!r} was made by this method on this base' + (f'. {fresh[:-1]}' if fresh else '')
 
     def check_frozen(self) -> tuple[str, str]:
         if self.model is None:
@@ -214,10 +260,27 @@ class Doctor:
             ]
         if wrong:
             raise TrainingError(f'{wrong[0]} and {len(wrong) - 1} more are trainable or frozen against the method')
-        check_optimizer(self.model, self._build_wrapper())
+        wrapper = self._build_wrapper()
+        check_optimizer(self.model, wrapper)
+        multipliers = describe_multipliers(self.model, wrapper, self.cfg.optim_wrapper.get('paramwise_cfg'))
+        if multipliers:
+            return WARNING, multipliers
         count = count_parameters(self.model)
         return OK, (f'{count.backbone_frozen.parameters / 1e6:.3f} M parameters of the backbone are frozen; every '
                     'trainable parameter is in the optimizer once')
+
+    def check_batches(self) -> tuple[str, str]:
+        if not self._has_data_of('train_dataloader'):
+            return SKIPPED, 'the data are not there'
+        loader = self._build_loader('train_dataloader')
+        self.loader = loader
+        if not hasattr(loader.dataset, '__len__'):
+            return OK, f'batches of {get_batch_size(loader)}'
+        per_epoch = self._count_iterations(loader)
+        if per_epoch == 0:
+            raise ParameterError('train_dataloader.batch_size', get_batch_size(loader), f'{len(loader.dataset)} images in '
+                                 f'{self.num_processes} processes give no full batch', 'Set drop_last=False, or a smaller batch.')
+        return OK, f'{len(loader.dataset)} images, {per_epoch} iterations an epoch for each of {self.num_processes} process(es)'
 
     def check_schedule(self) -> tuple[str, str]:
         loader = self.cfg.train_dataloader
@@ -227,43 +290,98 @@ class Doctor:
             factor = self.num_processes * batch_size / schedule.recipe_batch_size
             schedule.learning_rates = [rate * factor for rate in schedule.learning_rates]
         mismatch = schedule.explain_mismatch()
-        if mismatch is None:
+        warnings = [mismatch] if mismatch else []
+        per_epoch = self._count_iterations(self.loader) if self.loader is not None else 0
+        length = self.cfg.train_cfg.get('max_iters') or self.cfg.train_cfg.get('max_epochs', 0) * per_epoch
+        if length:
+            warnings += describe_schedulers(self.cfg, length, per_epoch or length)
+        if not warnings:
             return OK, schedule.describe()
-        return WARNING, f'{schedule.describe()} {mismatch[0].upper()}{mismatch[1:]}'
+        return WARNING, ' '.join([schedule.describe(), *(f'{text[0].upper()}{text[1:]}' for text in warnings)])
 
     def check_step(self) -> tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
         if not self.fits:
             return SKIPPED, 'the parts of the model do not fit'
-        batch, origin = self._make_batch()
-        if batch is None:
+        batches, origin = self._make_batches()
+        if batches is None:
             return SKIPPED, f'no data, and no random images for a {type(self.model).__name__}'
         model = self.model.to(get_device()).train()
         wrapper, watch = self._build_wrapper(), FrozenWatch(self.model)
-        found: list[Gradients] = []
-        for part in list_optim_wrappers(wrapper):
-            watch_first_step(part.optimizer, model, found.append)
-        losses: dict[str, Any] = {}
-        for _ in range(FIRST_STEPS):
-            losses = model.train_step(batch, wrapper)
-            if found:
-                break
-        if not found:
+        norms = NormWatch(model, self.num_processes, self._is_synchronised())
+        unused_allowed = bool(self.cfg.get('find_unused_parameters'))
+        judges = [(FirstSteps(unused_allowed), part) for part in list_optim_wrappers(wrapper)]
+        for steps, part in judges:
+            watch_first_step(part.optimizer, model, steps.judge)
+        loss, previous, silent = 0., -1, 0
+        try:
+            for _ in range(FIRST_STEPS):
+                silent = sum(steps.silent for steps, _ in judges)
+                if silent != previous:  # else the loss scaler rejected the step, and the same batch comes again
+                    batch, previous = next(batches), silent
+                norms.images = count_images(batch)
+                check_input_size(model, batch)
+                loss = check_loss(model.train_step(copy.deepcopy(batch), wrapper))
+                if all(steps.found for steps, _ in judges):
+                    break
+        finally:
+            norms.stop()
+        if not any(steps.found or steps.silent for steps, _ in judges):
             raise TrainingError(f'the loss scaler accepted none of {FIRST_STEPS} steps: use bf16')
-        for gradients in found:
-            check_gradients(gradients, bool(self.cfg.get('find_unused_parameters')))
+        for steps, _ in judges:
+            steps.check_end()
+        if loss == 0:
+            raise TrainingError('the loss is 0: nothing in these images counts in it. Look at the labels and ignore_index.')
+        if self.loader is not None:
+            norms.check_last_batch(count_last_batch(self.loader, self.num_processes))
         watch.check('by one step')
         watch.check_bytes(model)
-        loss = sum(value.item() for name, value in losses.items() if name == 'loss')
-        if not math.isfinite(loss):
-            raise TrainingError(f'the loss of the first step is {loss}')
+        self.wrapper = wrapper
+        found = [steps.found for steps, _ in judges if steps.found is not None]
         text = (f'on {origin}: loss {loss:.4f}, a finite gradient for each of {sum(part.count for part in found)} '
                 'trainable parameters (nothing would break several processes), the frozen base unchanged')
         zero = [name for part in found for name in part.zero]
         if zero:
             text += f'; exactly zero, which some methods are at first: {summarize_names(zero)}'
-        return OK, text
+        heads = [sentence for sentence in (describe_silent_heads(model, part) for part in found) if sentence]
+        if silent:
+            heads.append(f'{silent} batch(es) before it taught nothing: every gradient was exactly zero.')
+        return (WARNING, f'{text}. {" ".join(heads)}') if heads else (OK, text)
+
+    def check_validation(self) -> tuple[str, str]:
+        if self.cfg.get('val_dataloader') is None:
+            monitored = next(list_monitored(self.cfg), None)
+            if monitored is not None:
+                return WARNING, f'{monitored[0]}={monitored[1]!r} has no effect: the config has no validation'
+            return OK, 'the config has none'
+        if self.wrapper is None:
+            return SKIPPED, 'no step was taken'
+        if not self._has_data_of('val_dataloader'):
+            return SKIPPED, 'the data are not there'
+        loader = self._build_loader('val_dataloader')
+        check_mixed_sizes(self.model, loader)
+        with tempfile.TemporaryDirectory() as folder:
+            config = redirect_outputs(self.cfg.val_evaluator, folder)
+            evaluator = build_evaluator(config, getattr(loader.dataset, 'metainfo', None))
+            with limit_time(LONGEST_WAIT, 'the first batch of the validation'):
+                batch = next(iter(shrink_batches(loader, self.batch_size)))
+            metrics, count = validate(self.model, batch, loader.dataset, evaluator)
+        check_monitored(self.cfg, metrics)
+        text = f'on {count} image(s): {describe_metrics(metrics)}'
+        if are_all_nan(metrics):
+            return WARNING, f'{text}. No metric is a number: the annotations hold nothing that counts'
+        best = ', '.join(name for _, name in list_monitored(self.cfg))
+        return OK, text + (f'; the best checkpoint is chosen by {best}' if best else '')
+
+    def check_resuming(self) -> tuple[str, str]:
+        if self.wrapper is None:
+            return SKIPPED, 'no step was taken'
+        hook = (self.cfg.get('default_hooks') or {}).get('checkpoint', {})
+        if hook is None:
+            return SKIPPED, 'the run writes no checkpoint'
+        size = check_round_trip(self.model, self.wrapper, hook.get('save', 'trainable'))
+        return OK, f'weights and optimizer are written, read and loaded again; {size / 1e6:.1f} MB of weights in a checkpoint'
 
     # ---- parts ----
 
@@ -274,16 +392,55 @@ class Doctor:
             holder.optim_wrapper.pop('accumulative_counts', None)
         return build_optim_wrapper(self.model or nn.Linear(1, 1), holder.optim_wrapper)
 
-    def _make_batch(self) -> tuple[Any, str]:
+    def _has_data_of(self, name: str) -> bool:
+        """Whether the data of a loop are there, even if those of another are not."""
         if self.has_data:
-            loader = self.cfg.train_dataloader.copy()
-            loader.update(num_workers=0, persistent_workers=False)
-            for name in ('prefetch_factor', 'timeout'):
-                loader.pop(name, None)
-            loader['batch_size'] = min(self.batch_size, loader.get('batch_size') or self.batch_size)
-            loader['dataset'] = self.cfg.train_dataloader.dataset
-            return next(iter(Runner.build_dataloader(loader, seed=0))), f'{loader["batch_size"]} training images'
-        return make_random_batch(self.model, self.batch_size), f'{self.batch_size} random images (the data are not there)'
+            return True
+        try:
+            check_datasets(self.cfg, [name])
+        except UserError:
+            return False
+        return not find_missing_downloads(self.cfg, [name])
+
+    def _build_loader(self, name: str) -> DataLoader:
+        with limit_time(5 * LONGEST_WAIT, f'building {name}'):  # annotation files may be large
+            return build_loader(Runner.build_dataloader, self.cfg[name], name, seed=0)
+
+    def _count_iterations(self, loader: DataLoader) -> int:
+        """Iterations an epoch, of one of the processes of the run."""
+        size = get_batch_size(loader)
+        if loader.batch_size is None or not size:
+            return len(loader) // self.num_processes
+        owner = loader.sampler if hasattr(loader.sampler, '__len__') else loader.dataset
+        images = -(-len(owner) // self.num_processes)
+        return images // size if loader.drop_last else -(-images // size)
+
+    def _is_synchronised(self) -> bool:
+        """Whether batch norms of the model, which are plain here, will be synchronised over the processes of the run."""
+        return bool(self.cfg.get('sync_bn')) or any(
+            part.get('type') in SYNC_BN for _, part in walk_configs(get_model_config(self.cfg)))
+
+    def _make_batches(self) -> tuple[Iterator[Any] | None, str]:
+        """Batches without an end, and what is in them."""
+        if self.loader is not None:
+            # Batch norm is tried with the images of one process; where it is synchronised, those of the others count.
+            size = get_batch_size(self.loader) or self.batch_size
+            size = min(self.batch_size, size * self.num_processes if self._is_synchronised() else size)
+            loader = shrink_batches(self.loader, size)
+            return self._repeat(loader), f'{get_batch_size(loader)} training images'
+        batch = make_random_batch(self.model, self.batch_size)
+        origin = f'{self.batch_size} random images (the data are not there)'
+        return (None if batch is None else itertools.repeat(batch)), origin
+
+    @staticmethod
+    def _repeat(loader: DataLoader) -> Iterator[Any]:
+        while True:
+            with limit_time(LONGEST_WAIT, 'the first batch'):
+                batches = iter(loader)
+                batch = next(batches)
+            yield batch
+            for batch in batches:
+                yield batch
 
 
 def summarize(findings: list[Finding]) -> tuple[bool, str]:

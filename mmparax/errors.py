@@ -10,6 +10,15 @@ from typing import Any
 # An environment variable that makes the scripts show where an error comes from.
 TRACEBACK = 'MMPARAX_TRACEBACK'
 
+LONGEST_NUMBER = 40  # digits of an integer that is shown
+
+
+def show(value: Any) -> str:
+    """The ``repr`` of a value; of an integer that fills the screen, only its length."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**LONGEST_NUMBER:
+        return f'an integer of about {int(value.bit_length() * math.log10(2)) + 1} digits'
+    return repr(value)
+
 
 class UserError(Exception):
     """Marks an error that its message explains completely."""
@@ -36,7 +45,7 @@ class ParameterError(InputError):
     def __str__(self) -> str:
         if not self.allowed:  # made anew from its sentence, as PyTorch does with errors of workers
             return self.parameter
-        return f'{self.parameter}={self.value!r} is not allowed: {self.allowed}.' + (f' {self.remedy}' if self.remedy else '')
+        return f'{self.parameter}={show(self.value)} is not allowed: {self.allowed}.' + (f' {self.remedy}' if self.remedy else '')
 
 
 class MissingFileError(UserError, FileNotFoundError):
@@ -53,6 +62,17 @@ class StorageError(UserError, OSError):
 
 class TrainingError(UserError, RuntimeError):
     """A run that would train the wrong thing, or nothing."""
+
+
+class DataError(UserError, RuntimeError):
+    """A file of the data that cannot be used, found while a run reads it.
+
+    PyTorch makes an error of a worker process anew from its whole traceback; here only the sentence is kept.
+    """
+
+    def __init__(self, text: str):
+        name = f'{type(self).__module__}.{type(self).__qualname__}: '
+        super().__init__(text.rpartition(name)[2].strip() if text.startswith('Caught ') else text)
 
 
 class RandomBaseError(UserError, RuntimeError):
@@ -79,7 +99,11 @@ def check_seed(parameter: str, value: Any) -> int:
 
 def check_number(parameter: str, value: Any) -> float:
     """Return ``value`` if it is a finite number, else raise ParameterError."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    try:
+        finite = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        finite = False
+    if not finite:
         raise ParameterError(parameter, value, 'it must be a finite number')
     return float(value)
 

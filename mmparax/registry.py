@@ -11,6 +11,7 @@ from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmparax', locations=['mmparax.adapters', 'mmparax.backbones'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmparax', locations=['mmparax.hooks'])
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmparax', locations=['mmparax.datasets.svhn'])
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmparax',
+                    locations=['mmparax.datasets.svhn', 'mmparax.datasets.class_folders'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry('optimizer wrapper constructor', parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
                                       scope='mmparax', locations=['mmparax.optim'])

@@ -91,3 +91,10 @@ def test_weights_given_in_another_way_name_the_base_checkpoint(backbone):
         build('frozen', backbone, pretrained='file.pth')
     assert error.value.remedy == "Use base_checkpoint='file.pth'."
     assert build('frozen', backbone, pretrained=None).method is not None
+
+
+def test_a_number_beyond_all_floats_is_refused_and_not_printed():
+    for value in (10**400, -10**5000):
+        with pytest.raises(ParameterError) as refused:
+            check_number('scale', value)
+        assert str(refused.value).startswith('scale=an integer of about ') and len(str(refused.value)) < 100

@@ -1,18 +1,25 @@
 """Importing the package: light, clear about what is missing, and every registered name is there."""
 import ast
+import os
+import shutil
+import site
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 import mmparax
 from mmparax import registry
+from mmparax.__main__ import main
 from mmparax.utils.toolboxes import require
 
 REGISTRIES = (registry.MODELS, registry.HOOKS, registry.DATASETS, registry.OPTIM_WRAPPER_CONSTRUCTORS)
 NOT_REGISTERED = {'AdapterBank', 'BlockInfo', 'Method', 'ParameterCount'}  # classes for use from Python
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(code, *blocked):
@@ -134,3 +141,68 @@ def test_type_checkers_see_every_public_name():
     assert set(seen) == set(mmparax._MODULES)
     for name, module in seen.items():
         assert module.startswith(mmparax._MODULES[name])
+
+
+def test_beside_a_clone_its_folder_is_not_taken_for_the_package(tmp_path):
+    """A clone is a folder called mmparax, and Python takes any folder of that name for an empty package if it finds no other."""
+    clone = tmp_path / 'mmparax'
+    shutil.copytree(ROOT / 'mmparax', clone / 'mmparax', ignore=shutil.ignore_patterns('__pycache__', 'zoo'))
+    for name in ('pyproject.toml', 'setup.py', 'README.md', 'LICENSE'):
+        shutil.copy(ROOT / name, clone)
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'venv'], check=True)
+    packages = next((tmp_path / 'venv').glob('lib/python*/site-packages'))
+    (packages / 'those_of_the_tests.pth').write_text('\n'.join(site.getsitepackages()))
+    python, alone = tmp_path / 'venv' / 'bin' / 'python', {**os.environ, 'PYTHONPATH': ''}
+    # --ignore-installed: pip must not touch the environment that the tests run in
+    pip = [python, '-m', 'pip', 'install', '--ignore-installed', '--no-deps', '--no-build-isolation', '-e', clone]
+    done = subprocess.run(pip, text=True, capture_output=True, env=alone, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (packages / 'those_of_the_tests.pth').unlink()  # importing the package needs no other
+    (tmp_path / 'script.py').write_text('import mmparax; print(mmparax.__file__, mmparax.ParameterError.__name__)')
+    for command in (['-c', (tmp_path / 'script.py').read_text()], ['script.py']):
+        done = subprocess.run([python, *command], text=True, capture_output=True, env=alone, cwd=tmp_path)
+        assert done.stdout == f'{clone}/mmparax/__init__.py ParameterError\n', done.stderr
+    done = subprocess.run([python, '-m', 'mmparax', '--version'], text=True, capture_output=True, env=alone, cwd=tmp_path)
+    assert done.stdout == f'mmparax {mmparax.__version__}\n', done.stderr
+
+
+def read_pairs(printed):
+    """What ``python -m mmparax`` prints, as a dict."""
+    return dict(line.split(None, 1) for line in printed.splitlines() if line.startswith('  '))
+
+
+def ask(*blocked):
+    """What it prints where some packages cannot be imported."""
+    return read_pairs(run('from mmparax.__main__ import main; main([])', *blocked))
+
+
+def test_the_package_says_what_it_finds(capsys):
+    main([])
+    said = read_pairs(capsys.readouterr().out)
+    assert said['mmparax'].startswith(mmparax.__version__) and said['mmcv'].endswith(', with its operators')
+    assert said['mmengine'].split()[0][0].isdigit() and said['torch'].split('+')[0] in torch.__version__
+    assert {'GPU', 'mmdet', 'mmseg', 'mmpretrain', 'triton', 'onnx'} < set(said)
+    assert said['taken'].removeprefix('here').split()[0] in ('cpu', 'triton', 'fused')
+    assert said['tools'] == str(ROOT / 'tools') and Path(said['configs'], 'quickstart').is_dir()
+
+
+def test_the_package_says_what_it_misses():
+    said = ask('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'onnx', 'rich')
+    assert said['mmengine'] == 'missing: pip install onedl-mmengine' and said['mmseg'].startswith('missing')
+    assert said['onnx'] == 'missing: for export to ONNX' and said['tools'] == str(ROOT / 'tools')
+    assert said['reference,'] == 'fused run wherever PyTorch does'
+    said = ask('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain')
+    assert said['torch'] == 'missing' and said['GPU'] == 'unknown without torch' and said['none'] == 'without torch'
+
+
+def test_the_package_says_when_mmcv_has_no_operators():
+    assert ask('mmcv._ext')['mmcv'].split(', ', 1)[1] == \
+        'WITHOUT its operators, so that detection and most of segmentation do not work (ModuleNotFoundError: import of ' \
+        'mmcv._ext halted; None in sys.modules)'
+
+
+def test_the_package_has_two_options(capsys):
+    for option, text in (('--version', f'mmparax {mmparax.__version__}\n'), ('--help', 'usage: python -m mmparax')):
+        with pytest.raises(SystemExit, match='0'):
+            main([option])
+        assert capsys.readouterr().out.startswith(text)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Evaluate a model: ``python tools/test.py CONFIG CHECKPOINT``."""
 import argparse
+import logging
 
 from mmparax.cli import ToolParser, add_run_arguments, build_runner, draw_predictions, keep_config_file, load_run_config, tool
 from mmparax.errors import InputError
@@ -25,7 +26,10 @@ def build_parser() -> ToolParser:
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    from mmengine.logging import print_log
+
     from mmparax.checks.data import check_datasets
+    from mmparax.checks.hidden_folders import leave_out_hidden_folders
     from mmparax.config.files import check_checkpoint
     from mmparax.inference.evaluation import describe_evaluation, format_images, record_evaluation
     from mmparax.inference.metrics import format_results_table, write_predictions
@@ -36,6 +40,8 @@ def main(args: argparse.Namespace) -> None:
     cfg = load_run_config(args)
     check_checkpoint(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
+    for sentence in leave_out_hidden_folders(cfg, ['test_dataloader']):
+        print_log(sentence, logger='current', level=logging.WARNING)
     check_datasets(cfg, ['test_dataloader'])
     for folder in filter(None, (cfg.work_dir, args.out_dir, args.show_dir)):
         check_writable(folder)

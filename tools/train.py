@@ -1,9 +1,19 @@
 #!/usr/bin/env python
 """Train a model: ``python tools/train.py CONFIG``."""
 import argparse
+import logging
 
-from mmparax.cli import ToolParser, add_amp_argument, add_run_arguments, build_runner, keep_config_file, load_run_config, tool
-from mmparax.errors import InputError
+from mmparax.cli import (
+    ToolParser,
+    add_amp_argument,
+    add_run_arguments,
+    add_scan_arguments,
+    build_runner,
+    keep_config_file,
+    load_run_config,
+    tool,
+)
+from mmparax.errors import InputError, check_int
 from mmparax.utils.ranks import is_first_process
 
 
@@ -19,16 +29,20 @@ def build_parser() -> ToolParser:
     add_amp_argument(parser)
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help="scale the learning rate by this run's batch over the recipe's")
+    add_scan_arguments(parser, 'look at the data before training')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
     return parser
 
 
 @tool(build_parser)
 def main(args: argparse.Namespace) -> None:
+    from mmengine.logging import print_log
     from mmengine.runner import find_latest_checkpoint
 
-    from mmparax.checks.data import check_datasets
+    from mmparax.checks.hidden_folders import leave_out_hidden_folders
+    from mmparax.checks.scan_report import check_run_data
     from mmparax.config.files import check_checkpoint
+    from mmparax.config.sections import check_loops
     from mmparax.utils.launch import evaluate_without_amp, keep_freed_memory, prepare_processes, use_amp
     from mmparax.utils.locks import lock_folder
 
@@ -38,6 +52,7 @@ def main(args: argparse.Namespace) -> None:
         checkpoint = cfg.get('default_hooks', {}).get('checkpoint')
         if checkpoint is not None:
             checkpoint.pop('save_best', None)  # there will be no metric to choose by
+    check_loops(cfg)
     use_amp(cfg, args.amp)
     evaluate_without_amp(cfg)
     if args.auto_scale_lr:
@@ -52,7 +67,12 @@ def main(args: argparse.Namespace) -> None:
             cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.load_from:
             check_checkpoint(cfg.load_from)
-    check_datasets(cfg, ['train_dataloader', 'val_dataloader'])
+    check_int('workers', args.workers, 0)
+    if is_first_process(cfg.launcher):
+        for sentence in check_run_data(cfg, args.scan, args.workers):
+            print_log(sentence, logger='current', level=logging.WARNING)
+    else:
+        leave_out_hidden_folders(cfg, ['train_dataloader', 'val_dataloader'])
     if is_first_process(cfg.launcher):
         lock_folder(cfg.work_dir)  # before the runner writes anything there
     prepare_processes(cfg)

@@ -160,6 +160,7 @@ def build_method(cfg: Mapping[str, Any]) -> Method:
         raise ParameterError('adapter', cfg, "it must be None (full fine-tuning) or a dict such as "
                              "dict(type='mmparax.AdaRoute')", f'Methods: {", ".join(sorted(methods))}.')
     options = dict(cfg)
+    options.pop('_delete_', None)  # mmengine leaves it where the base config has no adapter to delete
     kind = options.pop('type')
     if isinstance(kind, str):
         cls = methods.get(kind[len('mmparax.'):] if kind.startswith('mmparax.') else kind)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmparax.backbones.adapted import AdaptedBackbone, find_adapted_backbones
 from mmparax.backbones.base_weights import BaseSource
-from mmparax.checks.model import MAPS
+from mmparax.checks.features import MAPS
 from mmparax.config.files import check_checkpoint, load_config
 from mmparax.config.query import get_model_config, walk_configs
 from mmparax.errors import InputError, ParameterError, UserError

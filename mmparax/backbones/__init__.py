@@ -2,7 +2,7 @@
 from typing import TYPE_CHECKING
 
 from mmparax.registry import MODELS
-from mmparax.utils.toolboxes import is_installed, make_stand_in, require
+from mmparax.utils.toolboxes import find_obstacle, make_stand_in, require
 
 require('mmcv', 'mmpretrain')
 
@@ -10,10 +10,10 @@ from mmparax.backbones.convnext import AdaptedConvNeXt, AdaRouteConvNeXt  # noqa
 from mmparax.backbones.swin import AdaptedSwin, AdaRouteSwin  # noqa: E402
 from mmparax.backbones.vit import AdaptedViT, AdaRouteViT  # noqa: E402
 
-if TYPE_CHECKING or is_installed('mmseg'):
+if TYPE_CHECKING or find_obstacle('mmseg.models') is None:
     from mmparax.backbones.mit import AdaptedMiT, AdaRouteMiT
 else:
-    AdaptedMiT, AdaRouteMiT = (make_stand_in(name, 'mmseg') for name in ('AdaptedMiT', 'AdaRouteMiT'))
+    AdaptedMiT, AdaRouteMiT = (make_stand_in(name, 'mmseg.models') for name in ('AdaptedMiT', 'AdaRouteMiT'))
     for stand_in in (AdaptedMiT, AdaRouteMiT):
         MODELS.register_module(module=stand_in)
 

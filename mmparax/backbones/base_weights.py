@@ -18,6 +18,7 @@ from mmparax.errors import InputError, ParameterError, RandomBaseError
 from mmparax.utils.names import add_prefix, strip_prefix
 from mmparax.weights.claims import CHECKED, CLAIM, ORIGINS, check_claimed_fingerprint, read_origins
 from mmparax.weights.digest import combine_descriptions, describe_tensor
+from mmparax.weights.layouts import find_layout, find_option, find_prefix
 from mmparax.weights.matching import check_keys, check_same_base, copy_base, is_ignorable
 from mmparax.weights.reader import read_weights
 from mmparax.weights.sources import fetch, locate
@@ -102,14 +103,32 @@ class BaseWeights(BaseModule):
         if self.base_checkpoint is None:
             raise ParameterError('base_checkpoint', None, 'it must be the path or URL of the pre-trained weights to load')
         given = read_weights(fetch(self.base_checkpoint))
-        families = find_families(given)
-        if families and self.family not in families:
+        families, layout = find_families(given), find_layout(given)
+        if families and self.family not in families and layout is None:
             raise ParameterError(
                 'base_checkpoint', self.base_checkpoint, f'{type(self).__name__} needs weights of a '
                 f'{self.family}, and these are of a {" or ".join(families)}')
-        converted = type(self).convert_base(given)
-        weights = self.fit_base(converted)
-        copy_base(self.parameters_of(Role.BASE, Role.TUNED), weights, self.base_checkpoint, type(self).__name__)
+        parameters = self.parameters_of(Role.BASE, Role.TUNED)
+
+        def explain(missing: list[str], unexpected: list[str]) -> tuple[str, str]:
+            option = find_option(missing, unexpected)
+            prefix = None if option else find_prefix(given, type(self).convert_base, parameters)
+            if prefix is not None:
+                return f'a file whose names begin with {prefix!r}', f'save its tensors without {prefix!r} to a file and give that'
+            if layout is not None:
+                # What is not read is a part of the name of the layout; what follows is what to do.
+                name, _, remedy = layout.remedy.rpartition(': ')
+                return f'{layout.name}, {name}' if name else layout.name, remedy
+            return '', option or ''
+
+        try:
+            converted = type(self).convert_base(given)
+            weights = self.fit_base(converted)
+        except (InputError, KeyError, RuntimeError):  # of tensors that mean something else in this layout
+            if layout is None:
+                raise
+            converted = weights = given
+        copy_base(parameters, weights, self.base_checkpoint, type(self).__name__, explain)
         self.base_source = BaseSource.FILE
         self.origins = self._find_origins(converted, weights)
 

@@ -170,7 +170,8 @@ class AdaptedViT(AdaptedBackbone, VisionTransformer):
         if not square:
             raise ParameterError(
                 'base_checkpoint', self.base_checkpoint, f'its position table has {table.shape[1]} entries, '
-                f'which are not {self.num_extra_tokens} extra token(s) and a square of patches', 'Give a file with one.')
+                f'which are not {self.num_extra_tokens} extra token(s) and a square of patches',
+                'Its model has no class token: set with_cls_token=False.' if extra == 0 else 'Give a file with one.')
         table = table[:, extra - self.num_extra_tokens:]
         if (side, side) != grid:
             print_log(

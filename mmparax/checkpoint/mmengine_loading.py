@@ -6,6 +6,7 @@ It loads what fits of a checkpoint and logs the rest: adapters would run on a ra
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
@@ -16,7 +17,8 @@ from mmparax.utils.names import join_name, make_prefix, strip_prefix
 from mmparax.weights.adapter_file import VerifiedDescription, as_checkpoint
 from mmparax.weights.claims import CHECKED, CLAIM, EMA, EMA_OWNER, ORIGINS, attach_claim
 from mmparax.weights.metadata import decode_meta
-from mmparax.weights.reader import build_refusal, read_file, read_torch
+from mmparax.weights.reader import build_refusal, has_digest, read_file, read_torch
+from mmparax.weights.seal import UNSEALED
 from mmparax.weights.sources import SHIPPED, fetch
 
 FRESH_HEAD = 'fresh_head'  # in the claim of an adapter file that a training starts from: the head may start fresh
@@ -32,7 +34,10 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
         MissingFileError: if it does not exist.
         InputError: if it is damaged or holds more than tensors and plain data.
     """
-    content = read_file(fetch(filename, 'checkpoint'), map_location or 'cpu')
+    path = fetch(filename, 'checkpoint')
+    content = read_file(path, map_location or 'cpu')
+    if not has_digest(path, content):
+        print_log(f'{filename!r} {UNSEALED}.', logger='current')
     return add_claim(decode_meta(as_checkpoint(content, filename), filename))
 
 

@@ -1,17 +1,27 @@
 """Whether a checkpoint fits a run: complete enough to resume from, made by this method on this base."""
+import io
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.backbones.roles import Role
-from mmparax.checkpoint.compatibility import check_head, check_method, describe_missing_head, split_names
-from mmparax.checkpoint.fingerprint import check_fingerprint
+from mmparax.checkpoint.compatibility import check_head, check_method, describe_missing_head, keep_fitting_head, split_names
+from mmparax.checkpoint.contents import drop_frozen
+from mmparax.checkpoint.fingerprint import add_description, check_fingerprint
+from mmparax.checkpoint.mmengine_loading import FRESH_HEAD, add_claim, load_state_dict
 from mmparax.errors import InputError
 from mmparax.utils.names import make_prefix, strip_prefix
-from mmparax.weights.adapter_file import get_description
+from mmparax.utils.text import summarize_names
+from mmparax.weights.adapter_file import VerifiedDescription, get_description
+from mmparax.weights.claims import CLAIM
+from mmparax.weights.reader import read_torch
+
+LARGEST_COPY = 2**26  # bytes of a checkpoint that is written to memory to see whether it can be read
 
 
 def check_resumable(checkpoint: Mapping[str, Any], source: str) -> None:
@@ -71,3 +81,56 @@ def check_origin(model: nn.Module, checkpoint: Mapping[str, Any], source: str, t
         if described.get('head_included') is False and split_names(model, model.state_dict())[1]:
             raise InputError(describe_missing_head(model, repr(source)))
         check_head(model, weights, repr(source))
+
+
+def let_head_start_fresh(model: nn.Module, checkpoint: dict[str, Any], source: str) -> str | None:
+    """Let a training that starts from an adapter file begin with another head than the file's.
+
+    Args:
+        model: what will be trained.
+        checkpoint: content of the file; what does not fit the head is removed from it.
+        source: its path, for the sentence.
+
+    Returns:
+        What starts fresh, as a sentence; None if the file is no adapter file, or fits completely.
+    """
+    if not get_description(checkpoint):
+        return None
+    weights = checkpoint['state_dict']
+    weights._metadata[CLAIM] = VerifiedDescription(weights._metadata[CLAIM], **{FRESH_HEAD: True})
+    taken, fresh = keep_fitting_head(model, weights)
+    if not fresh:
+        return None
+    return f'{source!r} gives the adapter and {len(taken)} tensors of the head; the others start fresh: {summarize_names(fresh)}.'
+
+
+def check_round_trip(model: nn.Module, wrapper: Any, save: str = 'trainable') -> int:
+    """Check that a checkpoint of a model can be written, read and resumed; in memory, and no file is touched.
+
+    Args:
+        model: after a step.
+        wrapper: its optimizer wrapper, or a dict of several.
+        save: as that of :class:`mmparax.CheckpointHook`.
+
+    Returns:
+        The size of the weights in it, in bytes.
+
+    Raises:
+        InputError: if it would be refused.
+    """
+    checkpoint: dict[str, Any] = dict(meta={}, state_dict=OrderedDict(model.state_dict()), optimizer=wrapper.state_dict(),
+                                      message_hub={})
+    add_description(checkpoint, model)
+    if save == 'trainable':
+        drop_frozen(checkpoint, model)
+    size = sum(value.numel() * value.element_size() for value in checkpoint['state_dict'].values() if isinstance(value, Tensor))
+    if size <= LARGEST_COPY:
+        file = io.BytesIO()
+        torch.save(checkpoint, file)
+        file.seek(0)
+        checkpoint = read_torch(file)
+    checkpoint = add_claim(checkpoint)
+    check_origin(model, checkpoint, 'a checkpoint of this run', training=False)
+    load_state_dict(model, checkpoint['state_dict'])
+    wrapper.load_state_dict(checkpoint['optimizer'])
+    return size

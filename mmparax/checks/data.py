@@ -10,6 +10,7 @@ from mmengine.registry import DATASETS
 
 from mmparax.config.query import downloads_itself, find_class, find_datasets, find_metrics, get_metainfo, list_dataset_paths
 from mmparax.errors import InputError, MissingFileError, ParameterError
+from mmparax.utils.folders import is_hidden, list_folders
 from mmparax.utils.text import summarize_names
 
 FILES_OF_EVALUATORS = ('ann_file', 'seg_prefix')
@@ -83,7 +84,7 @@ def check_class_names(cfg: Mapping[str, Any], place: str, dataset: Mapping[str, 
     elif hasattr(cls, 'is_valid_file') and not own and 'ann_file' not in paths and dataset.get('with_label', True):
         folder = [*(path for name, path in paths.items() if name.startswith('data_prefix')), paths.get('data_root', '')][0]
         if os.path.isdir(folder):
-            _check_folders(place, classes, folder)
+            _check_folders(place, classes, folder, cls.__name__ == 'ClassFolders')
 
 
 def _check_categories(place: str, classes: Sequence[str], path: str, panoptic: bool) -> None:
@@ -136,9 +137,17 @@ def _parse_list(text: mmap.mmap, position: int) -> list[Any]:
             size *= 4
 
 
-def _check_folders(place: str, classes: Sequence[str], folder: str) -> None:
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+def _check_folders(place: str, classes: Sequence[str], folder: str, by_name: bool) -> None:
+    found = [name for name in list_folders(folder) if not is_hidden(name)]
     remedy = f'Set {place}.metainfo=dict(classes=...) to the names of the folders in their order, or leave it out.'
+    lacking = [name for name in classes if name not in found]
+    if lacking and set(found) < set(classes):
+        if by_name:
+            return
+        raise InputError(
+            f'{place}.metainfo.classes has {_list_names(classes)}, and {folder!r} has {_list_names(found)} as folders, '
+            f'of which there must be one for each class: {_list_names(lacking)} have none. Use type='
+            "'mmparax.ClassFolders', where a folder may be missing, or make an empty one for each of them.")
     if len(found) != len(classes):
         raise InputError(f'{place}.metainfo.classes has {_list_names(classes)}, and {folder!r} has {_list_names(found)} as '
                          f'folders, of which there must be one for each class. {remedy}')

@@ -4,73 +4,11 @@ from typing import Any
 
 from torch import nn
 
-from mmparax.backbones.adapted import AdaptedBackbone
+from mmparax.checks.features import check_features
+from mmparax.checks.parts import HEADS, PANOPTIC_HEADS, find_parts
 from mmparax.errors import InputError, ParameterError
 
-DETECTION_HEADS = ('rpn_head', 'bbox_head', 'mask_head', 'roi_head', 'semantic_head', 'panoptic_head')
-SEGMENTATION_HEADS = ('decode_head', 'auxiliary_head')
-CLASS_HEADS = (*SEGMENTATION_HEADS, 'head', 'bbox_head', 'mask_head', 'roi_head.bbox_head', 'roi_head.mask_head')
-# Options that make a backbone give vectors, and the value with which it gives maps.
-MAPS = {'gap_before_final_norm': False, 'out_type': 'featmap'}
-
-
-def is_dense(model: nn.Module) -> bool:
-    """Whether a model segments or detects, and so needs feature maps."""
-    return any(getattr(model, name, None) is not None for name in DETECTION_HEADS + SEGMENTATION_HEADS)
-
-
-def find_parts(model: nn.Module, paths: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (name, module) of those of ``paths`` that a model has; each module of a list by itself."""
-    for path in paths:
-        part: Any = model
-        for name in path.split('.'):
-            part = getattr(part, name, None)
-        if isinstance(part, nn.ModuleList):
-            yield from ((f'{path}.{number}', entry) for number, entry in enumerate(part))
-        elif isinstance(part, nn.Module):
-            yield path, part
-
-
-def check_features(model: nn.Module) -> None:
-    """Check that the backbone of a segmentor or detector gives the maps that its neck or heads take.
-
-    Raises:
-        ParameterError: naming the option with which it gives vectors, another number of maps or other channels.
-    """
-    backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, AdaptedBackbone) or not is_dense(model):
-        return
-    channels = backbone.output_channels()
-    if channels is None:
-        option = next((name for name in MAPS if hasattr(backbone, name)), 'type')
-        value = getattr(backbone, option, type(backbone).__name__)
-        raise ParameterError(f'model.backbone.{option}', value,
-                             f'{type(model).__name__} needs feature maps, and this backbone gives vectors or tokens',
-                             f'Use model.backbone.{option}={MAPS[option]!r}.' if option in MAPS else '')
-    given = f'the backbone gives {len(channels)} map(s), of {channels} channels (out_indices={list(model.backbone.out_indices)})'
-    neck = getattr(model, 'neck', None)
-    if neck is not None:
-        expected = getattr(neck, 'in_channels', None)
-        # Some necks list their inputs from the smallest map on.
-        if isinstance(expected, (list, tuple)) and list(expected) not in (channels, channels[::-1]):
-            raise ParameterError('model.neck.in_channels', list(expected), given, 'Set one to what the other says.')
-        return
-    for name, head in find_parts(model, SEGMENTATION_HEADS):
-        if hasattr(head, 'in_index') and hasattr(head, 'in_channels'):
-            _check_inputs(f'model.{name}', head, channels, given)
-
-
-def _check_inputs(name: str, head: nn.Module, channels: list[int], given: str) -> None:
-    several = isinstance(head.in_index, (list, tuple))
-    indices = list(head.in_index) if several else [head.in_index]
-    if any(not -len(channels) <= index < len(channels) for index in indices):
-        raise ParameterError(f'{name}.in_index', head.in_index, given, 'Change in_index, or model.backbone.out_indices.')
-    widths: Any = [channels[index] for index in indices]
-    if not several or getattr(head, 'input_transform', None) == 'resize_concat':
-        widths = sum(widths)
-    expected = list(head.in_channels) if isinstance(head.in_channels, (list, tuple)) else head.in_channels
-    if expected != widths:
-        raise ParameterError(f'{name}.in_channels', expected, given, f'With in_index={head.in_index} it must be {widths}.')
+__all__ = ['check_class_counts', 'check_features', 'check_sync_norms']
 
 
 def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str) -> None:
@@ -92,15 +30,32 @@ def check_class_counts(model: nn.Module, metainfo: Mapping[str, Any], place: str
         return
     things, stuff = metainfo.get('thing_classes'), metainfo.get('stuff_classes')
     panoptic = getattr(model, 'panoptic_fusion_head', None) is not None and things is not None and stuff is not None
-    if panoptic:
-        if list(classes) != [*things, *stuff]:
-            raise InputError(f'{place}.metainfo.classes must be thing_classes, then stuff_classes, in their order: '
-                             f'{type(model).__name__} tells the two apart by their numbers.')
-        for name, head in find_parts(model, ('panoptic_fusion_head', 'semantic_head')):
+    if panoptic and list(classes) != [*things, *stuff]:
+        raise InputError(f'{place}.metainfo.classes must be thing_classes, then stuff_classes, in their order: '
+                         f'{type(model).__name__} tells the two apart by their numbers.')
+    if not panoptic:
+        things, stuff = classes, ()
+    if getattr(model, 'panoptic_fusion_head', None) is not None:
+        for name, head in find_parts(model, PANOPTIC_HEADS):
             for option, kind in (('num_things_classes', things), ('num_stuff_classes', stuff)):
                 _check_count(f'model.{name}.{option}', getattr(head, option, None), kind, place)
-    for name, head in find_parts(model, CLASS_HEADS):
-        _check_count(f'model.{name}.num_classes', getattr(head, 'num_classes', None), things if panoptic else classes, place)
+    for name, head in list_counting_parts(model):
+        _check_count(f'model.{name}.num_classes', head.num_classes, things, place)
+
+
+def list_counting_parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield (name, module) of the heads of a model, and of the losses in them, whose ``num_classes`` is that of the data.
+
+    Others count something of their own: proposals (one kind of object), boundaries, the classes of a semantic branch, masks
+    without a class; a panoptic head counts things and stuff apart.
+    """
+    for name, module in model.named_modules():
+        top = name.split('.')[0]
+        if not isinstance(getattr(module, 'num_classes', None), int) or top not in HEADS:
+            continue
+        own = top in ('rpn_head', *PANOPTIC_HEADS) or 'semantic_head' in name.split('.')
+        if not own and not hasattr(module, 'boundary_threshold') and not getattr(module, 'class_agnostic', False):
+            yield name, module
 
 
 def _check_count(parameter: str, count: int | None, classes: Sequence[str], place: str) -> None:

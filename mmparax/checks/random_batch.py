@@ -5,7 +5,7 @@ import torch
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from mmparax.checks.model import CLASS_HEADS, DETECTION_HEADS, find_parts
+from mmparax.checks.parts import CLASS_HEADS, DETECTION_HEADS, find_parts
 
 OBJECTS = 3  # in an image
 
@@ -23,20 +23,30 @@ def make_random_batch(model: nn.Module, count: int) -> dict[str, Any] | None:
     if hasattr(model, 'decode_head'):
         make, size = _make_segmentation_sample, getattr(model.data_preprocessor, 'size', None) or (128, 128)
     elif any(hasattr(model, name) for name in DETECTION_HEADS):
-        make, size = _make_detection_sample, (128, 128)
+        # Models that choose queries from the tokens of their maps need as many tokens.
+        make, size = _make_detection_sample, (256, 256) if getattr(model, 'num_queries', 0) > 300 else (128, 128)
     elif hasattr(model, 'head'):
         # Windows of a backbone with a single output need maps of their size.
         make, size = _make_classification_sample, getattr(model.backbone, 'img_size', (224, 224))
     else:
         return None
-    classes = next((head.num_classes for _, head in find_parts(model, CLASS_HEADS) if hasattr(head, 'num_classes')), None)
-    if classes is None:
+    classes = _count_classes(model)
+    if not classes:
         return None
     size = tuple(size)
     samples = [make(model, classes, size) for _ in range(count)]
     for sample in samples:
         sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1., 1.)))
     return dict(inputs=[torch.randint(256, (3, *size), dtype=torch.uint8) for _ in samples], data_samples=samples)
+
+
+def _count_classes(model: nn.Module) -> int | None:
+    """Number of classes that the images may have, for a detector those of things; None if the heads do not say it."""
+    for _, head in find_parts(model, (*CLASS_HEADS, 'panoptic_head')):
+        for option in ('num_classes', 'num_things_classes'):
+            if hasattr(head, option):
+                return getattr(head, option)
+    return None
 
 
 def _make_segmentation_sample(model: nn.Module, classes: int, size: tuple[int, int]) -> Any:
@@ -52,14 +62,16 @@ def _make_detection_sample(model: nn.Module, classes: int, size: tuple[int, int]
     corners = torch.rand(OBJECTS, 2) * 0.5
     boxes = torch.cat([corners, corners + 0.25 + torch.rand(OBJECTS, 2) * 0.25], 1) * torch.tensor([width, height] * 2)
     objects = InstanceData(bboxes=boxes, labels=torch.randint(classes, (OBJECTS, )))
-    if model.with_mask:
+    panoptic = getattr(model, 'panoptic_head', None)  # of MaskFormer and its kin, which learn masks
+    if model.with_mask or panoptic is not None:
         y, x = torch.arange(height)[None, :, None], torch.arange(width)[None, None]
         left, top, right, bottom = (edge[:, None, None] for edge in boxes.unbind(1))
         inside = (x >= left) & (x < right) & (y >= top) & (y < bottom)
         objects.masks = BitmapMasks(inside.to(torch.uint8).numpy(), height, width)
     sample = DetDataSample(gt_instances=objects)
-    if hasattr(model, 'semantic_head'):
-        sample.gt_sem_seg = PixelData(sem_seg=torch.randint(classes + model.semantic_head.num_stuff_classes, (1, *size)))
+    semantic = getattr(model, 'semantic_head', panoptic)
+    if semantic is not None:
+        sample.gt_sem_seg = PixelData(sem_seg=torch.randint(classes + semantic.num_stuff_classes, (1, *size)))
     return sample
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmparax.config.sections import check_sections
 from mmparax.errors import InputError, MissingFileError, ParameterError
 
 
@@ -23,7 +24,8 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
     Raises:
         MissingFileError: if the file does not exist.
         InputError: if it cannot be read.
-        ParameterError: for a top-level ``adapter`` that the model does not have, or options of one: they have no effect.
+        ParameterError: for a part of another type than a run reads; for a top-level ``adapter`` that the model does not have,
+            or options of one: they have no effect.
     """
     given = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK') if launcher == 'mpi' else None
     os.environ.setdefault('LOCAL_RANK', given or str(local_rank))
@@ -34,10 +36,11 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
         if cfg_options is not None:
             _check_adapter_options(cfg, cfg_options)
             cfg.merge_from_dict(cfg_options)
-    except (FileNotFoundError, KeyError, TypeError, SyntaxError) as error:
+    except (AttributeError, FileNotFoundError, IndexError, KeyError, TypeError, SyntaxError) as error:
         raise InputError(f'the config {path!r} could not be read ({type(error).__name__}: {error}). Two base '
                          'configs that set the same name, or a dict that replaces None or another type, need _delete_=True.') \
             from error
+    check_sections(cfg)
     _check_adapter(cfg)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
@@ -46,8 +49,9 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
 
 def _get_adapted_backbone(cfg: Config) -> Mapping[str, Any]:
     """The config of the model's backbone if it is one of mmparax, else an empty one."""
-    backbone = (cfg.get('model') or {}).get('backbone') or {}
-    return backbone if str(backbone.get('type')).startswith('mmparax.') else {}
+    model = cfg.get('model')
+    backbone = model.get('backbone') if isinstance(model, Mapping) else None
+    return backbone if isinstance(backbone, Mapping) and str(backbone.get('type')).startswith('mmparax.') else {}
 
 
 def _check_adapter_options(cfg: Config, cfg_options: Mapping[str, Any]) -> None:

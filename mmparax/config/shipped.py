@@ -1,9 +1,11 @@
 """Finds the configs and tools that ship with the package."""
 from pathlib import Path
-
-from mmengine.config import Config
+from typing import TYPE_CHECKING
 
 from mmparax.errors import MissingFileError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -26,6 +28,8 @@ def resolve_config(path: str) -> Path:
     return find_root() / 'configs' / path
 
 
-def read_config(path: str) -> Config:
+def read_config(path: str) -> 'Config':
     """Read a shipped config, by its path below ``configs``."""
+    from mmengine.config import Config  # find_root needs no mmengine
+
     return Config.fromfile(resolve_config(path))

@@ -17,6 +17,7 @@ from mmparax.utils.names import join_name, make_prefix, strip_prefix
 from mmparax.utils.signatures import get_keyword_defaults
 from mmparax.utils.storage import write
 from mmparax.weights.metadata import encode_meta
+from mmparax.weights.seal import seal_archive, seal_metadata
 
 SUFFIXES = ('.pth', '.safetensors')
 SIDE = 224  # of the image on which outputs are compared, for backbones that have no size of their own
@@ -102,11 +103,11 @@ def write_checkpoint(out: str | Path, content: Mapping[str, Any], overwrite: boo
     check_output_file(out, SUFFIXES, overwrite)
     if Path(out).suffix == '.safetensors':
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in content['state_dict'].items()}
-        data = save(tensors, encode_meta(content['meta']))
+        data = save(tensors, seal_metadata(tensors, encode_meta(content['meta'])))
     else:
         buffer = io.BytesIO()
         torch.save(dict(content), buffer)
-        data = buffer.getvalue()
+        data = seal_archive(buffer.getvalue())
     write(out, data, remedy='Make room, or choose another place.')
 
 

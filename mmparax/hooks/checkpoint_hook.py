@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmparax.checkpoint.contents import drop_frozen, find_backbones_without_base_checkpoint, trim_histories
 from mmparax.checkpoint.fingerprint import add_description
+from mmparax.checks.loaders import get_batch_size
 from mmparax.checks.optimizer import check_parameter_groups, list_optim_wrappers
 from mmparax.checks.processes import check_common_start
 from mmparax.datasets.order import get_generator_states, get_sampler, make_resumable, restore_generators
@@ -24,9 +25,10 @@ from mmparax.registry import HOOKS
 from mmparax.utils.locks import lock_folder, unlock_folder
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.signatures import list_keywords
-from mmparax.utils.storage import ATOMIC, AtomicBackend, remove_parts, write
+from mmparax.utils.storage import AtomicBackend, remove_parts, write
 from mmparax.weights.adapter_file import get_description
 from mmparax.weights.reader import read_file
+from mmparax.weights.seal import SEALED
 
 STATE = 'resume_state'  # key in a checkpoint: a list with one entry per process
 SAVE = ('trainable', 'all')
@@ -128,11 +130,23 @@ class CheckpointHook(MMEngineCheckpointHook):
                 runner.logger.warning(f'The checkpoint was written by {len(self._resumed)} process(es) and is resumed by '
                                       f'{get_world_size()}: the run goes on, but not bit for bit.')
                 self._resumed = None
+            self._compare_batches(runner, checkpoint)
+
+    @staticmethod
+    def _compare_batches(runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Say that a run is resumed with another batch size: it goes through the data at another pace."""
+        state = (checkpoint.get(STATE) or [None])[0]
+        before = state.get('batch_size') if isinstance(state, dict) else None
+        now = get_batch_size(runner.train_loop.dataloader)
+        if before and now and before != now:
+            runner.logger.warning(
+                f'The checkpoint was written with {before} images in a batch and is resumed with {now}: the run goes on, but not '
+                'bit for bit, and neither the learning rate nor the number of iterations was changed with it.')
 
     def before_train(self, runner: Runner) -> None:
         if self.backend_args in (None, dict(backend='local')) and self.file_client_args is None:
             if type(get_file_backend(str(self.out_dir or runner.work_dir))) is LocalBackend:
-                self.backend_args = dict(backend=ATOMIC)
+                self.backend_args = dict(backend=SEALED)
         self._check_kept(runner)
         super().before_train(runner)
         if isinstance(self.file_backend, AtomicBackend):
@@ -190,7 +204,8 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def _get_state(self, runner: Runner) -> dict[str, Any]:
         loop, wrapper = runner.train_loop, runner.optim_wrapper
-        state = dict(generators=self._before_val or get_generator_states(), seed=runner.seed, sampler_seed=None, gradients={})
+        state = dict(generators=self._before_val or get_generator_states(), seed=runner.seed, sampler_seed=None, gradients={},
+                     batch_size=get_batch_size(loop.dataloader))
         if self._is_exact:
             sampler = get_sampler(loop.dataloader)
             state.update(seed=sampler.prefix[0], sampler_seed=getattr(sampler, 'seed', None))

@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 from torchvision.ops import nms
 
-from mmparax.checks.model import is_dense
+from mmparax.checks.parts import is_dense
 from mmparax.datasets.synthetic.scenes import CLASSES, PALETTE, THING_CLASSES, Scene, SceneGenerator
 from mmparax.datasets.synthetic.writers import FOLDERS
 from mmparax.inference.pictures import colorize, draw_label_sheet, draw_objects, draw_prediction_sheet, outline

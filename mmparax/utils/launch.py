@@ -16,6 +16,12 @@ from mmparax.errors import InputError, ParameterError
 
 # glibc's M_MMAP_THRESHOLD (the largest value that it takes), M_TRIM_THRESHOLD and M_TOP_PAD, in bytes.
 MALLOC_SETTINGS = ((-3, 2**25), (-1, 2**31 - 1), (-2, 2**26))
+# What a launcher sets for each process, without which the processes cannot meet, and how a run is started by it.
+ENVIRONMENTS = dict(
+    pytorch=(('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), "torch's launcher (torchrun)",
+             'tools/dist_train.sh CONFIG GPUS'),
+    slurm=(('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'), 'Slurm (srun)', 'tools/slurm_train.sh PARTITION JOB CONFIG'),
+    mpi=(('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'), 'mpirun', 'mpirun -np GPUS'))
 SYNC_BN = ('SyncBN', 'MMSyncBN')
 
 
@@ -33,6 +39,25 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     taken = [library.mallopt(*setting) for setting in MALLOC_SETTINGS] if hasattr(library, 'mallopt') else [0]
     return all(taken)
+
+
+def check_launcher(launcher: str) -> None:
+    """Check that this process was started by the launcher that it is told of.
+
+    Args:
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        ParameterError: naming the variables that it would have set.
+    """
+    if launcher not in ENVIRONMENTS:
+        return
+    variables, program, command = ENVIRONMENTS[launcher]
+    absent = [name for name in variables if name not in os.environ]
+    if absent:
+        raise ParameterError('launcher', launcher,
+                             f'this process was not started by {program}, which would have set {", ".join(absent)}',
+                             f'Start the run by {command}, or leave the launcher out for a single process.')
 
 
 def prepare_processes(cfg: Config) -> None:

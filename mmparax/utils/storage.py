@@ -4,12 +4,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 
 from mmparax.errors import StorageError
 
-ATOMIC = 'mmparax.atomic'  # name of the backend in ``backend_args``
 RESUME = 'The checkpoints that were there before are whole: make room, then resume the run.'
 
 
@@ -63,7 +61,6 @@ def remove_parts(folder: str | Path) -> None:
         part.unlink(missing_ok=True)
 
 
-@register_backend(ATOMIC, force=True)
 class AtomicBackend(LocalBackend):
     """mmengine's local storage with :func:`write`, which removes only files that a run of this folder wrote.
 

@@ -19,8 +19,8 @@ from mmparax.utils.names import make_prefix
 from mmparax.utils.storage import write
 from mmparax.weights.digest import compute_digest
 from mmparax.weights.reader import read_file
+from mmparax.weights.seal import ADAPTER_KEY as KEY  # name of the one text among the metadata of the file
 
-KEY = 'mmparax_adapter'  # name of the one text among the metadata of the file
 FORMAT = 2
 SUFFIX = '.safetensors'
 MARK = '.'  # begins the name of a tensor in a file, in place of the backbone's name and the dot behind it

@@ -1,6 +1,7 @@
 """Turns the key layouts of published files into those of the toolboxes' backbones."""
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,3 +118,75 @@ def convert_mit(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             name = f'layers.{int(part[2]) - 1}.{MIT_PLACES[part[1]]}.{part[3]}'
         converted[rename_key(name, MIT_RENAMES)] = value
     return converted
+
+
+# ---- layouts that are known, and not read ----
+
+
+class Layout(NamedTuple):
+    """A kind of file that is no base, or is not read: how it is called, and what to do."""
+    name: str
+    remedy: str
+
+
+AUTHORS = "give the authors' or OpenMMLab's file of the same weights"
+# (pattern of a key, what has such keys); the first that is found counts.
+UNREAD: tuple[tuple[str, Layout], ...] = (
+    (r'(^|\.)(adapters|expert_centers)\.',
+     Layout('a checkpoint that mmparax trained', 'set load_from to it, and base_checkpoint to the base that it was trained on')),
+    (r'^(rpn_head|roi_head|bbox_head|mask_head|panoptic_head|semantic_head|decode_head|auxiliary_head)\.',
+     Layout('a trained detector or segmentor', "save the tensors below 'backbone.' to a file of their own and give that")),
+    (r'(^|\.)(storage_tokens|rope_embed\.)|\.qkv\.bias_mask$|^norms\.\d|\.attention\.q_proj\.',
+     Layout("DINOv3's layout", f'which is not read yet: {AUTHORS}, or those of DINOv2')),
+    (r'(^|\.)embeddings\.|(^|\.)encoder\.(layers?|stages|block|patch_embeddings)\.\d',
+     Layout("Hugging Face's layout", f'which is not read yet: {AUTHORS}')),
+    (r'^reg_token$|^layers\.3\.downsample\.|^stages\.\d+\.blocks\.\d+\.conv_dw\.',
+     Layout("timm's layout", f'which is not read yet: {AUTHORS}')),
+)
+# (pattern of keys that are over or missing, which of the two, the option of the backbone that is meant).
+OPTIONS: tuple[tuple[str, str, str], ...] = (
+    (r'\.(gamma[12]\.weight|ls[12]\.gamma)$', 'unexpected', 'these weights have layer scales: set layer_scale_init_value=1e-5'),
+    (r'\.(gamma[12]\.weight)$', 'missing', 'these weights have no layer scales: leave layer_scale_init_value at 0'),
+    (r'^ln1\.', 'missing', 'these weights have no final norm: set final_norm=False'),
+    (r'^cls_token$', 'missing', 'these weights have no class token: set with_cls_token=False'),
+)
+
+
+def find_layout(names: Iterable[str]) -> Layout | None:
+    """The layout of a file that is known and not read, by the names of its tensors; None for any other."""
+    names = list(names)
+    return next((layout for pattern, layout in UNREAD if any(re.search(pattern, name) for name in names)), None)
+
+
+def find_option(missing: Collection[str], unexpected: Collection[str]) -> str | None:
+    """The option of a backbone by which all that is missing and unexpected would fit, or None."""
+    for pattern, side, remedy in OPTIONS:
+        names, others = (missing, unexpected) if side == 'missing' else (unexpected, missing)
+        if names and not others and all(re.search(pattern, name) for name in names):
+            return remedy
+    return None
+
+
+def find_prefix(weights: Mapping[str, Tensor], convert: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+                expected: Collection[str]) -> str | None:
+    """The prefix without which most tensors of a file would have names that a backbone knows.
+
+    Args:
+        weights: of the file.
+        convert: into the layout of the backbone.
+        expected: names of its parameters.
+    """
+    parts = [name.split('.') for name in weights]
+    candidates = {'.'.join(names[:count]) + '.' for names in parts for count in (1, 2, 3) if len(names) > count}
+    best, matches = None, len(expected) // 2
+    for prefix in sorted(candidates):
+        inside = {name[len(prefix):]: value for name, value in weights.items() if name.startswith(prefix)}
+        if len(inside) <= matches:
+            continue
+        try:
+            found = len(set(convert(inside)) & set(expected))
+        except Exception:  # shapes of another family
+            continue
+        if found > matches:
+            best, matches = prefix, found
+    return best

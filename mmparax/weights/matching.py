@@ -1,6 +1,6 @@
 """Compares named tensors of a file with those of a model, before anything is copied; knows no model."""
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,8 +24,17 @@ def is_ignorable(name: str) -> bool:
 
 
 @torch.no_grad()
-def copy_base(parameters: Mapping[str, nn.Parameter], weights: dict[str, Tensor], source: str, owner: str) -> None:
+def copy_base(
+    parameters: Mapping[str, nn.Parameter], weights: dict[str, Tensor], source: str, owner: str,
+    explain: Callable[[list[str], list[str]], tuple[str, str]] = lambda missing, unexpected: ('', '')) -> None:
     """Copy ``weights`` into ``parameters`` after checking that they are the same set of names and shapes.
+
+    Args:
+        parameters: name -> parameter.
+        weights: of the file, in the layout of the parameters.
+        source: where they come from, for the error.
+        owner: the backbone, for the error.
+        explain: what the file is and the remedy, from what is missing and unexpected; '' for what is not known.
 
     Raises:
         InputError: listing the keys that are missing, unexpected or of another shape; nothing is copied then.
@@ -34,8 +43,12 @@ def copy_base(parameters: Mapping[str, nn.Parameter], weights: dict[str, Tensor]
     unexpected = [name for name in weights if name not in parameters and not is_ignorable(name)]
     problems = describe_misfit(missing, find_wrong_shapes(weights, parameters), unexpected)
     if problems:
-        raise InputError(f'base_checkpoint={source!r} does not fit {owner}: of {len(parameters)} weights {problems}. Give the '
-                         'file of this arch (arch, window_size, patch_size), or change the arch; nothing was loaded.')
+        layout, remedy = explain(missing, unexpected)
+        remedy = remedy or 'give the file of this arch (arch, window_size, patch_size), or change the arch'
+        raise InputError(
+            f'base_checkpoint={source!r} does not fit {owner}: {f"it is {layout}. " if layout else ""}'
+            f'{"Of" if layout else "of"} {len(parameters)} weights {problems}. {remedy[0].upper()}{remedy[1:]}; nothing '
+            'was loaded.')
     for name, parameter in parameters.items():
         parameter.copy_(weights[name])
 

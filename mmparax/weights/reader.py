@@ -8,7 +8,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mmparax.errors import InputError, MissingFileError
-from mmparax.weights.torch_file import read_torch
+from mmparax.weights.seal import ADAPTER_KEY, KEY, check_metadata
+from mmparax.weights.torch_file import is_sealed, read_torch
 
 
 def read_safetensors(path: Path, map_location: Any = 'cpu') -> dict[str, Any]:
@@ -16,6 +17,7 @@ def read_safetensors(path: Path, map_location: Any = 'cpu') -> dict[str, Any]:
     with safe_open(path, 'pt') as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}
         meta = dict(file.metadata() or {})
+    check_metadata(weights, meta, str(path))
     if not callable(map_location):
         weights = {name: value.to(map_location) for name, value in weights.items()}
     return dict(state_dict=weights, meta=meta)
@@ -43,13 +45,20 @@ def read_file(path: str | Path, map_location: Any = 'cpu') -> Any:
                          'torch nor a safetensors file. Check the path, or get the file again.')
     try:
         return read_safetensors(path, map_location) if path.suffix == '.safetensors' else read_torch(path, map_location)
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, InputError):
         raise
     except Exception as error:  # safetensors, zip and tar readers each have their own
         if path.suffix == '.safetensors' and head.startswith((b'PK', b'\x80')):
             raise InputError(f'the checkpoint {str(path)!r} is a torch file or another pickle under the name of a '
                              'safetensors file: nothing of it was read. Get the file again from its source.') from error
         raise build_refusal(str(path), error) from error
+
+
+def has_digest(path: str | Path, content: Any) -> bool:
+    """Whether a file that :func:`read_file` has read was compared with a digest in it; adapter files always have one."""
+    if Path(path).suffix == '.safetensors':
+        return any(name in content['meta'] for name in (KEY, ADAPTER_KEY))
+    return is_sealed(path)
 
 
 def build_refusal(name: str, error: Exception) -> InputError:
@@ -82,6 +91,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     weights = {name: value for name, value in content.items() if isinstance(value, Tensor)} \
         if isinstance(content, dict) else {}
     if not weights:
+        sets = {name: value for name, value in content.items() if _holds_tensors(value)} if isinstance(content, dict) else {}
+        if sets:
+            raise InputError(
+                f'the checkpoint {str(path)!r} holds {len(sets)} set(s) of weights, {", ".join(map(repr, sets))}, and '
+                'none under "model" or "state_dict". Save the one that you mean to a file of its own '
+                f"(torch.save(torch.load(path)[{next(iter(sets))!r}], new_path)) and give that.")
         raise InputError(f'the checkpoint {str(path)!r} holds no weights: expected tensors by name, at top level or under '
                          '"model" or "state_dict".')
     return {name.removeprefix('module.').removeprefix('backbone.'): value for name, value in weights.items()}
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(entry, Tensor) for entry in value.values())

@@ -3,6 +3,7 @@
 Sizes are compared with the file before memory is taken, and every record of an archive is compared with its checksum.
 """
 import errno
+import hashlib
 import io
 import mmap
 import os
@@ -15,6 +16,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from mmparax.weights.seal import RECORD, combine
 from mmparax.weights.unpickling import Budget, Refusal, StorageType, StoredValues, expect, unpickle
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950a86a20f9469cfc6c, 1001
@@ -52,6 +54,15 @@ def read_torch(file: str | Path | IO[bytes], map_location: Any = 'cpu') -> Any:
         raise Refusal(f'{type(error).__name__}: {error}') from error
 
 
+def is_sealed(path: str | Path) -> bool:
+    """Whether a file that was read by :func:`read_torch` had a digest, and so was compared with it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.partition('/')[2] == RECORD for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 # ---- archives ----
 
 
@@ -64,7 +75,9 @@ def _read_archive(file: IO[bytes], place: Place) -> Any:
             if order != sys.byteorder:
                 raise Refusal(f'values in the byte order {order!r}, and this machine has {sys.byteorder!r}')
         loaded: dict[str, Tensor] = {}
+        digests: dict[str, bytes] = {}
         budget = Budget(VIEWS * size)
+        is_sealed = RECORD in records
 
         def load(identifier: Any) -> StoredValues:
             dtype, key, location, count, _ = _parse_identifier(identifier)
@@ -72,12 +85,23 @@ def _read_archive(file: IO[bytes], place: Place) -> Any:
                 record = records.get(f'data/{key}')
                 if record is None or record.file_size != count * dtype.itemsize:
                     raise Refusal(f'{count} values of {dtype} that are not in the file')
-                loaded[key] = place(_read_record(archive, record), location)
+                values = _read_record(archive, record)
+                if is_sealed:
+                    digests[f'data/{key}'] = hashlib.sha256(values.numpy()).digest()
+                loaded[key] = place(values, location)
             return StoredValues(loaded[key], dtype, budget)
 
         if 'data.pkl' not in records:
             raise Refusal('an archive that torch.save did not write')
-        return unpickle(io.BytesIO(archive.read(records['data.pkl'])), load)
+        content = unpickle(io.BytesIO(archive.read(records['data.pkl'])), load)
+        if is_sealed:
+            expected = archive.read(records.pop(RECORD))
+            rest = {
+                name: hashlib.sha256(archive.read(record)).digest() for name, record in records.items() if name not in digests
+            }
+            if combine((digests | rest).items()).encode() != expected:
+                raise Refusal('it is not what was written: the digest differs')
+        return content
 
 
 def _check_records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:

@@ -14,8 +14,7 @@ from mmparax.registry import MODELS
 from mmparax.utils.meta_device import use_meta_device
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-LEAVES = sorted(
-    path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts and 'existing' not in path.parts)
+LEAVES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 
 
 @functools.cache

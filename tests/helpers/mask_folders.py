@@ -33,9 +33,9 @@ def save(folder, count=5, suffix='.jpg', ignored=255):
     return folder
 
 
-def prepare(*arguments, classes=NAMES):
+def prepare(*arguments, classes=NAMES, folders=('images', 'masks')):
     """Run the tool in this process; return what it exits with."""
-    arguments = ['images', 'masks', '--out-dir', 'data/mine', *(['--classes', *classes] if classes else []), *arguments]
+    arguments = [*folders, '--out-dir', 'data/mine', *(['--classes', *classes] if classes else []), *arguments]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', ['prepare_masks.py', *arguments])
         try:
@@ -45,7 +45,10 @@ def prepare(*arguments, classes=NAMES):
 
 
 def split(root='data/mine'):
-    return {part: sorted(path.stem for path in Path(root, 'images', part).iterdir()) for part in SPLITS}
+    return {
+        part: sorted(path.stem for path in Path(root, 'images', part).iterdir()) for part in SPLITS
+        if Path(root, 'images', part).is_dir()
+    }
 
 
 def read(path):

@@ -3,13 +3,13 @@ import ast
 import re
 
 import pytest
-from mmengine.config import Config
 from mmengine.registry import METRICS, TRANSFORMS, DefaultScope, init_default_scope
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from helpers.config_files import CONFIGS, LEAVES, build, load, optimizer_of
 from mmparax.backbones.parameters import count_parameters
 from mmparax.checks.model import check_class_counts, check_features
+from mmparax.config.query import find_datasets, get_metainfo
 from mmparax.datasets.synthetic.scenes import CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES
 from mmparax.datasets.synthetic.writers import CROP_CLASSES
 from mmparax.utils.meta_device import use_meta_device
@@ -21,7 +21,7 @@ def scope_of_its_own():
     DefaultScope._instance_dict.clear()
 
 
-EXAMPLES = [path for path in LEAVES if path.parts[0] in ('examples', 'quickstart')]
+EXAMPLES = [path for path in LEAVES if path.parts[0] in ('examples', 'quickstart', 'object_detection')]
 MODEL_FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob('_base_/models/*.py'))
 
 
@@ -62,8 +62,9 @@ def test_examples_build(path):
 def test_pipelines_and_evaluators_build(path):
     cfg = load(path)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for transform in cfg[loader].dataset.pipeline:
-            TRANSFORMS.build(transform)
+        for dataset in find_datasets(cfg[loader]):
+            for transform in dataset['pipeline']:
+                TRANSFORMS.build(transform)
     assert METRICS.get(f'{cfg.default_scope}.{cfg.test_evaluator.type}') is not None
 
 
@@ -108,25 +109,25 @@ def test_a_leaf_names_its_method_in_one_place(path):
     assert len(named_here) == (0 if leaves else 1)
 
 
-@pytest.mark.parametrize('framework', ['faster-rcnn', 'retinanet'])
-def test_frameworks_of_detection_build_as_their_page_shows(framework, tmp_path):
-    page = (CONFIGS / 'object_detection' / 'README.md').read_text()
-    block = re.search(r'```python\n(.*?)```', page, re.S).group(1).replace('../_base_', str(CONFIGS / '_base_'))
-    if framework == 'faster-rcnn':
-        block = block.replace('models/retinanet', 'models/faster-rcnn')
-        for name, value in re.findall(r'`(out_indices|in_channels)=(.*?)`', page):
-            block = re.sub(rf'{name}=[(\[].*?[)\]]', f'{name}={value}', block)
-    (tmp_path / 'own.py').write_text(block)
-    cfg = Config.fromfile(tmp_path / 'own.py')
-    init_default_scope(cfg.default_scope)
-    model = build(cfg)
-    check_features(model)
-    assert (model.bbox_head if framework == 'retinanet' else model.roi_head.bbox_head).num_classes == 80
-    assert cfg.test_evaluator.metric == ['bbox'] and not model.with_mask
-    for transform in cfg.train_dataloader.dataset.pipeline:
-        TRANSFORMS.build(transform)
-    # That of the paper's dense tasks; RetinaNet has no norm on the output of the first stage.
-    assert count_parameters(model).trainable_in_backbone == 5_242_992 - (2 * 128 if framework == 'retinanet' else 0)
+@pytest.mark.parametrize('path', [path for path in LEAVES if path.parts[0] == 'object_detection'], ids=str)
+def test_boxes_alone(path):
+    cfg = load(path)
+    model, mini = build(cfg), 'mini' in path.stem
+    assert not model.with_mask and type(model).__name__ == ('RetinaNet' if 'retinanet' in path.stem else 'FasterRCNN')
+    for loader in ('train_dataloader', 'val_dataloader'):
+        datasets = list(find_datasets(cfg[loader]))
+        assert len(datasets) == (2 if 'voc' in path.stem and 'train' in loader else 1)
+        for dataset in datasets:
+            assert not any(step.get('with_mask') for step in dataset['pipeline'])
+            check_class_counts(model, get_metainfo(cfg, dataset), loader)
+    metric = METRICS.get(f'mmdet.{cfg.test_evaluator.type}')
+    prefix, _, name = (cfg.default_hooks.checkpoint.get('save_best') or 'coco/bbox_mAP').partition('/')
+    assert prefix == metric.default_prefix and name in ('bbox_mAP', 'mAP')
+    if 'voc' not in path.stem:
+        assert cfg.test_evaluator.metric == ['bbox']
+    # Those of the paper's dense tasks, but RetinaNet has no norm on the output of the first stage.
+    dense, width = (133_236, 24) if mini else (5_242_992, 128)
+    assert count_parameters(model).trainable_in_backbone == dense - (2 * width if 'retinanet' in path.stem else 0)
 
 
 def test_the_8_gb_example_is_the_same_recipe_in_smaller_portions():

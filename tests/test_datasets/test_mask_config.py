@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, init_default_scope
 from mmengine.structures import PixelData
+from PIL import Image
 
 from helpers.config_files import CONFIGS, build
 from helpers.mask_folders import COLORS, NAMES, prepare, read, save
@@ -54,7 +55,7 @@ def test_the_config_trains_on_what_was_written(model, suffix, tmp_path, monkeypa
     monkeypatch.chdir(save(tmp_path, suffix=suffix))
     assert prepare('--model', model, '--iterations', '60') is None
     text = capsys.readouterr().out.partition('configs/my_data.py:\n\n')[2]
-    assert len(text.splitlines()) <= 12 and max(map(len, text.splitlines())) <= 127
+    assert len(text.splitlines()) <= 18 and max(map(len, text.splitlines())) <= 127
     Path('printed.py').write_text(text)
     assert prepare('--model', model, '--iterations', '60', '--force', '--config', 'written.py') is None
     assert Path('written.py').read_text().splitlines()[1:] == text.splitlines()[1:]
@@ -69,9 +70,90 @@ def test_the_config_trains_on_what_was_written(model, suffix, tmp_path, monkeypa
     assert cfg.default_hooks.checkpoint.interval == cfg.train_cfg.val_interval
     assert [(step.type, step.begin, step.end, step.by_epoch) for step in cfg.param_scheduler] == [('LinearLR', 0, 3, False),
                                                                                                   ('PolyLR', 3, 60, False)]
+    assert cfg.default_hooks.checkpoint.save_best == 'mIoU' and cfg.randomness.seed == 0
     # What was not named is as in the base.
     assert cfg.train_dataloader.dataset.data_prefix.img_path == 'images/training'
     assert cfg.default_hooks.checkpoint.type == 'mmparax.CheckpointHook'
+
+
+def sizes(cfg):
+    """(height, width) that images are scaled to fit in, and that of the crops, the same wherever a config has them."""
+    scales = {
+        tuple(step.scale) for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
+        for step in cfg[loader].dataset.pipeline if step.type in ('Resize', 'RandomResize')
+    }
+    crop, = (tuple(step.crop_size) for step in cfg.train_dataloader.dataset.pipeline if step.type == 'RandomCrop')
+    assert crop == tuple(cfg.model.data_preprocessor.size) and len(scales) == 1
+    return scales.pop()[::-1], crop
+
+
+@pytest.mark.parametrize('model, shapes, arguments, expected', [
+    ('swin-b', [(360, 480)], [], ((360, 480), (352, 480))),
+    ('swin-b', [(1080, 1920)], [], ((512, 910), (512, 512))),
+    ('swin-b', [(100, 150)], [], ((256, 384), (256, 384))),
+    ('swin-b', [(60, 600)], [], ((205, 2048), (192, 512))),
+    ('swin-b', [(400, 600), (600, 400)], [], ((400, 600), (384, 384))),
+    ('swin-b', [(1080, 1920)], ['--size', '720', '1280'], ((720, 1280), (512, 512))),
+    ('swin-b', [(1080, 1920)], ['--size', '720', '1280', '--crop', '640'], ((720, 1280), (640, 640))),
+    ('swin-b', [(1080, 1920)], ['--size', '256'], ((256, 256), (256, 256))),
+    ('swin-b', [(600, 400)], [], ((600, 400), (512, 384))),
+    ('swin-mini', [(128, 128)], [], ((128, 128), (96, 96))),
+    ('swin-mini', [(360, 480)], [], ((96, 128), (96, 96))),
+    ('swin-mini', [(64, 64)], [], ((64, 64), (64, 64))),
+    ('swin-mini', [(360, 480)], ['--size', '180', '240', '--crop', '160', '192'], ((180, 240), (160, 192))),
+], ids=str)
+def test_sizes_follow_from_the_images(model, shapes, arguments, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(save_shapes(tmp_path, shapes))
+    assert prepare('--model', model, '--config', 'mine.py', *arguments) is None
+    cfg = Config.fromfile('mine.py')
+    assert sizes(cfg) == expected
+    assert built(cfg, 'train_dataloader')[0]['inputs'].shape[-2:] <= expected[1]
+    longest, shortest = max(expected[0]), min(expected[0])
+    for sample in built(cfg, 'val_dataloader'):
+        height, width = sample['inputs'].shape[-2:]
+        assert max(height, width) <= longest + 31 and min(height, width) <= shortest + 31  # to a multiple of 32
+        assert sample['data_samples'].gt_sem_seg.shape == sample['data_samples'].ori_shape
+
+
+def save_shapes(folder, shapes):
+    """Four images with masks, in the given sizes by turns."""
+    for kind in ('images', 'masks'):
+        (folder / kind).mkdir()
+    for number in range(4):
+        height, width = shapes[number % len(shapes)]
+        mask = np.zeros((height, width), np.uint8)
+        mask[:, width // 3:], mask[:, 2 * width // 3:] = 1, 2
+        Image.fromarray(mask * 80).save(folder / 'images' / f'{number}.jpg')
+        Image.fromarray(mask).save(folder / 'masks' / f'{number}.png')
+    return folder
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--size', '20'], '--size=(20, 20) is not allowed: height and width must be at least 32 pixels'),
+    (['--crop', '0', '64'], 'crop=0 is not allowed'),
+    (['--crop', '512'], '--crop=(512, 512) is not allowed: it must fit in the scaled images, 480x360 pixels'),
+], ids=str)
+def test_wrong_sizes_are_named_and_nothing_is_written(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(save_shapes(tmp_path, [(360, 480)]))
+    assert message in prepare(*arguments)
+    assert not Path('data').exists()
+
+
+@pytest.mark.parametrize('model', ['swin-b', 'swin-mini'])
+def test_images_for_the_test_are_those_of_the_test(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(save(tmp_path))
+    for number, part in enumerate(['train', 'train', 'val', 'val', 'test']):
+        for kind, suffix in (('images', '.jpg'), ('masks', '.png')):
+            Path(kind, part).mkdir(exist_ok=True)
+            Path(kind, f'plant_{number}{suffix}').rename(Path(kind, part, f'plant_{number}{suffix}'))
+    assert prepare('--model', model, '--config', 'mine.py', '--seed', '7') is None
+    cfg = Config.fromfile('mine.py')
+    names = {
+        loader: [Path(sample['data_samples'].img_path).stem[-1] for sample in built(cfg, f'{loader}_dataloader')]
+        for loader in ('train', 'val', 'test')
+    }
+    assert names == dict(train=['0', '1'], val=['2', '3'], test=['4'])
+    assert cfg.test_dataloader.batch_size == 1 and sizes(cfg) and cfg.randomness.seed == 7
 
 
 def test_long_lists_of_classes_are_wrapped(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """From a folder of images and masks to the layout that the configs read."""
 import json
 import re
+import shutil
 from pathlib import Path
 
 import mmcv
@@ -25,7 +26,7 @@ def test_layout_labels_and_table(folder, capsys):
     assert prepare('--val-ratio', '0.4', '--config', 'configs/mine.py') is None
     text = capsys.readouterr().out
     parts = split()
-    assert [len(parts[part]) for part in masks.SPLITS] == [3, 2]
+    assert {part: len(stems) for part, stems in parts.items()} == dict(training=3, validation=2)
     assert sorted(parts['training'] + parts['validation']) == [f'plant_{number}' for number in range(5)]
     for part, stems in parts.items():
         for stem in stems:
@@ -168,15 +169,17 @@ def problem_size():
 
 def problem_channels():
     Image.fromarray(paint(0)[0]).save('masks/plant_0.png')
-    return 'masks with several channels, where a single one must hold class numbers (1):\n    plant_0.png (3 channels, RGB)'
+    return ('masks with several channels, where a single one must hold class numbers (1): If colours stand for the classes, say '
+            'for which: --colours FILE.\n    plant_0.png (3 channels, RGB)')
 
 
 def problem_values():
     mask = paint(4)[1]
     mask[0, :2] = 7, 9
     Image.fromarray(mask).save('masks/plant_4.png')
-    return ('masks with values that are no class (classes: 0, 1, 2; ignored: 255; see the arguments classes, values and ignore) '
-            '(1):\n    plant_4.png: 7, 9')
+    return re.compile(
+        r'values in the masks that are no class \(classes: 0, 1, 2; ignored: 255\) \(2\): Give each a name, or leave '
+        r'them out: --ignore 255 7 9\.\n    7 in 1 mask\(s\), (under )?0\.\d+% of all pixels: plant_4\.png\n    9 in 1')
 
 
 def problem_truncated():
@@ -218,7 +221,7 @@ def test_all_problems_are_listed_at_once_and_nothing_is_written(tmp_path, monkey
     monkeypatch.chdir(save(tmp_path, 9))
     messages = [call() for call in PROBLEMS.values()]
     text = prepare()
-    assert text.startswith("InputError: 10 problem(s) in 'images' and 'masks'; nothing was written.\n")
+    assert text.startswith("InputError: 11 problem(s) in 'images' and 'masks'; nothing was written.\n")
     assert all(contains(text, message) for message in messages), text
     assert sorted(path.name for path in tmp_path.iterdir()) == ['images', 'masks']
 
@@ -280,12 +283,13 @@ def test_written_data_are_replaced_only_on_demand_and_as_a_whole(folder, monkeyp
     before = {path: path.stat().st_mtime_ns for path in Path('data').rglob('*')}
     assert 'it holds prepared masks already' in prepare()
     assert 'must not be in it' in prepare('--force', '--out-dir', '.')
-    monkeypatch.setattr(masks.shutil, 'copyfile', lambda *_: (_ for _ in ()).throw(OSError('No space left on device')))
+    monkeypatch.setattr(shutil, 'copyfile', lambda *_: (_ for _ in ()).throw(OSError('No space left on device')))
     assert prepare('--force') == f'StorageError: {str(folder / "data" / "mine")!r} cannot be written: No space left on device.'
     assert {path: path.stat().st_mtime_ns for path in Path('data').rglob('*')} == before
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    assert prepare('--force', '--seed', '3', '--config', 'mine.py') is None  # the same config is no obstacle
+    assert prepare('--force', '--config', 'mine.py') is None  # the same config is no obstacle
+    assert prepare('--force', '--seed', '3') is None
     assert json.loads(Path('data/mine/classes.json').read_text())['seed'] == 3
     assert [path.name for path in Path('data').iterdir()] == ['mine']
     assert 'exists already' in prepare('--force', '--iterations', '40', '--config', 'mine.py')

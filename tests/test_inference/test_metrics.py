@@ -2,7 +2,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmparax.inference.metrics import format_results_table, select_paper_metrics, write_predictions
+from mmparax.inference.metrics import format_results_table, select_class_metrics, select_paper_metrics, write_predictions
 
 METRICS = {  # what mmengine returns -> what is shown
     'segmentation': (dict(aAcc=81.2, mIoU=50.27, mAcc=60.), {'mIoU': '50.3'}),
@@ -15,6 +15,10 @@ METRICS = {  # what mmengine returns -> what is shown
     'nothing to find': ({'coco/bbox_mAP': -1., 'coco/bbox_mAP_50': 0., 'mIoU': float('nan')},
                         {'mIoU': '–', 'AP^b': '–', 'AP^b_50': '0.0'}),
     'several evaluators': ({'coco_panoptic/PQ': 41., 'coco/segm_mAP': 0.4}, {'AP^m': '40.0', 'PQ': '41.0'}),
+    'boxes of Pascal VOC': ({'pascal_voc/mAP': 0.5567, 'pascal_voc/AP50': 0.7, 'pascal_voc/AP75': 0.41},
+                            {'mAP': '55.7', 'AP50': '70.0', 'AP75': '41.0'}),
+    'two of them': ({'pascal_voc/mAP': 0.5, 'pascal_voc/AP50': 0.5, 'other/mAP': 0.25, 'other/AP50': 0.25},
+                    {'mAP': '50.0', 'AP50': '50.0', 'mAP (other/mAP)': '25.0', 'AP50 (other/AP50)': '25.0'}),
     'one metric twice': ({'coco/bbox_mAP': 0.5, 'small/bbox_mAP': 0.25}, {'AP^b': '50.0', 'AP^b (small/bbox_mAP)': '25.0'}),
 }
 
@@ -29,7 +33,22 @@ def test_columns_of_the_tables(case):
 
 
 def test_other_metrics_have_no_table():
-    assert format_results_table({'mDice': 3., 'accuracy/top5': 1.}) == format_results_table({}) == ''
+    for metrics in ({}, {'mDice': 3., 'accuracy/top5': 1.}, {'multi-label/mAP': 81.2}):
+        assert format_results_table(metrics) == ''
+
+
+CLASSES = {'coco/bbox_mAP': 0.4, 'coco/red/round_precision': 0.55, 'coco/pear_precision': float('nan')}
+
+
+@pytest.mark.parametrize('metrics, column', [(CLASSES, 'AP^b'), ({**CLASSES, 'coco/segm_mAP': 0.3}, 'AP^m')],
+                         ids=['boxes', 'masks'])
+def test_ap_of_each_class(metrics, column):
+    assert select_class_metrics(metrics) == (column, {'red/round': pytest.approx(55.), 'pear': None})
+    rows = [[cell.strip() for cell in line.strip('┃│').replace('┃', '│').split('│')]
+            for line in format_results_table(metrics).partition('Each class:')[2].splitlines()]
+    assert [column] == [row[1] for row in rows if row[0] == 'class'] and ['red/round', '55.0'] in rows and ['pear', '–'] in rows
+    assert select_class_metrics({'coco/bbox_mAP': 0.4}) == ('', {}) and 'class' not in format_results_table(
+        {'coco/bbox_mAP': 0.4})
 
 
 def test_a_list_of_evaluators(tmp_path):

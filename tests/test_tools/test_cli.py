@@ -179,3 +179,38 @@ def test_scripts_read_amp_before_the_config(arguments, amp, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['script.py', *arguments])
     tool(build_parser)(found.append)()
     assert found[0].amp == amp and found[0].config == 'config.py'
+
+
+@pytest.mark.parametrize('option', ['custom_hooks=[dict(type=mmparax.PEFTHook)]', "model.backbone.adapter=dict(type='a', b=4)"])
+def test_a_dict_on_the_command_line_is_one_sentence(option, capsys):
+    parser = ToolParser('A script.')
+    add_cfg_options_argument(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--cfg-options', option])
+    assert 'argument --cfg-options: ' in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('arguments, given', [(['c.py', '--amp', 'fp8'], "invalid choice: 'fp8'"),
+                                              (['--amp', 'tf32', 'c.py'], 'tf32')])
+def test_an_unknown_precision_names_its_option(arguments, given, capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(complete_amp(arguments))
+    assert 'argument --amp: ' in capsys.readouterr().err and given
+
+
+def test_a_config_behind_amp_is_no_precision():
+    assert build_parser().parse_args(complete_amp(['--amp', 'c.py'])).amp == 'fp16'
+    assert build_parser().parse_args(complete_amp(['--amp', 'bf16', 'c.py'])).amp == 'bf16'
+
+
+@pytest.mark.parametrize('launcher, variable', [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_RANK')])
+def test_a_launcher_that_did_not_start_the_script_is_one_sentence(launcher, variable, monkeypatch, capsys):
+    from mmparax.utils.launch import ENVIRONMENTS
+    for names, *_ in ENVIRONMENTS.values():
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, 'argv', ['train.py', 'c.py', '--launcher', launcher])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
+    assert f"--launcher='{launcher}' is not allowed: this process was not started by" in str(stopped.value)
+    assert variable in str(stopped.value) and 'Start the run by' in str(stopped.value)

@@ -72,9 +72,10 @@ def test_no_base_file_is_needed(call):
     assert found['trainable_in_backbone'] == TRAINED
 
 
-def test_a_model_of_others_is_refused(call):
+def test_a_model_of_others_is_refused(call, tmp_path):
+    (tmp_path / 'theirs.py').write_text("_base_ = 'mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py'\n")
     with pytest.raises(SystemExit, match='InputError: EncoderDecoder holds no backbone of mmparax'):
-        call(str(CONFIGS / 'examples' / 'existing' / 'upernet_swin-t_1xb8-80k_ade20k-512x512.py'))
+        call(str(tmp_path / 'theirs.py'))
 
 
 @pytest.mark.parametrize('backbone', ['swin', 'convnext', 'vit', 'mit'])

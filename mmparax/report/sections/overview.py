@@ -5,20 +5,19 @@ from typing import Any
 
 from mmparax.backbones.parameters import ParameterCount, count_parameters
 from mmparax.config.query import make_model_without_base
-from mmparax.inference.metrics import COLUMNS
+from mmparax.inference.metrics import is_in_percent
 from mmparax.report.content import NONE, NoteList, Paragraph, ReportSection, ReportTable, TableField
 from mmparax.report.groups import RunGroup, find_best, shorten_paths
 from mmparax.report.runs import TrainingRun
 from mmparax.utils.meta_device import build_on_meta
 from mmparax.utils.tables import format_mean_and_spread
 
-IN_PERCENT = {column for column, _ in COLUMNS.values()}
 Counts = Mapping[int, ParameterCount]
 
 
 def choose_digits(metric: str) -> int:
     """Choose the number of decimals of a metric: those of the paper's tables have one."""
-    return 1 if metric.partition(' ')[0] in IN_PERCENT else 3
+    return 1 if is_in_percent(metric.partition(' ')[0]) else 3
 
 
 def list_devices(groups: Sequence[RunGroup]) -> str:
