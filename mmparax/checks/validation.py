@@ -12,8 +12,8 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import EVALUATOR
 from torch import nn
 
-from mmparax.checks.images import read_header
 from mmparax.errors import InputError, ParameterError, UserError
+from mmparax.utils.images import read_header
 from mmparax.utils.text import join_names
 
 HEADERS = 100  # images whose sizes are compared
