@@ -89,7 +89,7 @@ def _extend_mmengine() -> None:
     # mmengine resolves ``mmparax::config``.
     import_module('mmparax.config.inheritance').install()
     # From here on no checkpoint that any toolbox loads can run code.
-    import_module('mmparax.checkpoint.mmengine_loading').install()
+    import_module('mmparax.checkpoint.installation').install()
 
 
 run_after_import('mmengine', _extend_mmengine)

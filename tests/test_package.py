@@ -52,7 +52,26 @@ import mmengine
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner.checkpoint import CheckpointLoader
 print('mmparax' in MODULE2PACKAGE, CheckpointLoader._schemes['http://'].__module__)
-""").splitlines() == ['[]', 'True mmparax.checkpoint.mmengine_loading']
+""").splitlines() == ['[]', 'True mmparax.checkpoint.installation']
+
+
+def test_any_module_may_be_the_first_to_import_mmengine():
+    """What mmparax changes in mmengine then does not ask for the module that is half imported."""
+    modules = [
+        'weights.reader', 'weights.adapter_file', 'utils.storage', 'utils.modules', 'config.inheritance',
+        'checkpoint.installation', 'checkpoint.mmengine_loading', 'config.files'
+    ]
+    assert run(f"""
+import sys
+for name in {modules!r}:
+    for loaded in [loaded for loaded in sys.modules if loaded.split('.')[0] in ('mmparax', 'mmengine')]:
+        del sys.modules[loaded]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != '_Waiting']
+    __import__('mmparax.' + name)
+    import mmengine
+    from mmengine.runner.checkpoint import CheckpointLoader
+    print(CheckpointLoader._schemes['http://'].__name__, CheckpointLoader._schemes['http://'].__module__)
+""").splitlines() == ['load_from_http mmparax.checkpoint.installation'] * len(modules)
 
 
 @pytest.mark.parametrize('names, package', [(['SVHN'], 'mmcv'), (['AdaptedMiT', 'AdaRouteMiT'], 'mmseg')], ids=['SVHN', 'MiT'])

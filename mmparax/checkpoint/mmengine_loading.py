@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.runner import checkpoint as mmengine_checkpoint
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from mmparax.checkpoint.installation import originals
 from mmparax.errors import InputError
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.names import join_name, make_prefix, strip_prefix
@@ -19,11 +18,9 @@ from mmparax.weights.claims import CHECKED, CLAIM, EMA, EMA_OWNER, ORIGINS, atta
 from mmparax.weights.metadata import decode_meta
 from mmparax.weights.reader import build_refusal, has_digest, read_file, read_torch
 from mmparax.weights.seal import UNSEALED
-from mmparax.weights.sources import SHIPPED, fetch
+from mmparax.weights.sources import fetch
 
 FRESH_HEAD = 'fresh_head'  # in the claim of an adapter file that a training starts from: the head may start fresh
-
-STORAGES = ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')  # patterns of mmengine's loaders
 
 
 # mmengine logs the part of the names behind "load_from_".
@@ -72,7 +69,7 @@ def add_claim(content: Any) -> Any:
     return content
 
 
-def _load_stream(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
+def load_stream(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
     """Stand-in for mmengine's own ``torch.load``, which its loaders of other storages call."""
     try:
         return read_torch(file, map_location or 'cpu')
@@ -112,9 +109,6 @@ def check_fit(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
         check_fingerprint(model, claim, 'the checkpoint')
 
 
-_load_what_fits = mmengine_checkpoint.load_state_dict
-
-
 def load_state_dict(module: nn.Module, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
     """mmengine's ``load_state_dict``, after each adapted backbone in ``module`` has judged its part.
 
@@ -124,17 +118,4 @@ def load_state_dict(module: nn.Module, state_dict: dict[str, Any], *args: Any, *
     model = unwrap_model(module)
     check_fit(model, state_dict)
     backbones = [name for name, part in model.named_modules() if hasattr(part, 'check_state')]
-    _load_what_fits(module, attach_claim(state_dict, CHECKED, backbones), *args, **kwargs)
-
-
-def install() -> None:
-    """Replace mmengine's loaders; calling it again changes nothing."""
-    mmengine_checkpoint.load_state_dict = load_state_dict
-    CheckpointLoader.register_scheme(('', SHIPPED), load_from_local, force=True)
-    CheckpointLoader.register_scheme(('http://', 'https://'), load_from_http, force=True)
-    # torchvision://, open-mmlab:// and mmcls:// look this name up and call it; s3:// and pavi:// the next one.
-    mmengine_checkpoint.load_from_http = load_from_http
-    if hasattr(mmengine_checkpoint, '_safe_torch_load'):
-        mmengine_checkpoint._safe_torch_load = _load_stream
-    else:  # other versions of mmengine call torch.load from inside
-        CheckpointLoader.register_scheme(STORAGES, load_from_storage, force=True)
+    originals['load_state_dict'](module, attach_claim(state_dict, CHECKED, backbones), *args, **kwargs)

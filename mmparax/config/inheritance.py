@@ -1,11 +1,10 @@
-"""Bases of configs: ``mmparax::`` and ``mmseg::`` resolve, and an adapter of another method does not keep the old options."""
+"""Bases of configs: ``mmparax::`` and ``mmseg::`` resolve, and an adapter of another method does not keep the old options.
+
+mmengine is imported in the functions alone: :func:`install` runs right behind its first import, whoever makes it.
+"""
 import functools
 from collections.abc import Mapping
 from typing import Any
-
-from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.utils import is_installed
 
 from mmparax.errors import ParameterError
 from mmparax.utils.toolboxes import DISTRIBUTIONS
@@ -13,6 +12,8 @@ from mmparax.utils.toolboxes import DISTRIBUTIONS
 
 def install() -> None:
     """Make mmengine read such bases, once."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
     if 'mmparax' in MODULE2PACKAGE:
         return
     MODULE2PACKAGE['mmparax'] = 'mmparax'
@@ -24,6 +25,9 @@ def install() -> None:
 def name_installed_toolboxes() -> None:
     """Let ``mmseg::`` and the like mean the package of this import name where the distribution that mmengine asks for is not
     there: OneDL's is called onedl-mmsegmentation. With OpenMMLab's own nothing changes."""
+    from mmengine.config.utils import MODULE2PACKAGE
+    from mmengine.utils import is_installed
+
     for name in DISTRIBUTIONS:
         if name in MODULE2PACKAGE and not is_installed(MODULE2PACKAGE[name]) and is_installed(name):
             MODULE2PACKAGE[name] = name
@@ -31,6 +35,8 @@ def name_installed_toolboxes() -> None:
 
 def _replace(name: str, make: Any) -> None:
     """Replace a static method of mmengine's Config by ``make(the original)``."""
+    from mmengine.config import Config
+
     original = getattr(Config, name)
     setattr(Config, name, staticmethod(functools.wraps(original)(make(original))))
 

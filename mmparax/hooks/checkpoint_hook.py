@@ -22,10 +22,11 @@ from mmparax.checks.processes import check_common_start
 from mmparax.datasets.order import get_generator_states, get_sampler, make_resumable, restore_generators
 from mmparax.errors import InputError, check_choice, check_options
 from mmparax.registry import HOOKS
+from mmparax.utils.atomic_backend import AtomicBackend
 from mmparax.utils.locks import lock_folder, unlock_folder
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.signatures import list_keywords
-from mmparax.utils.storage import AtomicBackend, remove_parts, write
+from mmparax.utils.storage import remove_parts, write
 from mmparax.weights.adapter_file import get_description
 from mmparax.weights.reader import read_file
 from mmparax.weights.seal import SEALED

@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.fileio import register_backend
 
 from mmparax.errors import InputError
-from mmparax.utils.storage import AtomicBackend
+from mmparax.utils.atomic_backend import AtomicBackend
 from mmparax.weights.digest import compute_digest
 
 SEALED = 'mmparax.sealed'  # name of the backend in ``backend_args``

@@ -15,7 +15,7 @@ from helpers.hostile import Hostile
 from helpers.runs import SHALLOW
 from helpers.web_site import serve
 from mmparax.checkpoint.fingerprint import describe
-from mmparax.checkpoint.mmengine_loading import install
+from mmparax.checkpoint.installation import install
 from mmparax.errors import InputError
 from mmparax.weights.adapter_file import get_description
 from mmparax.weights.metadata import encode_meta
