@@ -17,7 +17,7 @@ FRAGMENTS = (EXPERT_CENTERS, 'adapters')  # in the name of each new parameter of
 
 
 def describe_multipliers(model: nn.Module, wrapper: Any, paramwise_cfg: Mapping[str, Any] | None) -> str | None:
-    """Say that adapters learn at another rate than the head, by which setting, and what to do.
+    """Say that adapters learn at another rate than the run's, by which setting, and what to do.
 
     Args:
         model: what the run trains.
@@ -36,7 +36,14 @@ def describe_multipliers(model: nn.Module, wrapper: Any, paramwise_cfg: Mapping[
         for name, parameter in backbone.parameters_of(*NEW).items()
     }
     inside = tuple(make_prefix(owner) for owner, _ in find_adapted_backbones(model))
-    of_head = Counter(rates[id(parameter)] for name, parameter in model.named_parameters()
+    keys = (paramwise_cfg or {}).get('custom_keys') or {}
+
+    def find_multiplier(name: str) -> float:
+        key = find_key(keys, name)
+        return (keys[key].get('lr_mult') or 1.) if key else 1.
+
+    # A head may have a multiplier of its own, as SegFormer's has; the rate of the run is the one without it.
+    of_head = Counter(rates[id(parameter)] / find_multiplier(name) for name, parameter in model.named_parameters()
                       if id(parameter) in rates and not name.startswith(inside))
     if not of_head or not new:
         return None
@@ -49,8 +56,7 @@ def describe_multipliers(model: nn.Module, wrapper: Any, paramwise_cfg: Mapping[
         return None
     found = sorted({f'{rate / usual:g}' for rate in other.values()}, key=float)
     span = found[0] if len(found) == 1 else f'{found[0]} to {found[-1]}'
-    keys = (paramwise_cfg or {}).get('custom_keys') or {}
-    return (f'{len(other)} of {len(new)} tensors of the adapters have {span} of the learning rate of the head ({usual:g}): a '
+    return (f'{len(other)} of {len(new)} tensors of the adapters have {span} of the learning rate of the run ({usual:g}): a '
             f'multiplier for a pre-trained backbone reaches them {_name_cause(keys, other)}, and they start from nothing. '
             f'{_name_remedy(paramwise_cfg or {}, keys, other)}')
 

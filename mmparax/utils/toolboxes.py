@@ -20,7 +20,6 @@ def is_installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
-@functools.lru_cache(None)
 def find_obstacle(module: str) -> str | None:
     """Why a module of a toolbox cannot be imported, or None; it is imported for that.
 
@@ -28,12 +27,15 @@ def find_obstacle(module: str) -> str | None:
     versions of mmcv by assertions. What needs another toolbox works all the same.
     """
     package = module.split('.')[0]
-    if not is_installed(package):
-        return _describe_missing([package])
+    return _try_import(module) if is_installed(package) else _describe_missing([package])
+
+
+@functools.lru_cache(None)  # a second attempt would meet what the first one registered
+def _try_import(module: str) -> str | None:
     try:
         import_module(module)
     except Exception as error:  # whatever it is, it is told to who asks for what needs the module
-        lite = ' mmcv-lite has no compiled operators: install mmcv in its place.' if 'mmcv' in str(error) else ''
+        lite = ' mmcv-lite has no compiled operators: install mmcv in its place.' if 'mmcv._ext' in str(error) else ''
         return f'mmparax needs {module} here, and that cannot be imported ({type(error).__name__}: {error}).{lite}'
     return None
 

@@ -43,7 +43,7 @@ def test_the_remedy_works_by_mmengines_rule(keys, method, constructor, models):
     model = models[method]
     wrapper, options = make_wrapper(model, keys, constructor)
     text = describe_multipliers(model, wrapper, options)
-    assert 'of the learning rate of the head (0.0001)' in text and ' 0.1 ' in text
+    assert 'of the learning rate of the run (0.0001)' in text and ' 0.1 ' in text
     names = [name for name, parameter in model.named_parameters() if 'adapters' in name or 'expert_centers' in name]
     added = {key: dict(lr_mult=1.0) for key in choose_keys(keys, names)}
     assert added and all(repr(key) in text for key in added)
@@ -67,7 +67,7 @@ def test_what_does_not_reach_them_is_not_said(models):
 def test_multipliers_of_biases_reach_them(models):
     wrapper, options = make_wrapper(models['adaroute'], bias_lr_mult=2.)
     text = describe_multipliers(models['adaroute'], wrapper, options)
-    assert 'have 2 of the learning rate of the head' in text and 'by the constructor or paramwise_cfg' in text
+    assert 'have 2 of the learning rate of the run' in text and 'by the constructor or paramwise_cfg' in text
 
 
 def test_a_decay_by_layers_is_replaced(models):
@@ -80,3 +80,9 @@ def test_the_longest_key_wins():
     assert find_key(['a', 'adapters', 'backbone'], 'backbone.x.adapters.y') == 'adapters'
     assert find_key(['backbone.x', 'adapters'], 'backbone.x.adapters.y') == 'backbone.x'
     assert find_key([], 'backbone') is None
+
+
+def test_a_head_with_a_multiplier_of_its_own_is_not_the_measure(models):
+    """SegFormer's head learns ten times as fast as the run's rate says; the adapters have that rate."""
+    wrapper, options = make_wrapper(models['adaroute'], {'head': dict(lr_mult=10.), 'norm': dict(decay_mult=0.)})
+    assert describe_multipliers(models['adaroute'], wrapper, options) is None

@@ -28,11 +28,13 @@ def write(base, backbone, more='', rates=''):
     return TEXT.format(base=base, backbone=backbone.strip(), more=more, rates=rates).strip()
 
 
-def swin(base, outputs=(0, 1, 2, 3), more=''):
-    return write(base, SWIN.format(outputs=outputs), more)
+def swin(base, outputs=(0, 1, 2, 3), more='', rates=''):
+    return write(base, SWIN.format(outputs=outputs), more, rates)
 
 
 FOUR, THREE = 'neck=dict(in_channels=[96, 192, 384, 768]), ', 'neck=dict(in_channels=[192, 384, 768], start_level=0), '
+# What the doctor says of multipliers that are meant for a backbone that is trained (docs/learning_rates.md).
+FULL_RATE = ", paramwise_cfg=dict(custom_keys={'adapters': dict(lr_mult=1.0), 'expert_centers': dict(lr_mult=1.0)})"
 # Name -> config as a user writes it.
 CONFIGS = {
     'mmseg-upernet-swin': swin('mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py'),
@@ -43,9 +45,10 @@ CONFIGS = {
                                     rates=', paramwise_cfg=dict(_delete_=True)'),
     'mmdet-mask-rcnn': swin('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', more=FOUR),
     'mmdet-retinanet': swin('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', (1, 2, 3), THREE),
-    'mmdet-mask2former': swin('mmdet::mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco.py'),
-    'mmdet-mask2former-panoptic': swin('mmdet::mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco-panoptic.py'),
-    'mmdet-dino': swin('mmdet::dino/dino-5scale_swin-l_8xb2-12e_coco.py', more=FOUR),
+    'mmdet-mask2former': swin('mmdet::mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco.py', rates=FULL_RATE),
+    'mmdet-mask2former-panoptic': swin('mmdet::mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco-panoptic.py',
+                                       rates=FULL_RATE),
+    'mmdet-dino': swin('mmdet::dino/dino-5scale_swin-l_8xb2-12e_coco.py', more=FOUR, rates=FULL_RATE),
     'mmpretrain-swin': write('mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py', KEPT.format(family='AdaptedSwin')),
     'mmpretrain-convnext': write('mmpretrain::convnext/convnext-tiny_32xb128_in1k.py', KEPT.format(family='AdaptedConvNeXt')),
     'mmpretrain-vit': write('mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py', KEPT.format(family='AdaptedViT')),
