@@ -87,7 +87,8 @@ def save_adapter(model: nn.Module, path: str | Path, include_head: bool = True, 
     return write_adapter(path, tensors, about)
 
 
-def load_adapter(model: nn.Module, path: str | Path, include_head: bool | None = None) -> dict[str, Any]:
+def load_adapter(model: nn.Module, path: str | Path, include_head: bool | None = None,
+                 allow_nonfinite: bool | None = None) -> dict[str, Any]:
     """Load a file of :func:`save_adapter` into ``model``: all of it, or nothing if anything does not fit.
 
     Checked before anything is copied: the file is whole; method, its options and the backbone are the model's; the base
@@ -100,6 +101,7 @@ def load_adapter(model: nn.Module, path: str | Path, include_head: bool | None =
         path: the file.
         include_head: False: load only what belongs to the backbone and leave the head as it is; True: the file must have
             a head; None: load the head if the file has one, else leave the model's as it is.
+        allow_nonfinite: take a file with infinite values or NaN; by default what the variable ``MMPARAX_ALLOW_NONFINITE`` says.
 
     Returns:
         The file's description (docs/adapter_files.md) and, under ``loaded``, the names of the tensors that were loaded. With
@@ -113,7 +115,7 @@ def load_adapter(model: nn.Module, path: str | Path, include_head: bool | None =
     model = unwrap_model(model)
     file = read_adapter(path)
     tensors, about = select_tensors(model, file, include_head, str(path))
-    check_adapter(model, about, tensors, f'the adapter file {str(path)!r}')
+    check_adapter(model, about, tensors, f'the adapter file {str(path)!r}', allow_nonfinite=allow_nonfinite)
     copy_tensors(model, tensors)
     if about['head_included'] and about['dataset_meta']:
         model.dataset_meta = to_tuples(about['dataset_meta'])

@@ -12,7 +12,7 @@ from mmparax.checkpoint.fingerprint import check_fingerprint, find_conversions, 
 from mmparax.errors import InputError, RandomBaseError
 from mmparax.utils.names import make_prefix
 from mmparax.weights.claims import name_bases
-from mmparax.weights.matching import describe_misfit, find_wrong_shapes
+from mmparax.weights.matching import check_finite, describe_misfit, find_unusable, find_wrong_shapes
 
 # Options of upstream's classes that do not change the outputs of given weights in evaluation.
 IRRELEVANT_OPTIONS = ('drop_rate', 'drop_path_rate', 'attn_drop_rate', 'with_cp', 'init_cfg', 'pretrained', 'frozen_stages',
@@ -90,14 +90,16 @@ def check_head(model: nn.Module, weights: Mapping[str, Any], source: str) -> Non
         missing=[
             name for name in expected
             if name not in given and 'num_batches_tracked' not in name and not name.startswith('data_preprocessor.')
-        ], wrong=find_wrong_shapes(given, expected), unexpected=[name for name in given if name not in expected])
+        ], wrong=find_wrong_shapes(given, expected), unexpected=[name for name in given if name not in expected],
+        unusable=find_unusable(given, expected))
     if problems:
         raise InputError(f'{source} does not fit the head of {type(model).__name__}: {problems}. Use the config that it was '
                          'trained with (same head and number of classes).')
+    check_finite(given, expected, source)
 
 
 def check_adapter(model: nn.Module, about: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str,
-                  head: str = 'as in the file') -> None:
+                  head: str = 'as in the file', allow_nonfinite: bool | None = None) -> None:
     """Check that an adapter file fits a model completely; only the base is loaded if that has not happened.
 
     Args:
@@ -106,6 +108,7 @@ def check_adapter(model: nn.Module, about: Mapping[str, Any], tensors: Mapping[s
         tensors: its tensors, under the model's names.
         source: what to call the file.
         head: 'required'; 'as in the file': whole, or absent if it was saved without; 'any part': what there is must fit.
+        allow_nonfinite: take infinite values and NaN; by default what the variable ``MMPARAX_ALLOW_NONFINITE`` says.
 
     Raises:
         InputError: naming what does not fit.
@@ -127,9 +130,11 @@ def check_adapter(model: nn.Module, about: Mapping[str, Any], tensors: Mapping[s
     optional = set(outside) if head == 'any part' or not about['head_included'] else set()
     problems = describe_misfit(missing=[name for name in allowed if name not in tensors and name not in optional],
                                wrong=find_wrong_shapes(tensors,
-                                                       allowed), unexpected=[name for name in tensors if name not in allowed])
+                                                       allowed), unexpected=[name for name in tensors if name not in allowed],
+                               unusable=find_unusable(tensors, allowed))
     if problems:
         raise InputError(f'{source} does not fit {type(model).__name__}: of {len(tensors)} tensors {problems}. {OWN_CONFIG}')
+    check_finite(tensors, allowed, source, allow_nonfinite)
     check_base(model, about, source)
 
 

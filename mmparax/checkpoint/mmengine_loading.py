@@ -17,6 +17,7 @@ from mmparax.weights.adapter_file import VerifiedDescription, as_checkpoint
 from mmparax.weights.claims import CHECKED, CLAIM, EMA, EMA_OWNER, ORIGINS, attach_claim
 from mmparax.weights.metadata import decode_meta
 from mmparax.weights.reader import build_refusal, has_digest, read_file, read_torch
+from mmparax.weights.schema import check_form
 from mmparax.weights.seal import UNSEALED
 from mmparax.weights.sources import fetch
 
@@ -35,7 +36,9 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     content = read_file(path, map_location or 'cpu')
     if not has_digest(path, content):
         print_log(f'{filename!r} {UNSEALED}.', logger='current')
-    return add_claim(decode_meta(as_checkpoint(content, filename), filename))
+    content = decode_meta(as_checkpoint(content, filename), filename)
+    check_form(content, filename)
+    return add_claim(content)
 
 
 def load_from_http(filename: str, map_location: Any = None, model_dir: Any = None, progress: Any = None) -> Any:

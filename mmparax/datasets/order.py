@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from mmparax.errors import InputError
+
 
 class PlacedIndex(int):
     """An index into a data set that knows its place in the run: (seed, process, epoch, number within it)."""
@@ -124,14 +126,25 @@ def get_generator_states(cuda: bool = True) -> dict[str, Any]:
 
 
 def restore_generators(states: dict[str, Any]) -> None:
-    """Restore what :func:`get_generator_states` returned."""
-    version, numbers, gauss = states['python']
-    random.setstate((version, tuple(numbers.tolist()), gauss))
-    name, keys, *rest = states['numpy']
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states['torch'].cpu())
-    if isinstance(states['cuda'], Tensor) and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states['cuda'].cpu())
+    """Restore what :func:`get_generator_states` returned.
+
+    Raises:
+        InputError: if it is not that.
+    """
+    try:
+        version, numbers, gauss = states['python']
+        random.setstate((version, tuple(numbers.tolist()), gauss))
+        name, keys, position, *rest = states['numpy']
+        if name != 'MT19937' or type(position) is not int or not 0 <= position <= len(keys):
+            raise ValueError('a state of another generator of NumPy')
+        np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, *rest))
+        torch.set_rng_state(states['torch'].cpu())
+        if isinstance(states['cuda'], Tensor) and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states['cuda'].cpu())
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        raise InputError('the checkpoint cannot be resumed: its states of the random generators are damaged '
+                         f'({type(error).__name__}: {error}). Resume from another one; load_from starts from its weights '
+                         'alone.') from error
 
 
 def make_resumable(loader: DataLoader, seed: int, rank: int) -> DataLoader | None:

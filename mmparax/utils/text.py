@@ -1,5 +1,6 @@
 """Lists of names in sentences."""
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def summarize_names(names: Sequence[str], most: int = 3) -> str:
@@ -11,3 +12,12 @@ def join_names(names: Iterable[str], most: int = 8) -> str:
     """The first of some names, and the number of the others."""
     names = list(names)
     return ', '.join(names[:most]) + (f', and {len(names) - most} more' if len(names) > most else '')
+
+
+def describe_value(value: Any, most: int = 40) -> str:
+    """A value of a file in a sentence: its type, and itself if it is short."""
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        text = repr(value if not isinstance(value, int) or abs(value) < 10**most else 'a huge number')
+        if len(text) <= most:
+            return text
+    return f'a {type(value).__name__}'

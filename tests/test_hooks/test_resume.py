@@ -23,7 +23,7 @@ from helpers.runs import build, config, in_child, same, saved, train
 from mmparax.datasets.order import get_sampler, make_resumable
 from mmparax.errors import InputError
 from mmparax.hooks.checkpoint_hook import STATE, prepare_optimizer_state
-from mmparax.utils import locks, storage
+from mmparax.utils import atomic_backend, locks, storage
 from mmparax.weights.reader import read_file
 
 EMA = dict(type='mmparax.EMAHook', momentum=0.3)
@@ -206,7 +206,7 @@ def die_at_call(number):
     storage.os.fsync = counted(os.fsync)
     for name in ('replace', 'open', 'unlink'):
         setattr(storage.Path, name, counted(getattr(Path, name)))
-    storage.LocalBackend.remove = counted(storage.LocalBackend.remove)
+    atomic_backend.LocalBackend.remove = counted(atomic_backend.LocalBackend.remove)
 
 
 @pytest.fixture(scope='module')
@@ -393,4 +393,39 @@ def test_numbers_of_checkpoints_to_remove_are_numbers(kept, tmp_path):
     train(tmp_path, iterations=3)
     rewrite(tmp_path, keep_ckpt_ids=kept)
     with pytest.raises(InputError, match='keep_ckpt_ids='):
+        train(tmp_path, iterations=6, resume=True, load_from=str(tmp_path / 'iter_3.pth'))
+
+
+# ---- a resumed state that does not fit ----
+
+
+def first_of(state):
+    return state['state'][min(state['state'])]
+
+
+DAMAGES = {
+    'a shape': (lambda content: first_of(content['optimizer']).update(exp_avg=torch.zeros(3)), 'has the shape'),
+    'NaN': (lambda content: first_of(content['optimizer'])['exp_avg'].fill_(float('nan')), 'holds infinite values or NaN'),
+    'no tensor': (lambda content: first_of(content['optimizer']).update(exp_avg='text'), 'is a str'),
+    'another number': (lambda content: content['optimizer']['state'].update({10**6: first_of(content['optimizer'])}),
+                       'a state for the tensor 1000000'),
+    'one memory': (lambda content: first_of(content['optimizer']).update(exp_avg_sq=first_of(content['optimizer'])['exp_avg']),
+                   'shares its memory'),
+    'fewer entries': (lambda content: first_of(content['optimizer']).pop('exp_avg'), 'different entries'),
+    'generators': (
+        lambda content: content['resume_state'][0]['generators'].update(numpy=('MT19937', torch.zeros(624), -1, 0, 0.)),
+        'states of the random generators are damaged'),
+    'no generators': (lambda content: content['resume_state'][0].update(generators={}), 'generators are damaged'),
+    'a type': (lambda content: content['message_hub'].update(log_scalars=[1]), 'message_hub.log_scalars is a list'),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_a_damaged_state_is_refused_in_a_sentence(damage, tmp_path):
+    change, message = DAMAGES[damage]
+    train(tmp_path, iterations=3)
+    content = saved(tmp_path)
+    change(content)
+    torch.save(content, tmp_path / 'iter_3.pth')
+    with pytest.raises(InputError, match=message):
         train(tmp_path, iterations=6, resume=True, load_from=str(tmp_path / 'iter_3.pth'))
