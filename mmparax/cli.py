@@ -200,6 +200,8 @@ class _OptionsAction(argparse.Action):
             key, sign, given = value.partition('=')
             if not sign:
                 raise argparse.ArgumentError(self, f'{value!r} is not KEY=VALUE')
+            if not all(key.split('.')):
+                raise argparse.ArgumentError(self, f'{value!r}: a part of the name in front of = is empty')
             from mmparax.config.sections import describe_unreadable
             reason = describe_unreadable(given)
             if reason:

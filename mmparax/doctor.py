@@ -26,6 +26,7 @@ from mmparax.backbones.parameters import count_parameters
 from mmparax.checkpoint.fingerprint import fingerprint
 from mmparax.checkpoint.mmengine_loading import check_fit
 from mmparax.checks.checkpoint import check_origin, check_round_trip, let_head_start_fresh
+from mmparax.checks.components import check_components
 from mmparax.checks.data import check_datasets
 from mmparax.checks.frozen import FrozenWatch
 from mmparax.checks.gradients import SILENT_STEPS, FirstSteps, check_loss, describe_silent_heads, watch_first_step
@@ -140,7 +141,7 @@ class Doctor:
     def check_config(self) -> tuple[str, str]:
         check_sections(self.cfg)
         check_loops(self.cfg)
-        notes = drop_worker_options(self.cfg)
+        warnings, notes = check_components(self.cfg), drop_worker_options(self.cfg)
         hooks_of_run = self.cfg.get('custom_hooks') or []
         for hook in [*hooks_of_run, *(self.cfg.get('default_hooks') or {}).values()]:
             cls = find_class(HOOKS, hook, self.cfg) if isinstance(hook, Mapping) else None
@@ -148,6 +149,8 @@ class Doctor:
                 cls(**{name: value for name, value in hook.items() if name not in ('type', 'priority', '_scope_')})
         if not any('PEFTHook' in str(hook.get('type')) for hook in hooks_of_run):
             return WARNING, "custom_hooks has no dict(type='mmparax.PEFTHook'): only tools/train.py would check the run"
+        if warnings:
+            return WARNING, ' '.join(warnings)
         return OK, ' '.join(['PEFTHook checks the run.', *notes]) if notes else 'PEFTHook checks the run'
 
     def check_checkpoints(self) -> tuple[str, str]:

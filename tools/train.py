@@ -39,6 +39,7 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.logging import print_log
     from mmengine.runner import find_latest_checkpoint
 
+    from mmparax.checks.components import check_components
     from mmparax.checks.hidden_folders import leave_out_hidden_folders
     from mmparax.checks.scan_report import check_run_data
     from mmparax.config.files import check_checkpoint
@@ -53,6 +54,7 @@ def main(args: argparse.Namespace) -> None:
         if checkpoint is not None:
             checkpoint.pop('save_best', None)  # there will be no metric to choose by
     check_loops(cfg)
+    notes = check_components(cfg)
     use_amp(cfg, args.amp)
     evaluate_without_amp(cfg)
     if args.auto_scale_lr:
@@ -69,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
             check_checkpoint(cfg.load_from)
     check_int('workers', args.workers, 0)
     if is_first_process(cfg.launcher):
-        for sentence in check_run_data(cfg, args.scan, args.workers):
+        for sentence in [*notes, *check_run_data(cfg, args.scan, args.workers)]:
             print_log(sentence, logger='current', level=logging.WARNING)
     else:
         leave_out_hidden_folders(cfg, ['train_dataloader', 'val_dataloader'])

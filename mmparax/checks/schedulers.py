@@ -1,11 +1,14 @@
 """Whether the schedulers of the learning rate fit the length of a run."""
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from mmparax.checks.optimization import list_schedulers
 
 ENDLESS = int(1e9)  # mmengine's ``end`` of a scheduler that has none
 # Schedulers that come down to ``eta_min`` or ``end_factor`` at their end and leave the rate there.
 FALLING = ('PolyLR', 'CosineAnnealingLR', 'LinearLR', 'OneCycleLR', 'CosineRestartLR')
 RISING = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')  # a warm-up starts low
+AFTER_VALIDATION = ('ReduceOnPlateauLR', )  # acts at every validation, whatever counts the run
 NEARLY_ZERO = 1e-6  # of the rate of the config
 
 
@@ -20,11 +23,13 @@ def describe_schedulers(cfg: Mapping[str, Any], length: int, per_epoch: int) -> 
     Returns:
         A sentence for each.
     """
-    schedulers = list(_list_schedulers(cfg.get('param_scheduler')))
+    schedulers = list(_list_rates(cfg.get('param_scheduler')))
     by_epoch_run = 'max_epochs' in (cfg.get('train_cfg') or {}) or (cfg.get('train_cfg') or {}).get('by_epoch') is True
     sentences: list[str] = []
     acting = []
     for place, scheduler in schedulers:
+        if str(scheduler.get('type')).endswith(AFTER_VALIDATION):
+            continue  # in every run
         if not by_epoch_run and scheduler.get('by_epoch', True) and not scheduler.get('convert_to_iter_based'):
             sentences.append(
                 f'{place} ({scheduler.get("type")}) counts epochs, which a run by iterations has not: it never acts. '
@@ -39,18 +44,11 @@ def describe_schedulers(cfg: Mapping[str, Any], length: int, per_epoch: int) -> 
     return sentences
 
 
-def _list_schedulers(config: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _list_rates(config: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (place, config) of the schedulers that act on the learning rate."""
-    if isinstance(config, Mapping) and 'type' in config:
-        yield 'param_scheduler', config
-    elif isinstance(config, Mapping):  # of several optimizers
-        for name, part in config.items():
-            yield from ((place.replace('param_scheduler', f'param_scheduler.{name}', 1), scheduler)
-                        for place, scheduler in _list_schedulers(part))
-    elif isinstance(config, Sequence) and not isinstance(config, str):
-        for number, scheduler in enumerate(config):
-            if isinstance(scheduler, Mapping) and str(scheduler.get('type')).endswith('LR'):
-                yield f'param_scheduler.{number}', scheduler
+    for place, scheduler in list_schedulers(config):
+        if isinstance(scheduler, Mapping) and str(scheduler.get('type')).endswith('LR'):
+            yield place, scheduler
 
 
 def _describe(place: str, scheduler: Mapping[str, Any], unit: int, length: int, last: int) -> list[str]:

@@ -12,6 +12,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import EVALUATOR
 from torch import nn
 
+from mmparax.checks.optimization import list_schedulers
 from mmparax.errors import InputError, ParameterError, UserError
 from mmparax.utils.images import read_header
 from mmparax.utils.text import join_names
@@ -176,6 +177,9 @@ def list_monitored(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for number, hook in enumerate(cfg.get('custom_hooks') or []):
         if isinstance(hook, Mapping) and 'EarlyStopping' in str(hook.get('type')) and hook.get('monitor'):
             yield f'custom_hooks.{number}.monitor', hook['monitor']
+    for place, scheduler in list_schedulers(cfg.get('param_scheduler')):
+        if 'ReduceOnPlateau' in str(scheduler.get('type')):
+            yield f'{place}.monitor', scheduler.get('monitor', 'loss')  # mmengine's default
 
 
 def check_monitored(cfg: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:

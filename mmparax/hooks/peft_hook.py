@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -32,6 +32,8 @@ from mmparax.registry import HOOKS
 from mmparax.utils.modules import unwrap_model
 from mmparax.utils.text import summarize_names
 
+LOG_INTERVAL = 10  # iterations, if nothing logs
+
 
 @HOOKS.register_module()
 class PEFTHook(Hook):
@@ -45,7 +47,7 @@ class PEFTHook(Hook):
     batch norm sees a single value. At the first optimizer step that is taken (with mixed precision: the first that the loss
     scaler accepts): every trainable parameter has a finite gradient, and in one of the first steps some of them are not zero.
     Before every validation and save and after every epoch, by version counters, and at the end, byte by byte: the frozen base
-    is unchanged. At every validation: its metrics are those by which the run chooses its best checkpoint.
+    is unchanged. At every log interval: the loss is finite. At every validation: its metrics are those by which the run chooses its best checkpoint.
 
     Raises:
         ParameterError: for an option; it has none.
@@ -64,6 +66,7 @@ class PEFTHook(Hook):
         self._watch: FrozenWatch | None = None
         self._norms: NormWatch | None = None
         self._first_steps: list[FirstSteps] = []
+        self._lost = 0  # log intervals in a row whose loss is not finite
 
     # ---- before training ----
 
@@ -174,12 +177,27 @@ class PEFTHook(Hook):
             check_input_size(unwrap_model(runner.model), data_batch)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._check_loss(runner, outputs)
         if self._norms is not None:  # the first iteration of this run
             norms, self._norms = self._norms, None
             norms.stop()
             loader = runner.train_dataloader
             if runner.max_iters - runner.iter > len(loader):
                 norms.check_last_batch(count_last_batch(loader))
+
+    def _check_loss(self, runner: Runner, outputs: Any) -> None:
+        """Stop a run whose logged loss is not finite; with mixed precision at the second, as its scaler leaves single steps out."""
+        interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), LOG_INTERVAL)
+        if not self.every_n_train_iters(runner, interval) and not self.is_last_train_iter(runner):
+            return
+        lost = isinstance(outputs, dict) and not torch.as_tensor(outputs.get('loss', 0.)).isfinite().all()
+        self._lost = self._lost + 1 if lost else 0
+        parts = list_optim_wrappers(runner.optim_wrapper)
+        if self._lost > any(isinstance(part, AmpOptimWrapper) for part in parts):
+            rates = ', '.join(f'{group["lr"]:g}' for part in parts for group in part.param_groups[:1])
+            raise TrainingError(f'the loss is {float(outputs["loss"])} at iteration {runner.iter + 1}: the run learns nothing any '
+                                f'more. Lower optim_wrapper.optimizer.lr (now {rates}), lengthen the warm-up, or use '
+                                'optim_wrapper.clip_grad=dict(max_norm=1.0); go on from a checkpoint from before.')
 
     def _check_frozen(self, runner: Runner) -> None:
         if self._watch is not None:
