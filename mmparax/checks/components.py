@@ -1,6 +1,5 @@
 """Whether the parts of a config that a run builds are known to their registries, and can work together; builds no model."""
 import inspect
-import logging
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -29,6 +28,7 @@ from mmparax.config.query import find_class, find_datasets
 from mmparax.errors import ParameterError, check_choice, check_seed
 from mmparax.utils.names import join_name
 
+LEVELS = ('CRITICAL', 'FATAL', 'ERROR', 'WARNING', 'WARN', 'INFO', 'DEBUG', 'NOTSET')  # logging's
 STAGES = ('train', 'val', 'test')
 ALONE = ('PEFTHook', 'CheckpointHook', 'EMAHook')  # of mmparax: two of them would do everything twice
 ENDLESS_SAMPLERS = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')
@@ -73,9 +73,8 @@ def check_components(cfg: Mapping[str, Any]) -> list[str]:
 
 def _check_environment(cfg: Mapping[str, Any]) -> None:
     level = cfg.get('log_level')
-    levels = [name for name in logging.getLevelNamesMapping() if name not in ('NOTSET', 'WARN')]
-    if isinstance(level, str) and level not in logging.getLevelNamesMapping():
-        check_choice('log_level', level, levels)
+    if isinstance(level, str):
+        check_choice('log_level', level, LEVELS)
     randomness = cfg.get('randomness') or {}
     if randomness.get('seed') is not None:
         check_seed('randomness.seed', randomness['seed'])
@@ -99,7 +98,8 @@ def _check_hooks(cfg: Mapping[str, Any]) -> None:
         if isinstance(priority, str):
             check_choice(f'{place}.priority', priority.upper(), [each.name for each in Priority])
         elif priority is not None and not (isinstance(priority, int) and 0 <= priority <= 100):
-            raise ParameterError(f'{place}.priority', priority, 'it must be a name such as \'NORMAL\', or an integer from 0 to 100')
+            raise ParameterError(f'{place}.priority', priority,
+                                 'it must be a name such as \'NORMAL\', or an integer from 0 to 100')
         if inspect.isclass(cls) and issubclass(cls, MMEngineEMAHook):
             own = inspect.signature(cls.__init__).parameters
             average = dict(type=hook.get('ema_type', 'ExponentialMovingAverage'), _scope_=hook.get('_scope_'))
@@ -108,9 +108,10 @@ def _check_hooks(cfg: Mapping[str, Any]) -> None:
         name = getattr(cls, '__name__', '')
         if name in ALONE and cls.__module__.startswith('mmparax.'):
             if name in seen:
-                raise ParameterError(place, dict(hook), f'{seen[name]} is a {name} already, and a run has one',
-                                     f'Remove one of them; a list that is inherited is replaced as a whole, so that {name} is '
-                                     'named once in yours.')
+                raise ParameterError(
+                    place, dict(hook), f'{seen[name]} is a {name} already, and a run has one',
+                    f'Remove one of them; a list that is inherited is replaced as a whole, so that {name} is '
+                    'named once in yours.')
             seen[name] = place
 
 
@@ -180,9 +181,10 @@ def _check_loader(cfg: Mapping[str, Any], stage: str) -> None:
         ends = stage != 'train' or inspect.isclass(kind) and issubclass(kind, EpochBasedTrainLoop)
         if endless and ends:
             what = 'an epoch' if stage == 'train' else 'the validation' if stage == 'val' else 'the test'
-            raise ParameterError(f'{place}.{name}.type', part['type'], f'it gives images without an end, and {what} would never end',
-                                 f"Use {place}.{name}=dict(_delete_=True, type='DefaultSampler', shuffle={stage == 'train'})" +
-                                 (", or train_cfg.type='IterBasedTrainLoop' with max_iters." if stage == 'train' else '.'))
+            raise ParameterError(
+                f'{place}.{name}.type', part['type'], f'it gives images without an end, and {what} would never end',
+                f"Use {place}.{name}=dict(_delete_=True, type='DefaultSampler', shuffle={stage == 'train'})" +
+                (", or train_cfg.type='IterBasedTrainLoop' with max_iters." if stage == 'train' else '.'))
     collate = loader.get('collate_fn')
     if isinstance(collate, Mapping):
         check_named(FUNCTIONS, collate, f'{place}.collate_fn', cfg, ('data_batch', 'batch', 'samples', 'data'))
@@ -198,7 +200,8 @@ def _check_transforms(pipeline: Any, cfg: Mapping[str, Any], place: str, scope: 
         scope = pipeline.get('_scope_') or scope
         if isinstance(pipeline.get('type'), str):
             cls = find_named(TRANSFORMS, dict(pipeline, _scope_=scope), place, cfg)
-            if not cls.__module__.startswith(('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmengine')) or cls.__name__.startswith('Albu'):
+            if not cls.__module__.startswith(
+                ('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmengine')) or cls.__name__.startswith('Albu'):
                 return  # what it holds is of its own kind
         entries: Any = pipeline.items()
     else:

@@ -1,6 +1,7 @@
 """Parts of a config that a registry builds: whether their type is known, and takes the options that they have."""
 import contextlib
 import difflib
+import functools
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
@@ -67,7 +68,8 @@ def find_named(registry: Registry, part: Any, place: str, cfg: Mapping[str, Any]
         cls = kind if callable(kind) else find_class(registry, dict(part, type=str(kind)), cfg)
     if cls is None:
         raise ParameterError(f'{place}.type', kind, f'no {registry.name} has this name',
-                             propose(str(kind), list_names(registry, part.get('_scope_') or cfg.get('default_scope'))))
+                             propose(str(kind), list_names(registry,
+                                                           part.get('_scope_') or cfg.get('default_scope'))))
     return cls
 
 
@@ -139,8 +141,10 @@ def list_names(registry: Registry, scope: str | None) -> list[str]:
     names: list[str] = []
     for own in (each for each in list_registries(scope or 'mmengine') if each.name == registry.name):
         names += own.module_dict
-    names += [f'mmparax.{name}' for own in vars(mmparax_registry).values() if isinstance(own, Registry) and own.name == registry.name
-              for name in own.module_dict]
+    names += [
+        f'mmparax.{name}' for own in vars(mmparax_registry).values()
+        if isinstance(own, Registry) and own.scope == 'mmparax' and own.name == registry.name for name in own.module_dict
+    ]
     return names
 
 
@@ -165,13 +169,13 @@ def check_model_types(config: Any, cfg: Mapping[str, Any], place: str = 'model')
         names = [name for registry in list_registries(scope) for name in list_names(registry, scope)]
         plain = part['type'].rpartition('.')[2]
         # A word without a capital may be a way of doing something that a part knows itself ('conv', 'qkv').
-        if plain[:1].isupper() or plain.lower() in {name.lower() for name in names}:
+        if plain[:1].isupper() or plain.lower() in {name.lower() for name in names if sum(map(str.isupper, name)) > 1}:
             raise ParameterError(f'{path}.type', part['type'], f'no registry of {scope!r} has this name',
                                  propose(part['type'], names))
 
 
-def _walk_parts(config: Any, scope: str, path: str,
-                found: dict[tuple[str, str], Any]) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+def _walk_parts(config: Any, scope: str, path: str, found: dict[tuple[str, str],
+                                                                Any]) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     """Yield (place, part, scope) of every part with a type; what a class of somebody else takes is its own business."""
     if isinstance(config, Mapping):
         scope = config.get('_scope_') or scope
@@ -190,19 +194,23 @@ def _walk_parts(config: Any, scope: str, path: str,
             yield from _walk_parts(value, scope, join_name(path, str(name)), found)
 
 
-def list_registries(scope: str) -> list[Registry]:
-    """mmengine's registries, and those of a toolbox that have no parent there."""
+@functools.cache
+def list_registries(scope: str) -> tuple[Registry, ...]:
+    """mmengine's registries and those of a toolbox, filled."""
     registries = []
     for module in ('mmengine.registry', f'{scope}.registry'):
         with contextlib.suppress(ImportError):
             registries += [each for each in vars(import_module(module)).values() if isinstance(each, Registry)]
-    return registries
+    for registry in registries:
+        registry.import_from_location()
+    return tuple(registries)
 
 
 def find_anywhere(kind: str, scope: str) -> Any:
     """What any registry of a scope knows by a name, or what mmcv's operations do, or None."""
     for registry in list_registries(scope):
-        found = registry.get(kind)
+        # Without a scope in front; mmengine would look for a module of this name, too, which takes long.
+        found = registry.get(kind) if '.' in kind else registry.module_dict.get(kind)
         if found is not None:
             return found
     with contextlib.suppress(ImportError):

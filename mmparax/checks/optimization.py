@@ -34,7 +34,7 @@ def check_optim_wrapper(cfg: Mapping[str, Any]) -> None:
     if not isinstance(config, Mapping):
         return
     constructor = dict(type=config.get('constructor', 'DefaultOptimWrapperConstructor'))
-    check_named(OPTIM_WRAPPER_CONSTRUCTORS, constructor, 'optim_wrapper.constructor', cfg, ('optim_wrapper_cfg', ))
+    check_named(OPTIM_WRAPPER_CONSTRUCTORS, constructor, 'optim_wrapper.constructor', cfg, ('optim_wrapper_cfg', 'paramwise_cfg'))
     if 'optimizer' not in config:
         if 'constructor' not in config:
             raise ParameterError('optim_wrapper', dict(config), 'it has no optimizer', 'Set optim_wrapper.optimizer.')
@@ -51,7 +51,8 @@ def check_optim_wrapper(cfg: Mapping[str, Any]) -> None:
     _check_clipping(config.get('clip_grad'))
     counts, length = config.get('accumulative_counts', 1), (cfg.get('train_cfg') or {}).get('max_iters')
     if isinstance(counts, int) and isinstance(length, int) and counts > max(length, 1):
-        raise ParameterError('optim_wrapper.accumulative_counts', counts, f'a step would sum the gradients of {counts} iterations, '
+        raise ParameterError('optim_wrapper.accumulative_counts', counts,
+                             f'a step would sum the gradients of {counts} iterations, '
                              f'and the run has {length}', f'Use at most {length}, or a longer run.')
 
 
@@ -64,8 +65,9 @@ def _check_clipping(config: Any) -> None:
     kind = check_choice(f'{place}.type', config.get('type', 'norm'), list(CLIPPING))
     check_call(CLIPPING[kind], {name: value for name, value in config.items() if name != 'type'}, place, ('parameters', ))
     limit = config[LIMITS[kind]]
-    if not isinstance(limit, Real) or isinstance(limit, bool) or not limit > 0:
-        raise ParameterError(f'{place}.{LIMITS[kind]}', limit, 'it must be a number above 0', 'Leave clip_grad out to clip nothing.')
+    if not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit > 0:
+        raise ParameterError(f'{place}.{LIMITS[kind]}', limit, 'it must be a number above 0',
+                             'Leave clip_grad out to clip nothing.')
 
 
 # ---- schedulers ----
@@ -93,7 +95,8 @@ def check_schedulers(cfg: Mapping[str, Any]) -> None:
             raise ParameterError(f'{place}.end', end, f'it must be above {place}.begin={begin}')
         if _is_plateau(cls):
             if not by_epoch:
-                raise ParameterError(f'{place}.by_epoch', by_epoch, f'{cls.__name__} acts after a validation, and mmengine knows it '
+                raise ParameterError(f'{place}.by_epoch', by_epoch,
+                                     f'{cls.__name__} acts after a validation, and mmengine knows it '
                                      'by epochs alone', f'Leave {place}.by_epoch out.')
         length = loop.get('max_epochs' if by_epoch else 'max_iters')
         if length is None and by_epoch:
@@ -102,7 +105,7 @@ def check_schedulers(cfg: Mapping[str, Any]) -> None:
             raise ParameterError(f'{place}.begin', begin, f'the run ends at {length}, so that the scheduler never acts',
                                  f'Set it to less than {length}, or leave the scheduler out.')
         if isinstance(config.get('min_value', 0.), Real):  # one for each group of the model's parameters
-            _try(place, config, lambda c=config, n=length: _run(c, cfg, n))  # type: ignore[misc]
+            _try(place, config, lambda c=config, n=length: _run(c, cfg, n))
 
 
 def list_schedulers(config: Any, place: str = 'param_scheduler') -> Iterator[tuple[str, Any]]:

@@ -25,7 +25,7 @@ from mmparax.checks.scan import find_ignored_values
 from mmparax.checks.schedule import read_schedule
 from mmparax.checks.schedulers import describe_schedulers
 from mmparax.checks.validation import check_mixed_sizes, check_monitored, explain_batches
-from mmparax.errors import ParameterError, check_options
+from mmparax.errors import ParameterError, TrainingError, check_options
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.ops.dispatch import describe_backend
 from mmparax.registry import HOOKS
@@ -47,7 +47,8 @@ class PEFTHook(Hook):
     batch norm sees a single value. At the first optimizer step that is taken (with mixed precision: the first that the loss
     scaler accepts): every trainable parameter has a finite gradient, and in one of the first steps some of them are not zero.
     Before every validation and save and after every epoch, by version counters, and at the end, byte by byte: the frozen base
-    is unchanged. At every log interval: the loss is finite. At every validation: its metrics are those by which the run chooses its best checkpoint.
+    is unchanged. At every log interval and in the last iteration: the loss is finite. At every validation: its metrics are
+    those by which the run chooses its best checkpoint.
 
     Raises:
         ParameterError: for an option; it has none.
@@ -186,7 +187,7 @@ class PEFTHook(Hook):
                 norms.check_last_batch(count_last_batch(loader))
 
     def _check_loss(self, runner: Runner, outputs: Any) -> None:
-        """Stop a run whose logged loss is not finite; with mixed precision at the second, as its scaler leaves single steps out."""
+        """Stop a run whose logged loss is not finite; with mixed precision at the second, as its scaler skips single steps."""
         interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), LOG_INTERVAL)
         if not self.every_n_train_iters(runner, interval) and not self.is_last_train_iter(runner):
             return
@@ -194,10 +195,11 @@ class PEFTHook(Hook):
         self._lost = self._lost + 1 if lost else 0
         parts = list_optim_wrappers(runner.optim_wrapper)
         if self._lost > any(isinstance(part, AmpOptimWrapper) for part in parts):
-            rates = ', '.join(f'{group["lr"]:g}' for part in parts for group in part.param_groups[:1])
-            raise TrainingError(f'the loss is {float(outputs["loss"])} at iteration {runner.iter + 1}: the run learns nothing any '
-                                f'more. Lower optim_wrapper.optimizer.lr (now {rates}), lengthen the warm-up, or use '
-                                'optim_wrapper.clip_grad=dict(max_norm=1.0); go on from a checkpoint from before.')
+            rates = ', '.join(f'{group.get("initial_lr", group["lr"]):g}' for part in parts for group in part.param_groups[:1])
+            raise TrainingError(
+                f'the loss is {float(outputs["loss"])} at iteration {runner.iter + 1}: the run learns nothing any '
+                f'more. Lower optim_wrapper.optimizer.lr (now {rates}), lengthen the warm-up, or use '
+                'optim_wrapper.clip_grad=dict(max_norm=1.0); go on from a checkpoint from before.')
 
     def _check_frozen(self, runner: Runner) -> None:
         if self._watch is not None:

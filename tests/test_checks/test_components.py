@@ -5,18 +5,19 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from helpers.config_files import CONFIGS, LEAVES
+from helpers.scripts import load_tool
 from mmparax.checks.components import check_components
 from mmparax.checks.validation import list_monitored
 from mmparax.config.files import load_config
+from mmparax.doctor import Doctor
 from mmparax.errors import ParameterError
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='RandomChoice', transforms=[[dict(type='RandomFlip', prob=0.5)]])]
 
 
 def loader(sampler, **options):
-    return dict(batch_size=2, num_workers=0, sampler=dict(type=sampler), collate_fn=dict(type='pseudo_collate'), dataset=dict(
-        type='BaseSegDataset', pipeline=PIPELINE), **options)
+    return dict(batch_size=2, num_workers=0, sampler=dict(type=sampler), collate_fn=dict(type='pseudo_collate'),
+                dataset=dict(type='BaseSegDataset', pipeline=PIPELINE), **options)
 
 
 def make():
@@ -27,14 +28,18 @@ def make():
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=100, val_interval=50), val_cfg=dict(type='ValLoop'),
         test_cfg=dict(type='TestLoop'), train_dataloader=loader('InfiniteSampler'), val_dataloader=loader('DefaultSampler'),
         test_dataloader=loader('DefaultSampler'), val_evaluator=dict(type='IoUMetric', iou_metrics=['mIoU']),
-        test_evaluator=[dict(type='IoUMetric', iou_metrics=['mIoU'])],
-        optim_wrapper=dict(type='AmpOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3), clip_grad=dict(max_norm=1.)),
-        param_scheduler=[dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=10),
-                         dict(type='PolyLR', by_epoch=False, begin=10, end=100)],
-        default_hooks=dict(logger=dict(type='LoggerHook'), timer=None, checkpoint=dict(type='CheckpointHook', by_epoch=False)),
-        custom_hooks=[dict(type='mmparax.PEFTHook'), dict(type='EMAHook', momentum=1e-3, priority='NORMAL')],
-        visualizer=dict(type='SegLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')]),
-        log_level='INFO', randomness=dict(seed=1), env_cfg=dict(mp_cfg=dict(mp_start_method='fork')))
+        test_evaluator=[dict(type='IoUMetric', iou_metrics=['mIoU'])
+                        ], optim_wrapper=dict(type='AmpOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3),
+                                              clip_grad=dict(max_norm=1.)), param_scheduler=[
+                                                  dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=10),
+                                                  dict(type='PolyLR', by_epoch=False, begin=10, end=100)
+                                              ], default_hooks=dict(logger=dict(type='LoggerHook'), timer=None,
+                                                                    checkpoint=dict(type='CheckpointHook', by_epoch=False)),
+        custom_hooks=[dict(type='mmparax.PEFTHook'),
+                      dict(type='EMAHook', momentum=1e-3,
+                           priority='NORMAL')], visualizer=dict(type='SegLocalVisualizer', name='visualizer',
+                                                                vis_backends=[dict(type='LocalVisBackend')]), log_level='INFO',
+        randomness=dict(seed=1), env_cfg=dict(mp_cfg=dict(mp_start_method='fork')))
 
 
 EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=10)
@@ -52,8 +57,8 @@ PROBLEMS = {
     'hook, twice': ({'custom_hooks': [dict(type='mmparax.PEFTHook')] * 2}, 'custom_hooks.1', 'custom_hooks.0 is a PEFTHook'),
     'scheduler, unknown': ({'param_scheduler.1.type': 'PolyL'}, 'param_scheduler.1.type', "Did you mean 'PolyLR'"),
     'scheduler, absent': ({'param_scheduler': [dict(type='StepLR')]}, 'param_scheduler.0.step_size', 'StepLR needs it'),
-    'scheduler, absent too': ({'param_scheduler': dict(type='CosineRestartLR', periods=[5], by_epoch=False)}, 'param_scheduler',
-                              'eta_min'),
+    'scheduler, absent too': ({'param_scheduler': dict(type='CosineRestartLR', periods=[5],
+                                                       by_epoch=False)}, 'param_scheduler', 'eta_min'),
     'scheduler, option': ({'param_scheduler.1.powr': 2}, 'param_scheduler.1.powr', "Did you mean 'power'"),
     'scheduler, None': ({'param_scheduler': [None]}, 'param_scheduler.0', 'it must be a dict'),
     'scheduler, end': ({'param_scheduler.1.end': 10}, 'param_scheduler.1.end', 'above param_scheduler.1.begin=10'),
@@ -61,10 +66,10 @@ PROBLEMS = {
     'scheduler, begin beyond': ({'param_scheduler': [dict(LINEAR, begin=100)]}, 'param_scheduler.0.begin', 'ends at 100'),
     'scheduler, zero factor': ({'param_scheduler': [dict(LINEAR, start_factor=0, end=10)]}, 'param_scheduler.0',
                                'ZeroDivisionError|Starting multiplicative factor'),
-    'scheduler, one cycle': ({'param_scheduler': [dict(type='OneCycleLR', eta_max=1., total_steps=50, by_epoch=False)]},
-                             'param_scheduler.0', 'total'),
-    'scheduler, plateau': ({'param_scheduler': [dict(type='ReduceOnPlateauLR', monitor='mIoU', by_epoch=False)]},
-                           'param_scheduler.0.by_epoch', 'acts after a validation'),
+    'scheduler, one cycle': ({'param_scheduler': [dict(type='OneCycleLR', eta_max=1., total_steps=50,
+                                                       by_epoch=False)]}, 'param_scheduler.0', 'total'),
+    'scheduler, plateau': ({'param_scheduler': [dict(type='ReduceOnPlateauLR', monitor='mIoU',
+                                                     by_epoch=False)]}, 'param_scheduler.0.by_epoch', 'acts after a validation'),
     'loop, unknown': ({'train_cfg.type': 'IterBasedTrainLop'}, 'train_cfg.type', "'IterBasedTrainLoop'"),
     'loop, length of another': ({'train_cfg.max_epochs': 5}, 'train_cfg.max_epochs', '_delete_=True'),
     'loop, iterations of an epoch loop': ({'train_cfg': dict(EPOCHS, max_iters=5)}, 'train_cfg.max_iters', '_delete_=True'),
@@ -72,8 +77,10 @@ PROBLEMS = {
     'sampler, endless epoch': ({'train_cfg': EPOCHS}, 'train_dataloader.sampler.type', 'an epoch would never end'),
     'sampler, endless validation': ({'val_dataloader.sampler.type': 'InfiniteSampler'}, 'val_dataloader.sampler.type',
                                     'the validation would never end'),
-    'sampler, endless test': ({'test_dataloader.sampler.type': 'InfiniteSampler'}, 'test_dataloader.sampler.type', 'the test would'),
-    'sampler, unknown': ({'train_dataloader.sampler.type': 'InfinitSampler'}, 'train_dataloader.sampler.type', "'InfiniteSampler'"),
+    'sampler, endless test': ({'test_dataloader.sampler.type': 'InfiniteSampler'}, 'test_dataloader.sampler.type',
+                              'the test would'),
+    'sampler, unknown': ({'train_dataloader.sampler.type': 'InfinitSampler'}, 'train_dataloader.sampler.type',
+                         "'InfiniteSampler'"),
     'sampler, option': ({'train_dataloader.sampler.shufle': True}, 'train_dataloader.sampler.shufle', "'shuffle'"),
     'batch sampler': ({'train_dataloader.batch_sampler': dict(type='AspectRatio')}, 'train_dataloader.batch_sampler.type', ''),
     'collate': ({'val_dataloader.collate_fn.type': 'pseudo_colate'}, 'val_dataloader.collate_fn.type', "'pseudo_collate'"),
@@ -100,11 +107,12 @@ PROBLEMS = {
                 "'TensorboardVisBackend'"),
     'model': ({'model.type': 'EncoderDecodr'}, 'model.type', "'EncoderDecoder'"),
     'head': ({'model.decode_head.type': 'uperhead'}, 'model.decode_head.type', "'UPerHead'"),
-    'loss': ({'model.decode_head.loss_decode.type': 'CrossEntropyLos'}, 'model.decode_head.loss_decode.type', "'CrossEntropyLoss'"),
+    'loss': ({'model.decode_head.loss_decode.type': 'CrossEntropyLos'}, 'model.decode_head.loss_decode.type',
+             "'CrossEntropyLoss'"),
     'norm': ({'model.decode_head.norm_cfg.type': 'SyncBM'}, 'model.decode_head.norm_cfg.type', "'SyncBN'"),
     'method': ({'model.backbone.adapter.type': 'mmparax.Lora'}, 'model.backbone.adapter.type', "'mmparax.LoRA'"),
-    'transform': ({'train_dataloader.dataset.pipeline.0.type': 'LoadImagFromFile'},
-                  'train_dataloader.dataset.pipeline.0.type', "'LoadImageFromFile'"),
+    'transform': ({'train_dataloader.dataset.pipeline.0.type': 'LoadImagFromFile'}, 'train_dataloader.dataset.pipeline.0.type',
+                  "'LoadImageFromFile'"),
     'transform inside': ({'train_dataloader.dataset.pipeline.1.transforms': [[dict(type='RandomFlp')]]},
                          'train_dataloader.dataset.pipeline.1.transforms.0.0.type', "'RandomFlip'"),
     'log level': ({'log_level': 'LOUD'}, 'log_level', "'INFO'"),
@@ -113,8 +121,8 @@ PROBLEMS = {
 }
 NOTES = {
     'never validated': ({'train_cfg.val_begin': 200}, 'train_cfg.val_begin=200 is beyond the run'),
-    'never saved': ({'default_hooks.checkpoint.interval': 200, 'default_hooks.checkpoint.save_last': False},
-                    'no checkpoint is saved'),
+    'never saved': ({'default_hooks.checkpoint.interval': 200,
+                     'default_hooks.checkpoint.save_last': False}, 'no checkpoint is saved'),
 }
 
 
@@ -169,6 +177,23 @@ def test_a_part_of_another_package_may_have_types_of_its_own():
     assert check_components(change({'model.decode_head': dict(type='Foreign', cell=dict(type='OfItsOwn'))})) == []
 
 
-def test_no_shipped_config_is_refused():
-    for path in LEAVES:
-        assert check_components(load_config(str(CONFIGS / path))) == [], path
+def test_the_doctor_and_the_training_stop_at_the_same(tmp_path, monkeypatch, capsys):
+    """Before anything is built or written."""
+    path = tmp_path / 'mine.py'
+    path.write_text(Config(make()).pretty_text)
+    arguments = [str(path), '--cfg-options', 'custom_hooks.1.type=EMAHok']
+    problem = "custom_hooks.1.type='EMAHok' is not allowed"
+    finding = Doctor(load_config(str(path), {'custom_hooks.1.type': 'EMAHok'}))
+    with pytest.raises(ParameterError, match=problem):
+        finding.check_config()
+    monkeypatch.setattr('sys.argv', ['train.py', *arguments, '--work-dir', str(tmp_path / 'work')])
+    with pytest.raises(SystemExit) as caught:
+        load_tool('train.py').main()
+    assert problem in str(caught.value) and not (tmp_path / 'work').exists()
+
+
+def test_an_option_of_the_command_line_without_a_name(monkeypatch, capsys):
+    monkeypatch.setattr('sys.argv', ['train.py', 'mine.py', '--cfg-options', '=3'])
+    with pytest.raises(SystemExit) as caught:
+        load_tool('train.py').main()
+    assert caught.value.code == 2 and "'=3': a part of the name in front of = is empty" in capsys.readouterr().err

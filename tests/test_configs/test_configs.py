@@ -8,6 +8,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 
 from helpers.config_files import CONFIGS, LEAVES, build, load, optimizer_of
 from mmparax.backbones.parameters import count_parameters
+from mmparax.checks.components import check_components
 from mmparax.checks.model import check_class_counts, check_features
 from mmparax.config.query import find_datasets, get_metainfo
 from mmparax.datasets.synthetic.scenes import CLASSES, PALETTE, STUFF_CLASSES, THING_CLASSES
@@ -184,3 +185,8 @@ def test_resolves_from_any_scope():
         with use_meta_device():
             model = ROOT_MODELS.build(dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute')))
         assert count_parameters(model).adapters.parameters
+
+
+def test_no_config_has_an_unknown_part():
+    for path in LEAVES:
+        assert check_components(load(path)) == [], path

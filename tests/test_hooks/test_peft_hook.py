@@ -12,7 +12,7 @@ import mmparax
 from helpers.cases import build as build_backbone
 from helpers.runs import build, config, same, saved, train
 from mmparax.backbones.parameters import count_parameters
-from mmparax.errors import ParameterError
+from mmparax.errors import ParameterError, TrainingError
 from mmparax.hooks import PEFTHook
 from mmparax.hooks.peft_hook import describe_operations
 from mmparax.ops.dispatch import describe_backend, use_backend
@@ -252,3 +252,11 @@ def test_a_model_without_our_backbone_is_an_error():
 def test_as_dict_is_plain():
     numbers = count_parameters(build_backbone('adaroute')).as_dict()
     assert numbers['adapters']['parameters'] > 0 and isinstance(numbers['trainable_in_backbone'], int)
+
+
+@pytest.mark.parametrize('interval, stops_at', [(4, 4), (50, 6)], ids=['at a log interval', 'at the end'])
+def test_a_loss_that_is_not_finite_ends_the_run(run, interval, stops_at):
+    """With this rate it is finite in the first step alone."""
+    changes = {'optim_wrapper.optimizer.lr': 1e30, 'default_hooks.logger': dict(type='LoggerHook', interval=interval)}
+    with pytest.raises(TrainingError, match=rf'the loss is (nan|inf) at iteration {stops_at}: .* \(now 1e\+30\)'):
+        run(iterations=6, cfg=changes)
