@@ -47,9 +47,10 @@ def main(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from mmparax.checks.findings import OK, PROBLEM, SKIPPED, WARNING, Finding, summarize
     from mmparax.checks.fix_detection import fix_datasets
     from mmparax.config.files import load_config
-    from mmparax.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, summarize
+    from mmparax.doctor import Doctor
     from mmparax.utils.launch import use_amp
     from mmparax.utils.logs import silence_log
 

@@ -119,6 +119,37 @@ def shrink_batches(loader: DataLoader, size: int) -> DataLoader:
     return DataLoader(batch_size=min(size, loader.batch_size), sampler=loader.sampler, **common)
 
 
+def count_iterations(loader: DataLoader, num_processes: int = 1) -> int:
+    """Iterations an epoch, of one of the processes of a run.
+
+    Args:
+        loader: built in a single process.
+        num_processes: that will share its data set.
+    """
+    size = get_batch_size(loader)
+    if loader.batch_size is None or not size:
+        return len(loader) // num_processes
+    owner = loader.sampler if hasattr(loader.sampler, '__len__') else loader.dataset
+    if not hasattr(owner, '__len__'):
+        return 0
+    images = -(-len(owner) // num_processes)
+    return images // size if loader.drop_last else -(-images // size)
+
+
+def repeat_batches(loader: DataLoader) -> Iterator[Any]:
+    """Yield the batches of a dataloader again and again.
+
+    Raises:
+        TrainingError: if the first takes too long.
+    """
+    while True:
+        with limit_time(LONGEST_WAIT, 'the first batch'):
+            batches = iter(loader)
+            batch = next(batches)
+        yield batch
+        yield from batches
+
+
 def build_checked_loaders(runner: Any) -> None:
     """Let a runner build its dataloaders by :func:`build_loader`.
 

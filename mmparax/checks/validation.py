@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.registry import EVALUATOR
+from mmengine.registry import EVALUATOR, METRICS
 from torch import nn
 
 from mmparax.errors import InputError, ParameterError, UserError
 from mmparax.utils.images import read_header
+from mmparax.utils.signatures import get_keyword_defaults
 from mmparax.utils.text import join_names
 
 HEADERS = 100  # images whose sizes are compared
@@ -36,15 +37,26 @@ def build_evaluator(config: Any, metainfo: Any) -> Evaluator:
 
 
 def redirect_outputs(config: Any, folder: str) -> Any:
-    """A copy of an evaluator's config that writes its files into a folder."""
+    """A copy of an evaluator's config that writes its files into a folder, or into one of its own where it can.
+
+    mmdetection's panoptic metric expects a prediction for every image of the data set when it is told where to write.
+    """
     if isinstance(config, Mapping):
         return {
             name: f'{folder}/{name}' if name in OUTPUT_OPTIONS and value else redirect_outputs(value, folder)
-            for name, value in config.items()
+            for name, value in config.items() if not (name == 'outfile_prefix' and _has_own_folder(config))
         }
     if isinstance(config, (list, tuple)):
         return [redirect_outputs(entry, folder) for entry in config]
     return config
+
+
+def _has_own_folder(metric: Mapping[str, Any]) -> bool:
+    """Whether a metric makes a temporary folder if ``outfile_prefix`` is not given."""
+    cls = metric.get('type')
+    cls = METRICS.get(cls) if isinstance(cls, str) else cls
+    return cls is not None and not metric.get('format_only') and \
+        get_keyword_defaults(cls).get('outfile_prefix', '') is None
 
 
 @torch.no_grad()

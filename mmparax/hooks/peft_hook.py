@@ -107,8 +107,8 @@ class PEFTHook(Hook):
             if mismatch:
                 runner.logger.warning('Note: %s', mismatch)
         multipliers = describe_multipliers(model, runner.optim_wrapper, runner.cfg.optim_wrapper.get('paramwise_cfg'))
-        for sentence in [multipliers] if multipliers else []:
-            runner.logger.warning('Note: %s', sentence)
+        if multipliers:
+            runner.logger.warning('Note: %s', multipliers)
         backend = describe_operations(model, runner.optim_wrapper, bool(runner.cfg.get('compile')))
         if backend:
             runner.logger.info('Operations of AdaRoute: %s.', backend)

@@ -14,9 +14,10 @@ import mmparax
 from helpers import runs
 from helpers.cases import FEW_BLOCKS, TINY_SWIN
 from helpers.tasks import config
+from mmparax.checks.findings import summarize
 from mmparax.cli import build_runner
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.doctor import Doctor, summarize
+from mmparax.doctor import Doctor
 
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,
             **{**TINY_SWIN, **FEW_BLOCKS['swin']})
@@ -245,7 +246,7 @@ def test_nothing_hangs(kind, make, monkeypatch):
     """Data sets of length 0, and samplers that never give an index."""
     cfg = make()
     if kind == 'custom':
-        monkeypatch.setattr('mmparax.doctor.LONGEST_WAIT', 1)
+        monkeypatch.setattr('mmparax.checks.loaders.LONGEST_WAIT', 1)
         cfg.train_dataloader.sampler = dict(type='Endless', _scope_='mmengine')
         findings, ready, _ = examine(cfg)
         assert not ready and 'the first batch took more than 1 seconds' in findings['one step'][1]
