@@ -182,7 +182,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def _is_own(self, path: str) -> bool:
         """Whether a path is a checkpoint that this hook wrote: its folder, its pattern of names, a file and no link."""
-        stem = re.escape(self.filename_tmpl).replace(r'\{\}', '{}').replace('{}', r'\d+')
+        stem = r'\d+'.join(map(re.escape, re.split(r'\{[^}]*\}', self.filename_tmpl)))
         return os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.out_dir) and os.path.isfile(path) \
             and not os.path.islink(path) and re.fullmatch(f'(best_[^/]*_)?{stem}', os.path.basename(path)) is not None
 

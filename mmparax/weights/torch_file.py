@@ -16,8 +16,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from mmparax.weights.pickle_values import Budget, Refusal, StorageType, StoredValues, expect
 from mmparax.weights.seal import RECORD, combine
-from mmparax.weights.unpickling import Budget, Refusal, StorageType, StoredValues, expect, unpickle
+from mmparax.weights.unpickling import unpickle
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950a86a20f9469cfc6c, 1001
 ARCHIVE_MAGIC = b'PK\x03\x04'

@@ -388,6 +388,14 @@ def test_a_path_in_a_checkpoint_is_never_removed(kind, tmp_path):
     assert victim.exists() and (kind != 'folder' or (victim / 'file').exists()) and (run / 'best_mIoU_iter_6.pth').is_file()
 
 
+def test_outdated_checkpoints_of_another_pattern_of_names_go(tmp_path):
+    options = dict(checkpoint=dict(save_best='mIoU', filename_tmpl='step_{:06d}.pth'))
+    train(tmp_path, iterations=3, **options)
+    train(tmp_path, iterations=6, resume=True, load_from=str(tmp_path / 'step_000003.pth'), **options)
+    names = sorted(path.name for path in tmp_path.glob('*.pth'))
+    assert names[-1] == 'step_000006.pth' and len(names) == 2 and names[0].startswith('best_mIoU_step_00000'), names
+
+
 @pytest.mark.parametrize('kept', [['../victim'], [3, -1], 'iter_3', [True]], ids=str)
 def test_numbers_of_checkpoints_to_remove_are_numbers(kept, tmp_path):
     train(tmp_path, iterations=3)

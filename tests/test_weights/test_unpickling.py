@@ -5,7 +5,7 @@ import struct
 import threading
 import zipfile
 from argparse import Namespace
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from fractions import Fraction
 
 import numpy as np
@@ -133,7 +133,7 @@ def make_tensor(storage='FloatStorage', key='0', count=4, offset=0, size=(4, ), 
     (dict(count=3), 'that are not in the file'),
     (dict(key='../0'), 'that are not in the file'),
     (dict(size=(5, )), 'a tensor of 5 values in a memory of 4'),
-    (dict(size=(2**40, ), stride=(0, )), 'in a memory of 4'),
+    (dict(size=(2**40, ), stride=(0, )), 'many times as large as the file'),
     (dict(size=(2, ), stride=(4, )), 'in a memory of 4'),
     (dict(size=(4, ), stride=(-1, )), 'non-negative integers'),
     (dict(offset=-1), 'do not belong together'),
@@ -176,8 +176,8 @@ def test_values_are_those_that_were_saved(protocol, legacy, tmp_path):
     content = dict(part=base[1:, ::2], whole=base, turned=base.bfloat16().t(), half=base.half(), flags=base > 3,
                    complex=base * 1j, parameter=torch.nn.Parameter(base), empty=torch.empty(0, 3), scalar=torch.tensor(3),
                    model=model.state_dict(), state=np.random.RandomState(0).get_state(), fortran=np.asfortranarray(np.ones(
-                       (2, 3))), none=np.zeros((0, 2)), args=Namespace(lr=0.1, names=['a']), nested=[({'a': (1, None)}, )],
-                   size=torch.Size([1, 2]), kind=torch.float16)
+                       (2, 3))), none=np.zeros((0, 2)), args=Namespace(lr=0.1, names=['a']), spread=torch.ones(1).expand(10),
+                   counts=Counter([1, 2, 2]), nested=[({'a': (1, None)}, )], size=torch.Size([1, 2]), kind=torch.float16)
     torch.save(content, tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
     found = read_file(tmp_path / 'a.pth')
     assert repr(found) == repr(content)
