@@ -84,7 +84,7 @@ def tool(build_parser: Callable[[], argparse.ArgumentParser],
                         raise
                     sys.exit(f'{type(error).__name__}: {explain(error, parser, args, options)}')
                 except (KeyboardInterrupt, Exception) as error:
-                    if os.environ.get(TRACEBACK) or not (interrupts or isinstance(error, KeyboardInterrupt)):
+                    if os.environ.get(TRACEBACK) or not interrupts.explain(error):
                         raise
                     end_interrupted('the same command with --resume goes on.' if hasattr(args, 'resume') else '',
                                     getattr(args, 'launcher', 'none'))
