@@ -53,8 +53,12 @@ def check_class_weights(model: nn.Module) -> None:
         place = f'model.{name if module is not head else join_name(name, "loss_cls")}.class_weight'
         expected, reason = _count_weights(head, module)
         if expected is not None and expected != count:
-            raise ParameterError(place, f'{count} numbers', f'this head needs {expected}: {reason}',
+            raise ParameterError(place, _as_list(weights), f'this head needs {expected} numbers, not {count}: {reason}',
                                  'Give a weight for each of them, in the order of metainfo.classes, or leave class_weight out.')
+
+
+def _as_list(weights: Any) -> list[float]:
+    return weights.tolist() if isinstance(weights, torch.Tensor) else list(weights)
 
 
 def _find_owner(modules: Mapping[str, nn.Module], name: str) -> str | None:
