@@ -180,7 +180,11 @@ def _find_different_sizes(dataset: Any) -> tuple[int, int] | None:
 
 
 def list_monitored(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (place in the config, name) of the metrics by which a run decides something."""
+    """Yield (place in the config, name) of the metrics by which a run decides something.
+
+    Args:
+        cfg: of the run: its checkpoint hook chooses the best file by them, its early stopping ends it.
+    """
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
     best = checkpoint.get('save_best') if isinstance(checkpoint, Mapping) else None
     for name in [best] if isinstance(best, str) else best or []:

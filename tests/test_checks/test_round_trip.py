@@ -5,15 +5,22 @@ import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.scheduler import StepLR
 from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import LogProcessor
 from torch import nn
 
+from helpers.cases import build as build_backbone
+from mmparax.checks import round_trip
 from mmparax.checks.scheduler_states import build_schedulers, check_states, get_states, list_schedulers, load_states, reread
 
-NEEDED = dict(MultiStep=dict(milestones=[2, 3, 3]), Step=dict(step_size=2), Exponential=dict(gamma=0.9),
+NEEDED = dict(Constant=dict(end=3), MultiStep=dict(milestones=[2, 3, 3]), Step=dict(step_size=2), Exponential=dict(gamma=0.9),
               CosineAnnealing=dict(T_max=6), CosineRestart=dict(periods=[2, 4], restart_weights=[1, 0.5], eta_min=0),
               OneCycle=dict(eta_max=1., total_steps=6), ReduceOnPlateau=dict(patience=0, monitor='loss'))
 KINDS = sorted(name for name in vars(schedulers_of_mmengine)
                if name.endswith(('LR', 'Momentum')))
+
+
+def list_trainable(model):
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def make_wrapper():
@@ -75,16 +82,12 @@ def test_a_scheduler_that_keeps_an_object_is_named():
         check_states([StepLR(make_wrapper(), step_size=1), scheduler])
 
 
-def test_what_the_doctor_tries(tmp_path):
-    from mmengine.runner import LogProcessor
-
-    from mmparax.checks import round_trip
-
-    model = nn.Linear(2, 2)
+def test_what_the_doctor_tries():
+    model = nn.ModuleDict(dict(backbone=build_backbone('adaroute'), head=nn.Linear(2, 2)))
     cfg = dict(train_cfg=dict(max_epochs=3), param_scheduler=dict(type='MultiStepLR', milestones=[1, 2]))
 
     def build():
-        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+        wrapper = OptimWrapper(torch.optim.SGD(list_trainable(model), lr=0.1, momentum=0.9))
         return wrapper, build_schedulers(cfg, wrapper, 5)
 
     wrapper, schedulers = build()
@@ -108,15 +111,11 @@ def test_what_the_doctor_tries(tmp_path):
 
 
 def test_of_a_large_checkpoint_all_but_the_tensors_is_tried(monkeypatch):
-    from mmengine.runner import LogProcessor
-
-    from mmparax.checks import round_trip
-
     monkeypatch.setattr(round_trip, 'LARGEST_COPY', 1)
-    model = nn.Linear(2, 2)
+    model = nn.ModuleDict(dict(backbone=build_backbone('adaroute'), head=nn.Linear(2, 2)))
 
     def build():
-        return OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)), None
+        return OptimWrapper(torch.optim.SGD(list_trainable(model), lr=0.1)), None
 
     before = {name: value.clone() for name, value in model.state_dict().items()}
     checkpoint = round_trip.make_checkpoint(model, build()[0], None, {}, 'all', LogProcessor())
