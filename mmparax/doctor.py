@@ -1,7 +1,5 @@
 """Examines a config without training: what PEFTHook checks in a run, on one batch, before GPUs are booked."""
-import copy
 import itertools
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +7,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.model.utils import revert_sync_batchnorm
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -25,6 +23,7 @@ from mmparax.checkpoint.mmengine_loading import check_fit
 from mmparax.checks.checkpoint import check_origin, let_head_start_fresh
 from mmparax.checks.data import check_datasets
 from mmparax.checks.findings import OK, SKIPPED, WARNING, Finding, Findings, Report
+from mmparax.checks.frozen import check_trainable
 from mmparax.checks.hidden_folders import leave_out_hidden_folders
 from mmparax.checks.loaders import (
     LOADERS,
@@ -49,24 +48,21 @@ from mmparax.checks.round_trip import check_round_trip, make_checkpoint
 from mmparax.checks.scan import find_ignored_values, raise_errors, scan_datasets
 from mmparax.checks.scan import summarize as summarize_data
 from mmparax.checks.schedule import read_schedule
-from mmparax.checks.scheduler_states import build_schedulers, list_schedulers
+from mmparax.checks.scheduler_states import build_schedulers, build_wrapper, list_schedulers
 from mmparax.checks.schedulers import describe_schedulers
 from mmparax.checks.validation import (
     are_all_nan,
-    build_evaluator,
     check_mixed_sizes,
     check_monitored,
     describe_metrics,
     list_monitored,
-    redirect_outputs,
-    validate,
+    validate_apart,
 )
 from mmparax.config.query import find_class, find_datasets, find_missing_downloads, get_metainfo, get_model_config, walk_configs
 from mmparax.config.sections import check_loops, check_sections
-from mmparax.errors import ParameterError, TrainingError, UserError
+from mmparax.errors import ParameterError, UserError
 from mmparax.hooks.checkpoint_hook import CheckpointHook
-from mmparax.utils.launch import SYNC_BN, use_amp
-from mmparax.utils.names import join_name
+from mmparax.utils.launch import SYNC_BN
 
 
 class Doctor:
@@ -222,16 +218,8 @@ class Doctor:
     def check_frozen(self) -> tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
-        wrong = []
-        for owner, backbone in find_adapted_backbones(self.model):
-            frozen = backbone.frozen_parameters()
-            wrong += [
-                join_name(owner, name) for name, parameter in backbone.named_parameters()
-                if backbone.method is not None and (name in frozen) == parameter.requires_grad
-            ]
-        if wrong:
-            raise TrainingError(f'{wrong[0]} and {len(wrong) - 1} more are trainable or frozen against the method')
-        wrapper = self._build_wrapper()
+        check_trainable(self.model)
+        wrapper = build_wrapper(self.cfg, self.model)
         check_optimizer(self.model, wrapper)
         multipliers = describe_multipliers(self.model, wrapper, self.cfg.optim_wrapper.get('paramwise_cfg'))
         if multipliers:
@@ -256,7 +244,7 @@ class Doctor:
     def check_schedule(self) -> tuple[str, str]:
         loader = self.cfg.train_dataloader
         batch_size = loader.get('batch_size') or loader.batch_sampler.batch_size
-        wrapper = self._build_wrapper(accumulate=True)
+        wrapper = build_wrapper(self.cfg, self.model or nn.Linear(1, 1), accumulate=True)
         build_schedulers(self.cfg, wrapper, self._get_epoch_length() or 1)
         schedule = read_schedule(self.cfg, batch_size, wrapper, self.num_processes)
         if schedule.scaled and schedule.recipe_batch_size:  # the runner would do it
@@ -304,12 +292,9 @@ class Doctor:
             return SKIPPED, 'the data are not there'
         loader = self._build_loader('val_dataloader')
         check_mixed_sizes(self.model, loader)
-        with tempfile.TemporaryDirectory() as folder:
-            config = redirect_outputs(self.cfg.val_evaluator, folder)
-            evaluator = build_evaluator(config, getattr(loader.dataset, 'metainfo', None))
-            with limit_time(LONGEST_WAIT, 'the first batch of the validation'):
-                batch = next(iter(shrink_batches(loader, self.batch_size)))
-            metrics, count = validate(self.model, batch, loader.dataset, evaluator)
+        with limit_time(LONGEST_WAIT, 'the first batch of the validation'):
+            batch = next(iter(shrink_batches(loader, self.batch_size)))
+        metrics, count = validate_apart(self.model, batch, loader.dataset, self.cfg.val_evaluator)
         check_monitored(self.cfg, metrics)
         text = f'on {count} image(s): {describe_metrics(metrics)}'
         if are_all_nan(metrics):
@@ -330,16 +315,9 @@ class Doctor:
 
     # ---- parts ----
 
-    def _build_wrapper(self, accumulate: bool = False) -> OptimWrapper:
-        holder = Config(dict(optim_wrapper=copy.deepcopy(self.cfg.optim_wrapper)))
-        use_amp(holder, None)
-        if not accumulate:
-            holder.optim_wrapper.pop('accumulative_counts', None)
-        return build_optim_wrapper(self.model or nn.Linear(1, 1), holder.optim_wrapper)
-
     def _build_optimization(self) -> tuple[OptimWrapper, Any]:
         """An optimizer wrapper and its schedulers, as at the start of the run."""
-        wrapper = self._build_wrapper()
+        wrapper = build_wrapper(self.cfg, self.model)
         return wrapper, build_schedulers(self.cfg, wrapper, self._get_epoch_length() or 1)
 
     def _get_epoch_length(self) -> int:

@@ -35,9 +35,9 @@ def make_checkpoint(model: nn.Module, wrapper: Any, schedulers: Any, meta: Mappi
     hub = MessageHub('checks')
     hub.update_scalars(dict(loss=1., lr=1e-3))
     hub.update_info_dict(dict(epoch=0, iter=1, max_epochs=1, max_iters=2))
-    checkpoint: dict[str, Any] = dict(meta=dict(epoch=0, iter=1, **meta), state_dict=OrderedDict(model.state_dict()),
-                                      message_hub=hub.state_dict(), optimizer=wrapper.state_dict(),
-                                      resume_state=[dict(generators=get_generator_states())])
+    checkpoint: dict[str, Any] = dict(meta=dict(epoch=0, iter=1,
+                                                **meta), state_dict=OrderedDict(model.state_dict()), message_hub=hub.state_dict(),
+                                      optimizer=wrapper.state_dict(), resume_state=[dict(generators=get_generator_states())])
     if schedulers is not None:
         checkpoint['param_schedulers'] = get_states(schedulers)
     add_description(checkpoint, model)

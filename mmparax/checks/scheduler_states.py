@@ -1,15 +1,19 @@
 """The schedulers of a run: built as mmengine's runner builds them, and what of them goes into a checkpoint."""
+import copy
 import io
 from collections.abc import Iterator, Mapping
 from types import MethodType, SimpleNamespace
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 
 from mmparax.errors import InputError
+from mmparax.utils.launch import use_amp
 from mmparax.weights.reader import read_torch
 
 
@@ -21,6 +25,21 @@ class _Loop(BaseLoop):
 
     def run(self) -> None:
         raise NotImplementedError
+
+
+def build_wrapper(cfg: Mapping[str, Any], model: nn.Module, accumulate: bool = False) -> OptimWrapper:
+    """Build the optimizer wrapper of a config, in single precision where there is no GPU.
+
+    Args:
+        cfg: of a run.
+        model: whose parameters it is for.
+        accumulate: whether it takes one step in several iterations, if the config says so.
+    """
+    holder = Config(dict(optim_wrapper=copy.deepcopy(cfg['optim_wrapper'])))
+    use_amp(holder, None)
+    if not accumulate:
+        holder.optim_wrapper.pop('accumulative_counts', None)
+    return build_optim_wrapper(model, holder.optim_wrapper)
 
 
 def build_schedulers(cfg: Mapping[str, Any], wrapper: OptimWrapper, per_epoch: int) -> Any:
@@ -38,9 +57,8 @@ def build_schedulers(cfg: Mapping[str, Any], wrapper: OptimWrapper, per_epoch: i
         return None
     train_cfg = cfg.get('train_cfg') or {}
     epochs = train_cfg.get('max_epochs', 1)  # a loop by iterations counts one
-    runner = SimpleNamespace(optim_wrapper=wrapper, _train_loop=_Loop(), max_epochs=epochs,
-                             max_iters=train_cfg.get('max_iters') or epochs * per_epoch, train_dataloader=range(per_epoch),
-                             logger=MMLogger.get_current_instance())
+    runner = SimpleNamespace(optim_wrapper=wrapper, _train_loop=_Loop(), max_epochs=epochs, max_iters=train_cfg.get('max_iters')
+                             or epochs * per_epoch, train_dataloader=range(per_epoch), logger=MMLogger.get_current_instance())
     runner._build_param_scheduler = MethodType(Runner._build_param_scheduler, runner)
     return Runner.build_param_scheduler(runner, cfg['param_scheduler'])
 
@@ -118,6 +136,6 @@ def reread(content: Any, what: str) -> Any:
         return read_torch(file)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f'{what} cannot be resumed from: a checkpoint holds tensors and plain data alone ({reason}). Keep '
-                         'other objects out of it, or allow their class on purpose (torch.serialization.add_safe_globals).'
-                         ) from error
+        raise InputError(
+            f'{what} cannot be resumed from: a checkpoint holds tensors and plain data alone ({reason}). Keep '
+            'other objects out of it, or allow their class on purpose (torch.serialization.add_safe_globals).') from error

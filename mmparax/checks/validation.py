@@ -2,6 +2,7 @@
 import contextlib
 import io
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from numbers import Real
@@ -89,6 +90,20 @@ def validate(model: nn.Module, batch: Any, dataset: Any, evaluator: Evaluator) -
         raise explained from error
     finally:
         model.train(was_training)
+
+
+def validate_apart(model: nn.Module, batch: Any, dataset: Any, config: Any) -> tuple[dict[str, Any], int]:
+    """As :func:`validate`, by an evaluator that is built from its config and whose files go elsewhere.
+
+    Args:
+        model: on its device.
+        batch: of a dataloader.
+        dataset: that it comes from.
+        config: of the evaluator.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        evaluator = build_evaluator(redirect_outputs(config, folder), getattr(dataset, 'metainfo', None))
+        return validate(model, batch, dataset, evaluator)
 
 
 # ---- what is wrong ----

@@ -91,8 +91,8 @@ def describe_evaluation(cfg: Config, dataset: Any, checkpoint: str, tta: bool = 
         tta: whether by test-time augmentation.
     """
     indices = [part['indices'] for part in find_datasets(cfg.get('test_dataloader')) if part.get('indices') is not None]
-    return dict(images=len(dataset), split=name_split(cfg), subset=bool(indices), tta=tta, data=describe_data(cfg), folder=os.getcwd(),
-                checkpoint=checkpoint if '://' in checkpoint else os.path.abspath(checkpoint))
+    return dict(images=len(dataset), split=name_split(cfg), subset=bool(indices), tta=tta, data=describe_data(cfg),
+                folder=os.getcwd(), checkpoint=checkpoint if '://' in checkpoint else os.path.abspath(checkpoint))
 
 
 def format_images(about: Mapping[str, Any]) -> str:

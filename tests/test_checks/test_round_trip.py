@@ -15,8 +15,7 @@ from mmparax.checks.scheduler_states import build_schedulers, check_states, get_
 NEEDED = dict(Constant=dict(end=3), MultiStep=dict(milestones=[2, 3, 3]), Step=dict(step_size=2), Exponential=dict(gamma=0.9),
               CosineAnnealing=dict(T_max=6), CosineRestart=dict(periods=[2, 4], restart_weights=[1, 0.5], eta_min=0),
               OneCycle=dict(eta_max=1., total_steps=6), ReduceOnPlateau=dict(patience=0, monitor='loss'))
-KINDS = sorted(name for name in vars(schedulers_of_mmengine)
-               if name.endswith(('LR', 'Momentum')))
+KINDS = sorted(name for name in vars(schedulers_of_mmengine) if name.endswith(('LR', 'Momentum')))
 
 
 def list_trainable(model):
@@ -62,8 +61,9 @@ def test_schedulers_are_built_as_the_runner_builds_them():
     warmup, poly = build_schedulers(cfg, make_wrapper(), 7)
     assert (warmup.end, warmup.by_epoch, poly.end) == (7, False, 3)
     several = OptimWrapperDict(a=make_wrapper(), b=make_wrapper())
-    built = build_schedulers(dict(train_cfg=dict(max_iters=9), param_scheduler=dict(
-        a=dict(type='PolyLR', by_epoch=False), b=dict(type='StepLR', step_size=1))), several, 7)
+    built = build_schedulers(
+        dict(train_cfg=dict(max_iters=9), param_scheduler=dict(a=dict(type='PolyLR', by_epoch=False),
+                                                               b=dict(type='StepLR', step_size=1))), several, 7)
     assert [(place, scheduler.end) for place, scheduler in list_schedulers(built)] == [('param_scheduler.a.0', 9),
                                                                                        ('param_scheduler.b.0', 1)]
     assert build_schedulers({}, make_wrapper(), 7) is None and not list(list_schedulers(None))
@@ -77,8 +77,9 @@ def test_a_scheduler_that_keeps_an_object_is_named():
     scheduler = StepLR(make_wrapper(), step_size=1)
     check_states([scheduler])
     scheduler.memory = Remembers()
-    with pytest.raises(ValueError, match=r'the state of param_scheduler.1 \(StepLR\) cannot be resumed from: a checkpoint holds '
-                       'tensors and plain data alone .*Remembers'):
+    with pytest.raises(
+            ValueError, match=r'the state of param_scheduler.1 \(StepLR\) cannot be resumed from: a checkpoint holds '
+            'tensors and plain data alone .*Remembers'):
         check_states([StepLR(make_wrapper(), step_size=1), scheduler])
 
 

@@ -66,8 +66,8 @@ PROBLEMS = {
     }, 'classes', r'data_preprocessor.size=\(64, 64\) is not allowed: train_dataloader.dataset.pipeline crops to 96x96'),
     'one class': ({'model.decode_head.num_classes': 1, 'model.auxiliary_head': None}, 'classes', 'num_classes=1 is not allowed'),
     'weights of classes': ({'model.decode_head.loss_decode': dict(type='CrossEntropyLoss', class_weight=[1.] * 19)}, 'classes',
-                           r"model.decode_head.loss_decode.class_weight=\[1.0, 1.0, 1.0, ...\] \(19 entries\) is not allowed: this head needs 15 numbers, "
-                           'not 19'),
+                           r"model.decode_head.loss_decode.class_weight=\[1.0, 1.0, 1.0, ...\] \(19 entries\) is not allowed: "
+                           'this head needs 15 numbers, not 19'),
     'padding of no class': ({'model.data_preprocessor.seg_pad_val': 254}, 'classes',
                             'model.data_preprocessor.seg_pad_val=254 is not allowed: model.decode_head.ignore_index=255'),
     'ignored elsewhere': ({'train_dataloader.dataset.ignore_index': 0}, 'classes', 'model.decode_head.ignore_index=255 is not'),
@@ -199,8 +199,10 @@ def test_crowds_teach_boxes_and_masks_nothing(make, scenes, tmp_path):
 @pytest.mark.parametrize('task', ['segmentation', 'detection', 'panoptic', 'classification'])
 def test_every_task_is_validated_and_resumed(task, make):
     cfg = make(task)
-    cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=1),
-                           dict(type='MultiStepLR', by_epoch=False, milestones=[1, 2])]
+    cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=1),
+        dict(type='MultiStepLR', by_epoch=False, milestones=[1, 2])
+    ]
     if task in ('detection', 'panoptic'):
         for metric in cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]:
             metric.outfile_prefix = f'{cfg.work_dir}/results'
