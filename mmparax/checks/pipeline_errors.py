@@ -22,13 +22,11 @@ class NamedPipeline(Compose):
         place: where the data set is in the config.
         limit: how many samples in a row may be refused, as the data set counts them.
         for_training: whether masks have the size of what the model sees; else that of the file, for a metric.
-        test_mode: whether no sample may be refused.
         labels: what the values of masks mean, or None: those that are no class become an error that names the mask.
     """
     place: str
     limit: int
     for_training: bool
-    test_mode: bool
     labels: Labels | None
     refused: int
 
@@ -147,8 +145,7 @@ def name_pipeline_errors(dataset: Any, place: str, ignored: Iterable[int] | None
         pipeline.__class__ = NamedPipeline
         pipeline.place = f'{place}, part {number + 1} of {len(parts)}' if len(parts) > 1 else place
         pipeline.for_training = place.startswith('train')
-        pipeline.test_mode = bool(getattr(part, 'test_mode', False))
-        pipeline.limit = 0 if pipeline.test_mode else getattr(part, 'max_refetch', 1000)
+        pipeline.limit = 0 if getattr(part, 'test_mode', False) else getattr(part, 'max_refetch', 1000)
         pipeline.refused, pipeline.labels = 0, None
         if ignored is not None and classes and loading is not None:
             pipeline.labels = Labels(classes, frozenset(ignored), loading.reduce_zero_label, getattr(part, 'label_map', None))
