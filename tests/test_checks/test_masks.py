@@ -289,3 +289,38 @@ def test_what_a_sample_does_not_show_is_not_said():
     labels = Labels([f'class {number}' for number in range(150)], reduce_zero_label=True)
     masks['b.png'] = MaskFacts(2, 2, pixels={2: 4})
     assert not judge_masks(masks, labels, whole=False, training=True).errors
+
+
+def repaint(folder, common, last):
+    """Give all masks the common values in stripes, and the last of them other ones."""
+    paths = sorted(folder.iterdir(), key=lambda path: int(path.stem))
+    for path in paths:
+        save_mask(path, paint(0, last if path == paths[-2] else common)[1].astype(np.uint8))
+
+
+# name -> (values of all masks but one, values of that one, options)
+RARE = {
+    'a last class that is rare, in data numbered from 1': ((0, 1, 2), (0, 1, 3), dict(reduce_zero_label=True)),
+    'a defect that is rare': ((0, 255), (0, 1), {}),
+    'labels that are rare': ((255, ), (0, 1), {}),
+}
+
+
+@pytest.mark.parametrize('part', ['train', 'val'])
+@pytest.mark.parametrize('case', RARE)
+def test_a_sample_without_a_rare_class_is_no_reason_to_refuse(case, part, tmp_path, monkeypatch):
+    """Masks are read on until the class is found; only what all masks say is an error."""
+    common, rare, options = RARE[case]
+    values = (1, 2, 3) if options else (0, 1, 2)
+    cfg = configure(write(tmp_path, counts=(30, 30), values=values), **options)
+    repaint(tmp_path / 'masks' / part, common, rare)
+    place = f'{part}_dataloader.dataset'
+    found = scan(cfg, sample=4)[place]
+    assert not found.problems.errors and 4 < found.read <= 30
+    repaint(tmp_path / 'masks' / part, common, common)
+    assert len(scan(cfg, sample=4)[place].problems.errors) == 1
+    monkeypatch.setattr('mmparax.checks.scan.MOST_MASKS', 8)
+    found = scan(cfg, sample=4)[place]
+    assert found.read == 8 and not found.problems.errors
+    remedy = found.problems.warnings[0].remedy if case != 'labels that are rare' else found.problems.warnings[-1].remedy
+    assert 'Only a sample was read: tools/doctor.py CONFIG --scan all' in remedy
