@@ -106,7 +106,7 @@ def check_sizes(paths: Sequence[str], sizes: Sequence[tuple[float, float]], usag
 def _try_header(path: str) -> ImageHeader | str:
     try:
         return read_header(path)
-    except (OSError, ValueError, SyntaxError) as error:  # PIL raises all of them
+    except OSError as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

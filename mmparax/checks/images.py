@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import mmcv
 import numpy as np
-from PIL import Image
 
-from mmparax.utils.images import UPRIGHT, describe_image
+from mmparax.utils.images import UPRIGHT, describe_image, open_image
 
 # What PIL and OpenCV both read; of another format the configured loader itself is asked.
 COMMON_FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'WEBP')
+OPENCV_PIXELS = 2**30  # more in one image it refuses
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,15 @@ def examine_image(path: str, loader: Loader = Loader()) -> ImageFacts:
         return ImageFacts(error='it is empty (0 bytes)')
     header, damage = None, ''
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), open_image(path) as image:
             warnings.simplefilter('ignore')
             header, kind = describe_image(image), image.format
             image.load()
     except Exception as error:  # whatever a decoder says
         damage, kind = describe_error(error), None
     turned = False
-    if damage or kind not in COMMON_FORMATS or header is None or header.orientation != UPRIGHT:
+    large = header is not None and header.width * header.height > OPENCV_PIXELS
+    if damage or kind not in COMMON_FORMATS or header is None or header.orientation != UPRIGHT or large:
         try:  # the configured loader has the last word
             height, width = loader.read(path).shape[:2]
         except OSError as error:

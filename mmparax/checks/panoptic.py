@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mmparax.checks.coco import SMALLEST, check_kept_images
 from mmparax.checks.coco_file import (
@@ -22,6 +21,7 @@ from mmparax.checks.coco_file import (
 )
 from mmparax.checks.image_files import check_existence, draw
 from mmparax.checks.usage import Usage
+from mmparax.utils.images import open_image
 from mmparax.utils.problems import ProblemList
 from mmparax.utils.text import join_names
 
@@ -192,7 +192,7 @@ def _check_maps(images: Images, segments: Mapping[int, Sequence[Mapping[str, Any
 def _read_map(path: str) -> tuple[set[int], tuple[int, int]] | str:
     """The ids of a map and its (width, height), or what is wrong with it."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             pixels = np.asarray(image.convert('RGB'), np.int64)
     except (OSError, ValueError, SyntaxError) as error:
         return str(error)
