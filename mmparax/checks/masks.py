@@ -203,14 +203,17 @@ def _judge_all(problems: ProblemList, pixels: Counter[int], number: int, labels:
         return
     if len(present) == 1 and len(labels.classes) > 1:
         name = labels.classes[min(present)]
+        left_out = [name for index, name in enumerate(labels.classes) if index in labels.ignored]
         remedy = 'With a single class nothing is learnt, and its IoU is 100.'
-        if len(raw) == 2 and not labels.reduce_zero_label:
+        if left_out:
+            remedy += f' {join_names(map(repr, left_out))} would be another, and ignore_index leaves it out.'
+        elif len(raw) == 2 and not labels.reduce_zero_label:
             remedy += f' If {raw[0]} and {raw[1]} are the two classes, {TOOL} --values {raw[0]} {raw[1]} writes 0 and 1 for them.'
         remedy += '' if whole else f' {SAMPLED}'
         problems.add(f'{ONE_CLASS} ({share})', f'{name!r} {where}, whose values are {_list_ranges(raw)}', remedy,
-                     warning=not whole or not ignored and not training)
+                     warning=not whole or not training and (not ignored or bool(left_out)))
     _judge_zero(problems, pixels, number, labels, whole)
-    absent = [name for index, name in enumerate(labels.classes) if index not in present]
+    absent = [name for index, name in enumerate(labels.classes) if index not in present and index not in labels.ignored]
     # Fewer masks than classes cannot be expected to show all.
     for name in absent if whole and len(present) > 1 and number >= len(labels.classes) else ():
         problems.add('class(es) without a pixel', repr(name),

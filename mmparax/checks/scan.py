@@ -14,11 +14,11 @@ from mmengine.config import Config
 from mmparax.checks.agreement import compare_datasets, compare_evaluators, compare_with_checkpoint
 from mmparax.checks.amounts import SAMPLE
 from mmparax.checks.built import BuiltDataset, build_datasets
+from mmparax.checks.ignored import find_ignored_values, judge_ignored
 from mmparax.checks.images import ImageFacts
-from mmparax.checks.masks import IGNORED, Labels, MaskFacts, is_in_doubt, judge_masks
+from mmparax.checks.masks import Labels, MaskFacts, is_in_doubt, judge_masks
 from mmparax.checks.pipelines import find_image_loader, find_mask_loading, leaves_out_unreadable
 from mmparax.checks.reading import FileFacts, Task, read_files
-from mmparax.config.query import find_metrics, walk_configs
 from mmparax.errors import InputError
 from mmparax.utils.folders import FileIndex, count_endings, is_hidden
 from mmparax.utils.images import EXIF_SIDEWAYS, UPRIGHT
@@ -166,22 +166,9 @@ def _scan(cfg: Config, built: BuiltDataset, result: ScannedDataset, sample: int 
                 judged = judge_masks(masks, labels, whole and not others, training)
             result.read = max(result.read, len(masks))
             result.problems.merge(judged)
+            result.problems.merge(judge_ignored(cfg, built.loader, result.classes))
             _count_pixels(masks.values(), labels, result)
     _look_for_other_suffixes(built, result)
-
-
-def find_ignored_values(cfg: Mapping[str, Any], loader: str) -> list[int]:
-    """The values that every head's loss, or every metric, leaves out."""
-    if loader.startswith('train'):
-        heads = [
-            part for name, part in walk_configs(cfg.get('model') or {})
-            if name.split('.')[0] in ('decode_head', 'auxiliary_head') and 'num_classes' in part
-        ]
-        values = [{head.get('ignore_index', IGNORED)} for head in heads]
-    else:
-        metrics = [metric for _, metric in find_metrics(cfg, loader.replace('dataloader', 'evaluator'))]
-        values = [{metric.get('ignore_index', IGNORED)} for metric in metrics]
-    return sorted(set.intersection(*values)) if values else [IGNORED]
 
 
 # ---- which files ----

@@ -324,3 +324,27 @@ def test_a_sample_without_a_rare_class_is_no_reason_to_refuse(case, part, tmp_pa
     assert found.read == 8 and not found.problems.errors
     remedy = found.problems.warnings[0].remedy if case != 'labels that are rare' else found.problems.warnings[-1].remedy
     assert 'Only a sample was read: tools/doctor.py CONFIG --scan all' in remedy
+
+
+def test_a_class_that_loss_or_metric_ignores_is_said(tmp_path):
+    cfg = configure(write(tmp_path))
+    for evaluator in ('val_evaluator', 'test_evaluator'):
+        cfg[evaluator] = [dict(type='IoUMetric'), dict(type='IoUMetric', ignore_index=0)]
+    head = dict(type='FCNHead', num_classes=3)
+    cfg.model = dict(decode_head=dict(head), auxiliary_head=[dict(head, ignore_index=2)])
+    found = {place: [problem.summarize() for problem in entry.problems] for place, entry in scan(cfg).items()}
+    (train, ), (val, ) = found['train_dataloader.dataset'], found['val_dataloader.dataset']
+    assert "1 class(es) that a loss ignores: model.auxiliary_head.0.ignore_index=2 is 'stem'" in train
+    assert "1 class(es) that a metric ignores: val_evaluator.1.ignore_index=0 is 'soil'" in val
+
+
+def test_metrics_over_one_class_are_said(tmp_path):
+    write(tmp_path, values=(0, 1))
+    cfg = configure(tmp_path, classes=CLASSES[:2])
+    cfg.val_evaluator = cfg.test_evaluator = dict(type='IoUMetric', ignore_index=0)
+    problems = scan(cfg)['val_dataloader.dataset'].problems
+    assert not problems.errors and any("'soil' would be another, and ignore_index leaves it out." in problem.remedy
+                                       for problem in problems.warnings)
+    write(tmp_path / 'single', values=(0, 255))
+    problems = scan(configure(tmp_path / 'single', classes=CLASSES[:1]))['val_dataloader.dataset'].problems
+    assert [problem.kind for problem in problems] == ['metric(s) over a single class']
