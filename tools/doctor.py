@@ -85,8 +85,8 @@ def scan(cfg: Config, args: argparse.Namespace, console: Console) -> int:
     """Scan the data, print what was found, and return the number of errors."""
     from rich.text import Text
 
-    from mmparax.checks.amounts import LOADERS
     from mmparax.checks.scan_report import count_errors, print_scan, scan_run, write_scan
+    from mmparax.utils.choices import LOADERS
 
     scanned = scan_run(cfg, LOADERS, args.scan, args.workers)
     print_scan(scanned, console)

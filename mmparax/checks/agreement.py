@@ -36,8 +36,9 @@ def compare_datasets(built: Sequence[BuiltDataset]) -> ProblemList:
     for entry in known[1:]:
         own = list(entry.classes or ())
         if len(own) != len(classes) or own != classes and set(own) == set(classes):
-            problems.add(_of_tests(OTHER_CLASSES.format(whose), entry.loader), _describe_difference(entry, own, first, classes, whose),
-                         _find_remedy(entry, own, first, classes), warning=_is_test(entry.loader))
+            problems.add(_of_tests(OTHER_CLASSES.format(whose), entry.loader),
+                         _describe_difference(entry, own, first, classes, whose), _find_remedy(entry, own, first, classes),
+                         warning=_is_test(entry.loader))
         elif own != classes:
             other = next((name, mine) for name, mine in zip(classes, own) if name != mine)
             problems.add(RENAMED.format(whose), f'{entry.place}: {other[1]!r} where {first.place} has {other[0]!r}',
@@ -45,7 +46,8 @@ def compare_datasets(built: Sequence[BuiltDataset]) -> ProblemList:
                          warning=True)
         reduced = [getattr(part.dataset, 'reduce_zero_label', None) for part in (first, entry)]
         if None not in reduced and reduced[0] != reduced[1]:
-            problems.add(_of_tests(OTHER_ZERO.format(whose), entry.loader), f'{entry.place}: {reduced[1]}, and {first.place}: {reduced[0]}',
+            problems.add(_of_tests(OTHER_ZERO.format(whose),
+                                   entry.loader), f'{entry.place}: {reduced[1]}, and {first.place}: {reduced[0]}',
                          'The same values would be other classes: set it to one value in all.', warning=_is_test(entry.loader))
     return problems
 

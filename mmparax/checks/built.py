@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,11 +12,18 @@ from typing import Any
 from mmengine.registry import DATASETS
 
 from mmparax.checks.detection_data import check_detection_data
-from mmparax.config.query import downloads_itself, find_class, find_missing_downloads, get_metainfo, list_dataset_paths
+from mmparax.config.query import (
+    downloads_itself,
+    find_class,
+    find_missing_downloads,
+    get_metainfo,
+    list_dataset_paths,
+    walk_datasets,
+)
 from mmparax.errors import UserError
 from mmparax.utils.folders import count_endings, describe_endings, is_hidden, list_folders
 from mmparax.utils.problems import ProblemList
-from mmparax.utils.text import join_names
+from mmparax.utils.text import join_names, summarize_error
 
 LARGE = 64 * 2**20  # bytes of an annotation file from which on building the data set takes long
 UNBUILT = 'data set(s) that cannot be built'
@@ -60,20 +67,6 @@ class BuiltDataset:
     def classes(self) -> Sequence[str] | None:
         """Names of the classes, if the data set has some."""
         return (getattr(self.dataset, 'metainfo', None) or {}).get('classes') or self.named
-
-
-def walk_datasets(dataset: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (place, config) of the data sets inside wrappers, or of this one if it is no wrapper."""
-    if not isinstance(dataset, Mapping):
-        return
-    inner, several = dataset.get('dataset'), dataset.get('datasets')
-    if isinstance(inner, Mapping):
-        yield from walk_datasets(inner, f'{place}.dataset')
-    elif several:
-        for number, part in enumerate(several):
-            yield from walk_datasets(part, f'{place}.datasets.{number}')
-    else:
-        yield place, dataset
 
 
 def build_datasets(cfg: Mapping[str, Any], loader: str, sample: int | None, large: bool = False,
@@ -180,8 +173,7 @@ def _try_build(options: dict[str, Any], config: Mapping[str, Any]) -> Any:
 def _describe_failure(entry: BuiltDataset, error: Exception) -> str:
     if isinstance(error, UserError):
         return f'{entry.place}: {error}'
-    lines = str(error).splitlines()
-    return f'{entry.place} ({entry.config.get("type")}): {type(error).__name__}: {lines[0] if lines else "no message"}'
+    return f'{entry.place} ({entry.config.get("type")}): {summarize_error(error)}'
 
 
 def _build_wrapper(whole: Mapping[str, Any], built: Mapping[int, Any], first: BuiltDataset) -> None:
@@ -201,8 +193,7 @@ def _build_wrapper(whole: Mapping[str, Any], built: Mapping[int, Any], first: Bu
         if not len(dataset):
             first.problems.add(EMPTY, f'{first.loader}.dataset ({whole.get("type")}): 0 images of those inside it')
     except Exception as error:
-        lines = str(error).splitlines()
-        text = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {lines[0] if lines else "no message"}'
+        text = str(error) if isinstance(error, UserError) else summarize_error(error)
         first.problems.add(UNBUILT, f'{first.loader}.dataset ({whole.get("type")}): {text}')
 
 

@@ -8,8 +8,8 @@ from mmparax.checks.coco_fix import check_target, fix_content, save
 from mmparax.checks.detection_data import COCO, PANOPTIC, check_detection_data, find_format
 from mmparax.config.query import find_datasets, find_metrics, list_dataset_paths
 from mmparax.errors import InputError, ParameterError
+from mmparax.utils.choices import LOADERS
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 Dataset = tuple[str, Mapping[str, Any]]  # the place of a data set in the config, and its own config
 
 

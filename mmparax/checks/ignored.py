@@ -4,8 +4,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmparax.checks.masks import IGNORED
 from mmparax.config.query import find_metrics, walk_configs
+from mmparax.datasets.masks.numbering import IGNORED
 from mmparax.utils.problems import ProblemList
 
 
@@ -41,10 +41,10 @@ def judge_ignored(cfg: Mapping[str, Any], loader: str, classes: Sequence[str]) -
                 'class(es) that a loss ignores' if training else 'class(es) that a metric ignores',
                 f'{place}={value} is {classes[value]!r}',
                 f'Nothing is learnt of it: set {IGNORED}, or take it out of metainfo.classes.' if training else
-                'Its pixels are left out, also where others are predicted for them, and its own IoU, 0 or NaN, counts in the mean: '
+                'Its pixels are left out, whatever is predicted for them, and its own IoU, 0 or NaN, counts in the mean: '
                 f'set {IGNORED}, or take it out of metainfo.classes.', warning=True)
     if len(classes) == 1 and not training:
         problems.add('metric(s) over a single class', repr(classes[0]),
-                     'Every pixel is predicted as this class, so its IoU is 100 whatever is learnt: name the rest as a class, too.',
+                     'Every pixel is predicted as this class, so its IoU is 100 whatever is learnt: name the rest as a class.',
                      warning=True)
     return problems

@@ -9,6 +9,7 @@ import mmcv
 import numpy as np
 
 from mmparax.utils.images import UPRIGHT, describe_image, open_image
+from mmparax.utils.text import summarize_error
 
 # What PIL and OpenCV both read; of another format the configured loader itself is asked.
 COMMON_FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'WEBP')
@@ -39,7 +40,7 @@ class Loader:
             with open(path, 'rb') as file:
                 found = mmcv.imfrombytes(file.read(), flag=self.flag, backend=self.backend)
         except Exception as error:
-            raise OSError(f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no message"}') from error
+            raise OSError(summarize_error(error)) from error
         if found is None:
             raise OSError('it is no image that the loader knows')
         return found
@@ -96,9 +97,9 @@ def examine_image(path: str, loader: Loader = Loader()) -> ImageFacts:
 
 def describe_error(error: Exception) -> str:
     """One line on why a file cannot be decoded."""
-    text = str(error).splitlines()[0] if str(error) else ''
+    text = str(error)
     if 'truncated' in text or 'Truncated' in text or isinstance(error, EOFError):
         return 'it ends too early (truncated)'
     if 'cannot identify' in text:
         return 'it is no image'
-    return f'{type(error).__name__}: {text}' if text else type(error).__name__
+    return summarize_error(error)

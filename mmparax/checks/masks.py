@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmparax.checks.images import Loader, describe_error
+from mmparax.datasets.masks.numbering import IGNORED
+from mmparax.utils.images import LOSSY_ENDINGS
 from mmparax.utils.problems import ProblemList
 from mmparax.utils.text import join_names
 
-IGNORED = 255  # the value that mmsegmentation leaves out, whatever else it leaves out
 TOOL = 'tools/dataset_tools/prepare_masks.py'
-LOSSY = ('.jpg', '.jpeg')
 STRANGE = 'masks with values that are no class'
 KEPT_ZERO = 'data set with the value 0, which reduce_zero_label=True takes for ignored'
 NO_CLASS, ONE_CLASS = 'data set without a pixel of any class', 'data set with only one class beside ignore'
@@ -142,7 +142,7 @@ def judge_masks(masks: Mapping[str, MaskFacts], labels: Labels, whole: bool, tra
             pixels.update(facts.pixels)
     if any(labels.is_class(value) or labels.is_ignored(value) for value in pixels):
         _judge_all(problems, pixels, judged, labels, whole, training)
-    _explain_strange(problems, pixels, labels, lossy=any(path.lower().endswith(LOSSY) for path in masks))
+    _explain_strange(problems, pixels, labels, lossy=any(path.lower().endswith(LOSSY_ENDINGS) for path in masks))
     return problems
 
 
@@ -175,7 +175,7 @@ def _explain_strange(problems: ProblemList, pixels: Counter[int], labels: Labels
     strange = [value for value in values if not labels.is_class(value) and not labels.is_ignored(value)]
     text = f'{labels.describe()[0].upper()}{labels.describe()[1:]}; found: {_list_ranges(values)}.'
     if lossy:
-        text += ' JPEG changes values: masks must be PNG files, made anew from their source.'
+        text += ' JPEG and WebP change values: masks must be PNG files, made anew from their source.'
     elif not labels.reduce_zero_label and strange == [count] and 0 not in values:
         text += ' The classes seem to be numbered from 1: use reduce_zero_label=True, or write them from 0.'
     elif not labels.reduce_zero_label and strange == [count]:

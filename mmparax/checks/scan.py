@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 from mmengine.config import Config
 
 from mmparax.checks.agreement import compare_datasets, compare_evaluators, compare_with_checkpoint
-from mmparax.checks.amounts import SAMPLE
 from mmparax.checks.built import BuiltDataset, build_datasets
 from mmparax.checks.ignored import find_ignored_values, judge_ignored
 from mmparax.checks.images import ImageFacts
@@ -20,9 +19,11 @@ from mmparax.checks.masks import Labels, MaskFacts, is_in_doubt, judge_masks
 from mmparax.checks.pipelines import find_image_loader, find_mask_loading, leaves_out_unreadable
 from mmparax.checks.reading import FileFacts, Task, read_files
 from mmparax.errors import InputError
+from mmparax.utils.choices import SAMPLE
 from mmparax.utils.folders import FileIndex, count_endings, is_hidden
 from mmparax.utils.images import EXIF_SIDEWAYS, UPRIGHT
 from mmparax.utils.problems import ProblemList
+from mmparax.utils.spread import spread
 
 TOGETHER = 'all data sets'
 MOST_MASKS = 10_000  # that are read if those of the sample leave doubts
@@ -144,7 +145,7 @@ def _scan(cfg: Config, built: BuiltDataset, result: ScannedDataset, sample: int 
     elif full:
         _count_boxes(dataset, result)
     found = _leave_out_missing(built, result, samples)
-    chosen = [found[number] for number in _spread(len(found), sample)]
+    chosen = [found[number] for number in spread(len(found), sample)]
     image_loader, mask_loader = find_image_loader(dataset), loading.loader if loading is not None else None
     tasks = [Task(entry.image, entry.mask, image_loader, mask_loader) for entry in chosen]
     facts = read_files(tasks, workers, cache, f'{built.place}' if progress else None)
@@ -159,7 +160,7 @@ def _scan(cfg: Config, built: BuiltDataset, result: ScannedDataset, sample: int 
             whole, training = len(found) == result.images, built.loader.startswith('train')
             judged = judge_masks(masks, labels, whole and not others, training)
             while masks and is_in_doubt(judged) and others and len(masks) < MOST_MASKS:
-                more = [others[number] for number in _spread(len(others), len(masks))]
+                more = [others[number] for number in spread(len(others), len(masks))]
                 read = read_files([Task(mask, mask, None, loading.loader) for mask in more], workers, cache)
                 masks.update((mask, fact.mask) for mask, fact in zip(more, read) if fact.mask is not None)
                 others = [mask for mask in others if mask not in masks]
@@ -183,19 +184,12 @@ class _Sample:
 
 def _list_samples(dataset: Any, masks: bool, most: int | None) -> Iterator[_Sample]:
     """The files of a data set, or ``most`` of them; of one whose images were found in folders, a sample is enough."""
-    for index in _spread(len(dataset), most):
+    for index in spread(len(dataset), most):
         info = dataset.get_data_info(index)
         image = info.get('img_path')
         if isinstance(image, str) and '://' not in image:
             mask = info.get('seg_map_path') if masks else None
             yield _Sample(image, mask if isinstance(mask, str) else None, info.get('gt_label'))
-
-
-def _spread(count: int, sample: int | None) -> Sequence[int]:
-    """``sample`` of the numbers from 0 to ``count``, evenly spread; all if it is None."""
-    if sample is None or count <= sample:
-        return range(count)
-    return np.linspace(0, count - 1, sample).round().astype(int).tolist()
 
 
 def _is_listed(built: BuiltDataset) -> bool:

@@ -10,6 +10,8 @@ from PIL import Image
 
 EXIF_ORIENTATION, EXIF_SIDEWAYS = 0x0112, (5, 6, 7, 8)
 UPRIGHT = 1
+IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')  # that PIL and OpenCV read
+LOSSY_ENDINGS = ('.jpg', '.jpeg', '.webp')  # of files that change the values of masks
 
 
 @dataclass(frozen=True)

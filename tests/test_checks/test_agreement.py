@@ -196,8 +196,9 @@ def test_the_order_of_the_classes_of_load_from(order, expected, tmp_path):
 
 def test_data_sets_too_large_to_be_built_are_compared_by_their_names(tmp_path, monkeypatch):
     write_scenes(tmp_path, 2, 2, size=(64, 64), progress=False)
-    cfg = Config(dict(move_scenes(Config.fromfile(CONFIGS / 'scenes_coco_instance_128x128.py').to_dict(), tmp_path),
-                      default_scope='mmdet'))
+    cfg = Config(
+        dict(move_scenes(Config.fromfile(CONFIGS / 'scenes_coco_instance_128x128.py').to_dict(), tmp_path),
+             default_scope='mmdet'))
     monkeypatch.setattr('mmparax.checks.built.LARGE', 0)
     assert examine(cfg)[0] == 'ok'
     names = list(cfg.train_dataloader.dataset.metainfo.classes)

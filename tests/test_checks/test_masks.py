@@ -128,7 +128,7 @@ CASES = {
         Image.fromarray(np.random.default_rng(0).integers(0, 3,
                                                           (HEIGHT, WIDTH), dtype=np.uint8) * 40).save(path.with_suffix('.jpg'))
         for path in (folder / 'masks').rglob('*.png')
-    ], 'problem', ['JPEG changes values']),
+    ], 'problem', ['JPEG and WebP change values']),
     'an unknown option': ((0, 1, 2), dict(no_such=1), None, 'problem', ['cannot be built', 'no_such']),
 }
 

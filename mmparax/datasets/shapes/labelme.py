@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mmparax.datasets.shapes.shapes import IMAGE_ENDINGS, Shape, ShapeImage, check_image, check_points, choose_name
-from mmparax.utils.images import open_image
+from mmparax.datasets.shapes.shapes import Shape, ShapeImage, check_image, check_points, choose_name
+from mmparax.utils.images import IMAGE_ENDINGS, open_image
 from mmparax.utils.problems import ProblemList
 
 # Kind -> the numbers of points that it may have; None: any above.

@@ -12,7 +12,6 @@ from mmparax.utils.images import read_header
 from mmparax.utils.problems import ProblemList
 
 _NUMBER = re.compile(r'\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*', re.IGNORECASE)
-IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 @dataclass
