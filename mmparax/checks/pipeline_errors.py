@@ -11,6 +11,7 @@ from mmparax.checks.images import examine_image
 from mmparax.checks.masks import Labels, examine_mask
 from mmparax.checks.pipelines import find_image_loader, find_mask_loading
 from mmparax.errors import DataError, UserError
+from mmparax.utils.text import summarize_error
 
 FIND_ALL = 'tools/doctor.py CONFIG --scan all finds all such files.'
 
@@ -60,9 +61,8 @@ class NamedPipeline(Compose):
         reason = find_damaged_file(self, origin)
         if reason:
             return f'{self.place}: {reason}. Mend or remove the file. {FIND_ALL}'
-        lines = str(error).splitlines()
         return (f'{self.place}: the transform {type(transform).__name__} failed on {_name_sample(origin)} '
-                f'({type(error).__name__}: {lines[0] if lines else "no message"}).')
+                f'({summarize_error(error)}).')
 
     def _check_mask(self, data: dict[str, Any], mask: Tensor, origin: dict[str, Any]) -> None:
         """Compare a mask with its image and the classes: a loss or metric would stop without a name, on a GPU for good."""
