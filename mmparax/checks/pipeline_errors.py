@@ -66,7 +66,7 @@ class NamedPipeline(Compose):
 
     def _check_mask(self, data: dict[str, Any], mask: Tensor, origin: dict[str, Any]) -> None:
         """Compare a mask with its image and the classes: a loss or metric would stop without a name, on a GPU for good."""
-        # In training a mask has the size of what the model sees, in validation that of the file, to which predictions are resized.
+        # In training a mask has the size of what the model sees, in validation that of its file, as predictions get it, too.
         sample, name = data['data_samples'], origin['seg_map_path']
         expected = data['inputs'].shape[-2:] if self.for_training else getattr(sample, 'ori_shape', None)
         if expected is not None and tuple(mask.shape[-2:]) != tuple(expected[:2]):
