@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mmparax.checks.amounts import ALL, SAMPLE
 from mmparax.errors import (
     TRACEBACK,
     InputError,
@@ -29,7 +28,7 @@ from mmparax.errors import (
     check_int,
     check_seed,
 )
-from mmparax.utils.choices import PRECISIONS
+from mmparax.utils.choices import ALL, PRECISIONS, SAMPLE
 from mmparax.utils.interrupts import watch_interrupts
 from mmparax.utils.output import end_at_closed_pipes
 from mmparax.utils.ranks import RANKS, is_first_process

@@ -111,7 +111,7 @@ def _measure_image(entry: dict[str, Any], image_dir: str | Path | None, changes:
     """Take the size from the image, as it is when loaded; leave it if there is none."""
     try:
         header = read_header(os.path.join(image_dir, entry['file_name']))
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return
     entry['width'], entry['height'] = header.loaded_size
     changes['sizes of images filled in'] += 1

@@ -1,7 +1,7 @@
 """Dataloaders that start or say why not: workers that fit, data sets that hold something, batches within a time."""
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,8 +9,8 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmparax.errors import InputError, ParameterError, TrainingError, UserError
+from mmparax.utils.choices import LOADERS
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')  # torch refuses them without workers
 # What NumPy says when mmengine joins the entries of a data set that has none.
 NOTHING_TO_JOIN = 'need at least one array to concatenate'
@@ -194,10 +194,3 @@ def limit_time(seconds: int, what: str) -> Iterator[None]:
     finally:
         signal.alarm(left)
         signal.signal(signal.SIGALRM, before)
-
-
-def describe_files(batch: Any) -> str:
-    """The files of the images of a batch, as far as its samples know them; '' if none does."""
-    samples = batch.get('data_samples') if isinstance(batch, Mapping) else None
-    paths = [str(path) for path in (getattr(sample, 'img_path', None) for sample in samples or []) if path]
-    return ', '.join(map(repr, paths[:3])) + (', ...' if len(paths) > 3 else '')

@@ -11,6 +11,7 @@ from mmparax.checks.images import examine_image
 from mmparax.checks.masks import Labels, examine_mask
 from mmparax.checks.pipelines import find_image_loader, find_mask_loading
 from mmparax.errors import DataError, UserError
+from mmparax.utils.text import summarize_error
 
 FIND_ALL = 'tools/doctor.py CONFIG --scan all finds all such files.'
 
@@ -60,13 +61,12 @@ class NamedPipeline(Compose):
         reason = find_damaged_file(self, origin)
         if reason:
             return f'{self.place}: {reason}. Mend or remove the file. {FIND_ALL}'
-        lines = str(error).splitlines()
         return (f'{self.place}: the transform {type(transform).__name__} failed on {_name_sample(origin)} '
-                f'({type(error).__name__}: {lines[0] if lines else "no message"}).')
+                f'({summarize_error(error)}).')
 
     def _check_mask(self, data: dict[str, Any], mask: Tensor, origin: dict[str, Any]) -> None:
         """Compare a mask with its image and the classes: a loss or metric would stop without a name, on a GPU for good."""
-        # In training a mask has the size of what the model sees, in validation that of the file, to which predictions are resized.
+        # In training a mask has the size of what the model sees, in validation that of its file, as predictions get it, too.
         sample, name = data['data_samples'], origin['seg_map_path']
         expected = data['inputs'].shape[-2:] if self.for_training else getattr(sample, 'ori_shape', None)
         if expected is not None and tuple(mask.shape[-2:]) != tuple(expected[:2]):
