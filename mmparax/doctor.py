@@ -60,7 +60,7 @@ from mmparax.checks.validation import (
 )
 from mmparax.config.query import find_class, find_datasets, find_missing_downloads, get_metainfo, get_model_config, walk_configs
 from mmparax.config.sections import check_loops, check_sections
-from mmparax.errors import ParameterError, UserError
+from mmparax.errors import MissingFileError, ParameterError, UserError
 from mmparax.hooks.checkpoint_hook import CheckpointHook
 from mmparax.utils.launch import SYNC_BN
 
@@ -82,7 +82,7 @@ class Doctor:
         self.loader: DataLoader | None = None  # of the training, as the config asks for it
         self.wrapper: Any = None  # with which a step was taken
         self.schedulers: Any = None  # of that one
-        self.has_data, self.fits = False, False
+        self.has_data, self.has_faulty_data, self.fits = False, False, False
 
     def examine(self) -> list[Finding]:
         """Run every check and return the findings."""
@@ -130,6 +130,15 @@ class Doctor:
         return OK, f'{held}, written whole, resumed exactly'
 
     def check_data(self) -> tuple[str, str]:
+        try:
+            return self._look_at_data()
+        except MissingFileError:
+            raise
+        except UserError:
+            self.has_faulty_data = True  # what reads them next would say the same in worse words
+            raise
+
+    def _look_at_data(self) -> tuple[str, str]:
         loaders, others = ['train_dataloader', 'val_dataloader'], ['test_dataloader']
         notes = leave_out_hidden_folders(self.cfg, [*loaders, *others])
         check_datasets(self.cfg, loaders)
@@ -230,7 +239,7 @@ class Doctor:
 
     def check_batches(self) -> tuple[str, str]:
         if not self._has_data_of('train_dataloader'):
-            return SKIPPED, 'the data are not there'
+            return SKIPPED, self._explain_absence()
         loader = self._build_loader('train_dataloader')
         self.loader = loader
         if not hasattr(loader.dataset, '__len__'):
@@ -289,13 +298,15 @@ class Doctor:
         if self.wrapper is None:
             return SKIPPED, 'no step was taken'
         if not self._has_data_of('val_dataloader'):
-            return SKIPPED, 'the data are not there'
+            return SKIPPED, self._explain_absence()
         loader = self._build_loader('val_dataloader')
         check_mixed_sizes(self.model, loader)
         with limit_time(LONGEST_WAIT, 'the first batch of the validation'):
             batch = next(iter(shrink_batches(loader, self.batch_size)))
         metrics, count = validate_apart(self.model, batch, loader.dataset, self.cfg.val_evaluator)
         check_monitored(self.cfg, metrics)
+        if not metrics:
+            return OK, f'on {count} image(s): nothing was found, so no metric was computed'
         text = f'on {count} image(s): {describe_metrics(metrics)}'
         if are_all_nan(metrics):
             return WARNING, f'{text}. No metric is a number: the annotations hold nothing that counts'
@@ -326,13 +337,16 @@ class Doctor:
 
     def _has_data_of(self, name: str) -> bool:
         """Whether the data of a loop are there, even if those of another are not."""
-        if self.has_data:
-            return True
+        if self.has_data or self.has_faulty_data:
+            return self.has_data
         try:
             check_datasets(self.cfg, [name])
         except UserError:
             return False
         return not find_missing_downloads(self.cfg, [name])
+
+    def _explain_absence(self) -> str:
+        return 'the data have a problem' if self.has_faulty_data else 'the data are not there'
 
     def _build_loader(self, name: str) -> DataLoader:
         with limit_time(5 * LONGEST_WAIT, f'building {name}'):  # annotation files may be large
@@ -355,5 +369,5 @@ class Doctor:
             loader = shrink_batches(self.loader, size)
             return repeat_batches(loader), f'{get_batch_size(loader)} training images'
         batch = make_random_batch(self.model, self.batch_size)
-        origin = f'{self.batch_size} random images (the data are not there)'
+        origin = f'{self.batch_size} random images ({self._explain_absence()})'
         return (None if batch is None else itertools.repeat(batch)), origin

@@ -214,14 +214,14 @@ def check_monitored(cfg: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
 
     Args:
         cfg: of the run.
-        metrics: what a validation gave.
+        metrics: what a validation gave; none at all is what metrics of detection give where nothing was found.
 
     Raises:
         ParameterError: naming the option and listing the metrics.
     """
-    for place, name in list_monitored(cfg):
+    for place, name in list_monitored(cfg) if metrics else ():
         if name != 'auto' and name not in metrics:
-            raise ParameterError(place, name, f'the validation computes {join_names(sorted(metrics), 20) or "no metric"}',
+            raise ParameterError(place, name, f'the validation computes {join_names(sorted(metrics), 20)}',
                                  'Choose one of them, or change val_evaluator.')
 
 

@@ -22,6 +22,8 @@ def test_metrics_that_are_not_computed_are_named(cfg, place):
 def test_the_others_pass(best):
     check_monitored(dict(default_hooks=dict(checkpoint=dict(save_best=best))), METRICS)
     check_monitored({}, {})
+    # A detector that finds nothing yet: its metrics are not computed, and their names not known.
+    check_monitored(dict(default_hooks=dict(checkpoint=dict(save_best='coco/bbox_mAP'))), {})
 
 
 def test_numbers():

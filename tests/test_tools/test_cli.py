@@ -153,8 +153,7 @@ def test_an_error_after_an_interrupt_that_was_dealt_with_is_shown(monkeypatch):
         swallow()
         raise KeyError('size')
 
-    with pytest.raises(KeyError):
-        run(work, monkeypatch)
+    assert run(work, monkeypatch).startswith("KeyError: 'size' (in work of ")
 
 
 def test_a_setting_without_a_value_is_refused(capsys):
@@ -182,7 +181,13 @@ def test_errors_can_be_traced(monkeypatch):
         stop(ParameterError('size', 0, 'it must be more'), monkeypatch)
 
 
-def test_other_errors_are_not_hidden(monkeypatch):
+def test_other_errors_are_one_sentence_and_their_traceback_is_kept(monkeypatch):
+    text = stop(KeyError('size'), monkeypatch)
+    assert text.startswith("KeyError: 'size' (in ") and len(text.splitlines()) == 1 and 'test_cli.py, line ' in text
+    log = Path(re.search(r'Traceback: (\S+), or set MMPARAX_TRACEBACK=1', text)[1])
+    assert log.read_text().startswith('Traceback') and log.read_text().endswith("KeyError: 'size'\n")
+    log.unlink()
+    monkeypatch.setenv('MMPARAX_TRACEBACK', '1')
     with pytest.raises(KeyError):
         stop(KeyError('size'), monkeypatch)
 

@@ -150,7 +150,13 @@ def ignore_all(folder, scenes):
         Image.fromarray(np.zeros((96, 96), np.uint8)).save(folder / path.name)  # reduce_zero_label makes 0 the ignored value
 
 
-def test_nothing_is_learned(make, scenes, tmp_path):
+@pytest.fixture
+def blind(monkeypatch):
+    """The doctor does not look at the files themselves: what follows is on its own."""
+    monkeypatch.setattr('mmparax.doctor.scan_datasets', lambda *_: [])
+
+
+def test_nothing_is_learned(make, scenes, tmp_path, blind):
     cfg = make()
     ignore_all(tmp_path, scenes)
     cfg.train_dataloader.dataset.data_prefix.seg_map_path = str(tmp_path)
@@ -183,7 +189,7 @@ def test_a_single_crop_without_labels_is_no_problem(make, scenes, tmp_path):
     train(cfg)
 
 
-def test_crowds_teach_boxes_and_masks_nothing(make, scenes, tmp_path):
+def test_crowds_teach_boxes_and_masks_nothing(make, scenes, tmp_path, blind):
     cfg = make('detection')
     content = json.loads((scenes / 'annotations' / 'instances_training.json').read_text())
     for annotation in content['annotations']:
@@ -280,7 +286,8 @@ def test_nothing_hangs(kind, make, monkeypatch):
         return
     cfg.train_dataloader.dataset.update(type='NoScenes', serialize_data=False)
     findings, ready, _ = examine(cfg)
-    assert not ready and 'train_dataloader.dataset has 0 images' in str(findings)
+    assert not ready and findings['data'][0] == 'problem' and ' 0 images' in findings['data'][1], findings['data']
+    assert findings['batches'] == ('skipped', 'the data have a problem')
     with pytest.raises(ValueError, match='train_dataloader.dataset has 0 images'):
         train(cfg)
 
