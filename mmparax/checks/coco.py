@@ -161,6 +161,10 @@ def _check_ids(objects: Objects, usage: Usage, path: str, found: ProblemList) ->
     repeated = find_repeated(objects.ids)
     add_all(found, f'ids that several annotations have in {path!r}', range(len(repeated)), lambda number: repr(repeated[number]),
             FIX)
+    # pycocotools keeps the ids of matches in an array of numbers, and fails at the first match.
+    texts = [number for number, own in enumerate(objects.ids) if isinstance(own, str)] if usage.evaluated else []
+    add_all(found, f'annotations whose "id" is a text in {path!r}', texts,
+            lambda number: f'{objects.describe(number)}: {objects.ids[number]!r:.80}', f"COCO's evaluation needs numbers. {FIX}")
     # A ground truth of this id counts as not found in COCO's evaluation.
     if usage.evaluated and not repeated and 0 in objects.ids:
         found.add(f'annotations with the id 0 in {path!r}', objects.describe(objects.ids.index(0)),

@@ -140,7 +140,7 @@ def _fix_annotations(content: Mapping[str, Any], changes: Counter[str]) -> list[
         _fix_area(entry, sizes[entry['image_id']], changes)
         _fix_crowd(entry, changes)
     ids = get_column(entries, 'id')
-    if not are_ids(ids) or find_repeated(ids) or 0 in ids:
+    if not are_ids(ids) or any(isinstance(own, str) for own in ids) or find_repeated(ids) or 0 in ids:
         for number, entry in enumerate(entries, 1):
             entry['id'] = number
         changes['annotations numbered anew'] += len(entries)

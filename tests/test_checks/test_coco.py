@@ -421,6 +421,7 @@ def test_a_broken_image_is_named(root):
 EVALUATION = {
     'no iscrowd': (drop_all('iscrowd'), {}, ERROR, 'annotations without "iscrowd"'),
     'id 0': (set_one('id', 0), {}, WARNING, 'with the id 0'),
+    'ids as text': (each(lambda entry: entry.update(id=f'a{entry["id"]}')), {}, ERROR, 'annotations whose "id" is a text'),
     'no masks': (drop_all('segmentation'), dict(val_evaluator=dict(type='CocoMetric', metric=['bbox', 'segm'])), ERROR,
                  'without a mask'),
     'no masks for boxes': (drop_all('segmentation'), dict(val_evaluator=dict(type='CocoMetric', metric='bbox')), None, None),
