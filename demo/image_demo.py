@@ -6,10 +6,9 @@ from pathlib import Path
 
 from mmparax.cli import ToolParser, add_cfg_options_argument, add_device_argument, load_config_quietly, tool
 from mmparax.errors import ParameterError
+from mmparax.utils.images import IMAGE_ENDINGS
 
 PICTURE, FOLDER = 'prediction.png', 'predictions'
-# Of pictures that can be written, and of images that come first in OpenMMLab's order of arguments.
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')
 
 
 def build_parser() -> ToolParser:
@@ -32,7 +31,7 @@ def build_parser() -> ToolParser:
 
 def sort_arguments(args: argparse.Namespace) -> None:
     """Understand OpenMMLab's order, IMAGE CONFIG CHECKPOINT, and say so."""
-    if len(args.images) == 1 and Path(args.config).suffix.lower() in SUFFIXES:
+    if len(args.images) == 1 and Path(args.config).suffix.lower() in IMAGE_ENDINGS:
         args.config, args.checkpoint, args.images = args.checkpoint, args.images[0], [args.config]
         print(
             'Warning: read as IMAGE CONFIG CHECKPOINT, which is the order of OpenMMLab; here, as in all tools of mmparax, it is '
@@ -50,8 +49,8 @@ def choose_pictures(args: argparse.Namespace) -> list[Path]:
         raise ParameterError('out', args.out, f'it is one file, and there are {len(args.images)} images', 'Give --out-dir.')
     if args.out_dir is None and len(args.images) == 1:
         out = Path(args.out or PICTURE)
-        if out.suffix.lower() not in SUFFIXES or out.is_dir():
-            raise ParameterError('out', str(out), f'it must be a file whose name ends in {", ".join(SUFFIXES)}')
+        if out.suffix.lower() not in IMAGE_ENDINGS or out.is_dir():
+            raise ParameterError('out', str(out), f'it must be a file whose name ends in {", ".join(IMAGE_ENDINGS)}')
         check_writable(out.parent, 'Choose another place.')
         return [out]
     folder = Path(args.out_dir or FOLDER)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mmparax.config.shipped import find_root
 from mmparax.errors import MissingFileError, ParameterError
+from mmparax.utils.text import get_first_line
 from mmparax.utils.toolboxes import DISTRIBUTIONS, find_obstacle, is_installed
 from mmparax.version import __version__
 
@@ -45,11 +46,6 @@ def describe_package(name: str, versions: dict[str, str]) -> str:
     return versions.get(name, 'installed, version unknown')
 
 
-def summarise(error: object) -> str:
-    """The first line of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def describe_gpus() -> str:
     """The GPUs that torch sees, with what it was built for."""
     import torch
@@ -72,7 +68,7 @@ def describe_c_operations() -> str:
     if library is not None:
         return 'runs' if library.has_openmp else 'runs, on one thread'
     if told:
-        return f'does not run: {summarise(told[-1].message)}'
+        return f'does not run: {get_first_line(told[-1].message)}'
     return 'does not run: ' + ('no C compiler was found' if find_compiler() is None else 'it could not be compiled')
 
 
@@ -106,7 +102,7 @@ def check_operators() -> str:
     if obstacle is None:
         return 'with its operators'
     reason = re.sub(r'^.*?\((.*)\).*$', r'\1', obstacle, flags=re.DOTALL)
-    return f'WITHOUT its operators, so that detection and most of segmentation do not work ({summarise(reason)})'
+    return f'WITHOUT its operators, so that detection and most of segmentation do not work ({get_first_line(reason)})'
 
 
 def _try(describe: Callable[[], str]) -> str:
@@ -116,7 +112,7 @@ def _try(describe: Callable[[], str]) -> str:
     except ParameterError as error:
         return str(error)
     except Exception as error:
-        return f'unknown ({type(error).__name__}: {summarise(error)})'
+        return f'unknown ({type(error).__name__}: {get_first_line(error)})'
 
 
 def collect() -> Iterator[tuple[str, str]]:

@@ -13,12 +13,13 @@ import re
 import shlex
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mmparax.checks.amounts import ALL, SAMPLE
 from mmparax.errors import (
     TRACEBACK,
     InputError,
@@ -29,7 +30,7 @@ from mmparax.errors import (
     check_int,
     check_seed,
 )
-from mmparax.utils.choices import PRECISIONS
+from mmparax.utils.choices import ALL, PRECISIONS, SAMPLE
 from mmparax.utils.interrupts import watch_interrupts
 from mmparax.utils.output import end_at_closed_pipes
 from mmparax.utils.ranks import RANKS, is_first_process
@@ -84,14 +85,27 @@ def tool(build_parser: Callable[[], argparse.ArgumentParser],
                         raise
                     sys.exit(f'{type(error).__name__}: {explain(error, parser, args, options)}')
                 except (KeyboardInterrupt, Exception) as error:
-                    if os.environ.get(TRACEBACK) or not (interrupts or isinstance(error, KeyboardInterrupt)):
+                    if os.environ.get(TRACEBACK):
                         raise
+                    if not interrupts.explain(error):
+                        sys.exit(describe_unexpected(error))
                     end_interrupted('the same command with --resume goes on.' if hasattr(args, 'resume') else '',
                                     getattr(args, 'launcher', 'none'))
 
         return run
 
     return decorate
+
+
+def describe_unexpected(error: BaseException) -> str:
+    """What a script says of an error of a toolbox that has no sentence of its own; the traceback goes into a file."""
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    with tempfile.NamedTemporaryFile('w', prefix='mmparax-', suffix='.log', delete=False, encoding='utf-8') as file:
+        file.writelines(lines)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = ' '.join(str(error).split()) or 'no message'
+    return (f'{type(error).__name__}: {text[:500]} (in {place.name} of {place.filename}, line {place.lineno}). This error has no '
+            f'explanation of its own; tools/doctor.py CONFIG may say more. Traceback: {file.name}, or set {TRACEBACK}=1.')
 
 
 def explain(error: UserError, parser: argparse.ArgumentParser, args: argparse.Namespace, options: Mapping[str, str]) -> str:

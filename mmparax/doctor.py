@@ -1,18 +1,13 @@
 """Examines a config without training: what PEFTHook checks in a run, on one batch, before GPUs are booked."""
-import copy
 import itertools
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.model.utils import revert_sync_batchnorm
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -25,62 +20,50 @@ from mmparax.backbones.base_weights import BaseSource
 from mmparax.backbones.parameters import count_parameters
 from mmparax.checkpoint.fingerprint import fingerprint
 from mmparax.checkpoint.mmengine_loading import check_fit
-from mmparax.checks.checkpoint import check_origin, check_round_trip, let_head_start_fresh
+from mmparax.checks.checkpoint import check_origin, let_head_start_fresh
 from mmparax.checks.components import check_components
 from mmparax.checks.data import check_datasets
-from mmparax.checks.frozen import FrozenWatch
-from mmparax.checks.gradients import SILENT_STEPS, FirstSteps, check_loss, describe_silent_heads, watch_first_step
+from mmparax.checks.findings import OK, SKIPPED, WARNING, Finding, Findings, Report
+from mmparax.checks.frozen import check_trainable
 from mmparax.checks.hidden_folders import leave_out_hidden_folders
 from mmparax.checks.loaders import (
     LOADERS,
     LONGEST_WAIT,
     build_loader,
+    count_iterations,
     drop_worker_options,
     get_batch_size,
     limit_time,
+    repeat_batches,
     shrink_batches,
 )
-from mmparax.checks.losses import check_input_size, check_losses
+from mmparax.checks.losses import check_losses
 from mmparax.checks.model import check_class_counts, check_features
-from mmparax.checks.norms import NormWatch, count_images, count_last_batch
-from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers
+from mmparax.checks.norms import NormWatch, count_last_batch
+from mmparax.checks.one_step import take_step
+from mmparax.checks.optimizer import check_optimizer
+from mmparax.checks.pipeline_errors import name_pipeline_errors
 from mmparax.checks.random_batch import make_random_batch
 from mmparax.checks.rates import describe_multipliers
-from mmparax.checks.scan import raise_errors, scan_datasets
+from mmparax.checks.round_trip import check_round_trip, make_checkpoint
+from mmparax.checks.scan import find_ignored_values, raise_errors, scan_datasets
 from mmparax.checks.scan import summarize as summarize_data
 from mmparax.checks.schedule import read_schedule
+from mmparax.checks.scheduler_states import build_schedulers, build_wrapper, list_schedulers
 from mmparax.checks.schedulers import describe_schedulers
 from mmparax.checks.validation import (
     are_all_nan,
-    build_evaluator,
     check_mixed_sizes,
     check_monitored,
     describe_metrics,
     list_monitored,
-    redirect_outputs,
-    validate,
+    validate_apart,
 )
 from mmparax.config.query import find_class, find_datasets, find_missing_downloads, get_metainfo, get_model_config, walk_configs
 from mmparax.config.sections import check_loops, check_sections
-from mmparax.errors import TRACEBACK, ParameterError, TrainingError, UserError
+from mmparax.errors import MissingFileError, ParameterError, UserError
 from mmparax.hooks.checkpoint_hook import CheckpointHook
-from mmparax.utils.launch import SYNC_BN, use_amp
-from mmparax.utils.names import join_name
-from mmparax.utils.text import summarize_names
-
-OK, WARNING, PROBLEM, SKIPPED = 'ok', 'warning', 'problem', 'skipped'
-FIRST_STEPS = 12 + SILENT_STEPS  # a dynamic loss scale starts high and is halved at every step that it rejects
-
-
-@dataclass
-class Finding:
-    """The outcome of one check: ``status`` is ``'ok'``, ``'warning'``, ``'problem'`` or ``'skipped'``."""
-    check: str
-    status: str
-    text: str
-
-
-Report = Callable[[Finding], None]
+from mmparax.utils.launch import SYNC_BN
 
 
 class Doctor:
@@ -94,12 +77,13 @@ class Doctor:
     """
 
     def __init__(self, cfg: Config, batch_size: int = 2, num_processes: int = 1, report: Report = lambda finding: None):
-        self.cfg, self.batch_size, self.num_processes, self.report = cfg, batch_size, num_processes, report
-        self.findings: list[Finding] = []
+        self.cfg, self.batch_size, self.num_processes = cfg, batch_size, num_processes
+        self.findings = Findings(report)
         self.model: nn.Module | None = None
         self.loader: DataLoader | None = None  # of the training, as the config asks for it
         self.wrapper: Any = None  # with which a step was taken
-        self.has_data, self.fits = False, False
+        self.schedulers: Any = None  # of that one
+        self.has_data, self.has_faulty_data, self.fits = False, False, False
 
     def examine(self) -> list[Finding]:
         """Run every check and return the findings."""
@@ -110,26 +94,9 @@ class Doctor:
                             ('load_from', self.check_load_from), ('frozen', self.check_frozen), ('batches', self.check_batches),
                             ('batch and rate', self.check_schedule), ('one step', self.check_step),
                             ('validation', self.check_validation), ('resuming', self.check_resuming)):
-            with self._report_errors(name):
-                status, text = check()
-                self._add(name, status, text)
+            with self.findings.report_errors(name):
+                self.findings.add(name, *check())
         return self.findings
-
-    def _add(self, check: str, status: str, text: str) -> None:
-        self.findings.append(Finding(check, status, text))
-        self.report(self.findings[-1])
-
-    @contextmanager
-    def _report_errors(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except UserError as error:
-            self._add(name, PROBLEM, str(error))
-        except Exception as error:  # whatever a toolbox raises is a finding, too
-            if os.environ.get(TRACEBACK):
-                raise
-            text = f'{type(error).__name__}: {error}'.splitlines()[0]
-            self._add(name, PROBLEM, f'{text} (set {TRACEBACK}=1 to see where)')
 
     # ---- the checks: each returns (status, text) or raises ----
 
@@ -166,6 +133,15 @@ class Doctor:
         return OK, f'{held}, written whole, resumed exactly'
 
     def check_data(self) -> tuple[str, str]:
+        try:
+            return self._look_at_data()
+        except MissingFileError:
+            raise
+        except UserError:
+            self.has_faulty_data = True  # what reads them next would say the same in worse words
+            raise
+
+    def _look_at_data(self) -> tuple[str, str]:
         loaders, others = ['train_dataloader', 'val_dataloader'], ['test_dataloader']
         notes = leave_out_hidden_folders(self.cfg, [*loaders, *others])
         check_datasets(self.cfg, loaders)
@@ -254,16 +230,8 @@ class Doctor:
     def check_frozen(self) -> tuple[str, str]:
         if self.model is None:
             return SKIPPED, 'there is no model'
-        wrong = []
-        for owner, backbone in find_adapted_backbones(self.model):
-            frozen = backbone.frozen_parameters()
-            wrong += [
-                join_name(owner, name) for name, parameter in backbone.named_parameters()
-                if backbone.method is not None and (name in frozen) == parameter.requires_grad
-            ]
-        if wrong:
-            raise TrainingError(f'{wrong[0]} and {len(wrong) - 1} more are trainable or frozen against the method')
-        wrapper = self._build_wrapper()
+        check_trainable(self.model)
+        wrapper = build_wrapper(self.cfg, self.model)
         check_optimizer(self.model, wrapper)
         multipliers = describe_multipliers(self.model, wrapper, self.cfg.optim_wrapper.get('paramwise_cfg'))
         if multipliers:
@@ -274,12 +242,12 @@ class Doctor:
 
     def check_batches(self) -> tuple[str, str]:
         if not self._has_data_of('train_dataloader'):
-            return SKIPPED, 'the data are not there'
+            return SKIPPED, self._explain_absence()
         loader = self._build_loader('train_dataloader')
         self.loader = loader
         if not hasattr(loader.dataset, '__len__'):
             return OK, f'batches of {get_batch_size(loader)}'
-        per_epoch = self._count_iterations(loader)
+        per_epoch = self._get_epoch_length()
         if per_epoch == 0:
             raise ParameterError('train_dataloader.batch_size', get_batch_size(loader), f'{len(loader.dataset)} images in '
                                  f'{self.num_processes} processes give no full batch', 'Set drop_last=False, or a smaller batch.')
@@ -288,13 +256,15 @@ class Doctor:
     def check_schedule(self) -> tuple[str, str]:
         loader = self.cfg.train_dataloader
         batch_size = loader.get('batch_size') or loader.batch_sampler.batch_size
-        schedule = read_schedule(self.cfg, batch_size, self._build_wrapper(accumulate=True), self.num_processes)
+        wrapper = build_wrapper(self.cfg, self.model or nn.Linear(1, 1), accumulate=True)
+        build_schedulers(self.cfg, wrapper, self._get_epoch_length() or 1)
+        schedule = read_schedule(self.cfg, batch_size, wrapper, self.num_processes)
         if schedule.scaled and schedule.recipe_batch_size:  # the runner would do it
             factor = self.num_processes * batch_size / schedule.recipe_batch_size
             schedule.learning_rates = [rate * factor for rate in schedule.learning_rates]
         mismatch = schedule.explain_mismatch()
         warnings = [mismatch] if mismatch else []
-        per_epoch = self._count_iterations(self.loader) if self.loader is not None else 0
+        per_epoch = self._get_epoch_length()
         length = self.cfg.train_cfg.get('max_iters') or self.cfg.train_cfg.get('max_epochs', 0) * per_epoch
         if length:
             warnings += describe_schedulers(self.cfg, length, per_epoch or length)
@@ -311,46 +281,16 @@ class Doctor:
         if batches is None:
             return SKIPPED, f'no data, and no random images for a {type(self.model).__name__}'
         model = self.model.to(get_device()).train()
-        wrapper, watch = self._build_wrapper(), FrozenWatch(self.model)
+        wrapper, schedulers = self._build_optimization()
         norms = NormWatch(model, self.num_processes, self._is_synchronised())
-        unused_allowed = bool(self.cfg.get('find_unused_parameters'))
-        judges = [(FirstSteps(unused_allowed), part) for part in list_optim_wrappers(wrapper)]
-        for steps, part in judges:
-            watch_first_step(part.optimizer, model, steps.judge)
-        loss, previous, silent = 0., -1, 0
-        try:
-            for _ in range(FIRST_STEPS):
-                silent = sum(steps.silent for steps, _ in judges)
-                if silent != previous:  # else the loss scaler rejected the step, and the same batch comes again
-                    batch, previous = next(batches), silent
-                norms.images = count_images(batch)
-                check_input_size(model, batch)
-                loss = check_loss(model.train_step(copy.deepcopy(batch), wrapper))
-                if all(steps.found for steps, _ in judges):
-                    break
-        finally:
-            norms.stop()
-        if not any(steps.found or steps.silent for steps, _ in judges):
-            raise TrainingError(f'the loss scaler accepted none of {FIRST_STEPS} steps: use bf16')
-        for steps, _ in judges:
-            steps.check_end()
-        if loss == 0:
-            raise TrainingError('the loss is 0: nothing in these images counts in it. Look at the labels and ignore_index.')
+        step = take_step(model, wrapper, batches, norms, bool(self.cfg.get('find_unused_parameters')))
         if self.loader is not None:
             norms.check_last_batch(count_last_batch(self.loader, self.num_processes))
-        watch.check('by one step')
-        watch.check_bytes(model)
-        self.wrapper = wrapper
-        found = [steps.found for steps, _ in judges if steps.found is not None]
-        text = (f'on {origin}: loss {loss:.4f}, a finite gradient for each of {sum(part.count for part in found)} '
-                'trainable parameters (nothing would break several processes), the frozen base unchanged')
-        zero = [name for part in found for name in part.zero]
-        if zero:
-            text += f'; exactly zero, which some methods are at first: {summarize_names(zero)}'
-        heads = [sentence for sentence in (describe_silent_heads(model, part) for part in found) if sentence]
-        if silent:
-            heads.append(f'{silent} batch(es) before it taught nothing: every gradient was exactly zero.')
-        return (WARNING, f'{text}. {" ".join(heads)}') if heads else (OK, text)
+        for _, scheduler in list_schedulers(schedulers):
+            scheduler.step()
+        self.wrapper, self.schedulers = wrapper, schedulers
+        text = f'on {origin}: {step.text}'
+        return (WARNING, f'{text}. {" ".join(step.notes)}') if step.notes else (OK, text)
 
     def check_validation(self) -> tuple[str, str]:
         if self.cfg.get('val_dataloader') is None:
@@ -361,16 +301,15 @@ class Doctor:
         if self.wrapper is None:
             return SKIPPED, 'no step was taken'
         if not self._has_data_of('val_dataloader'):
-            return SKIPPED, 'the data are not there'
+            return SKIPPED, self._explain_absence()
         loader = self._build_loader('val_dataloader')
         check_mixed_sizes(self.model, loader)
-        with tempfile.TemporaryDirectory() as folder:
-            config = redirect_outputs(self.cfg.val_evaluator, folder)
-            evaluator = build_evaluator(config, getattr(loader.dataset, 'metainfo', None))
-            with limit_time(LONGEST_WAIT, 'the first batch of the validation'):
-                batch = next(iter(shrink_batches(loader, self.batch_size)))
-            metrics, count = validate(self.model, batch, loader.dataset, evaluator)
+        with limit_time(LONGEST_WAIT, 'the first batch of the validation'):
+            batch = next(iter(shrink_batches(loader, self.batch_size)))
+        metrics, count = validate_apart(self.model, batch, loader.dataset, self.cfg.val_evaluator)
         check_monitored(self.cfg, metrics)
+        if not metrics:
+            return OK, f'on {count} image(s): nothing was found, so no metric was computed'
         text = f'on {count} image(s): {describe_metrics(metrics)}'
         if are_all_nan(metrics):
             return WARNING, f'{text}. No metric is a number: the annotations hold nothing that counts'
@@ -383,40 +322,41 @@ class Doctor:
         hook = (self.cfg.get('default_hooks') or {}).get('checkpoint', {})
         if hook is None:
             return SKIPPED, 'the run writes no checkpoint'
-        size = check_round_trip(self.model, self.wrapper, hook.get('save', 'trainable'))
-        return OK, f'weights and optimizer are written, read and loaded again; {size / 1e6:.1f} MB of weights in a checkpoint'
+        meta = dict(cfg=self.cfg.pretty_text, dataset_meta=getattr(self.loader and self.loader.dataset, 'metainfo', None))
+        processor = Runner.build_log_processor(None, self.cfg.get('log_processor') or {})
+        checkpoint = make_checkpoint(self.model, self.wrapper, self.schedulers, meta, hook.get('save', 'trainable'), processor)
+        return OK, check_round_trip(self.model, checkpoint, self._build_optimization)
 
     # ---- parts ----
 
-    def _build_wrapper(self, accumulate: bool = False) -> OptimWrapper:
-        holder = Config(dict(optim_wrapper=copy.deepcopy(self.cfg.optim_wrapper)))
-        use_amp(holder, None)
-        if not accumulate:
-            holder.optim_wrapper.pop('accumulative_counts', None)
-        return build_optim_wrapper(self.model or nn.Linear(1, 1), holder.optim_wrapper)
+    def _build_optimization(self) -> tuple[OptimWrapper, Any]:
+        """An optimizer wrapper and its schedulers, as at the start of the run."""
+        wrapper = build_wrapper(self.cfg, self.model)
+        return wrapper, build_schedulers(self.cfg, wrapper, self._get_epoch_length() or 1)
+
+    def _get_epoch_length(self) -> int:
+        """Iterations an epoch, of one of the processes of the run; 0 if it cannot be told."""
+        return 0 if self.loader is None else count_iterations(self.loader, self.num_processes)
 
     def _has_data_of(self, name: str) -> bool:
         """Whether the data of a loop are there, even if those of another are not."""
-        if self.has_data:
-            return True
+        if self.has_data or self.has_faulty_data:
+            return self.has_data
         try:
             check_datasets(self.cfg, [name])
         except UserError:
             return False
         return not find_missing_downloads(self.cfg, [name])
 
+    def _explain_absence(self) -> str:
+        return 'the data have a problem' if self.has_faulty_data else 'the data are not there'
+
     def _build_loader(self, name: str) -> DataLoader:
         with limit_time(5 * LONGEST_WAIT, f'building {name}'):  # annotation files may be large
-            return build_loader(Runner.build_dataloader, self.cfg[name], name, seed=0)
-
-    def _count_iterations(self, loader: DataLoader) -> int:
-        """Iterations an epoch, of one of the processes of the run."""
-        size = get_batch_size(loader)
-        if loader.batch_size is None or not size:
-            return len(loader) // self.num_processes
-        owner = loader.sampler if hasattr(loader.sampler, '__len__') else loader.dataset
-        images = -(-len(owner) // self.num_processes)
-        return images // size if loader.drop_last else -(-images // size)
+            loader = build_loader(Runner.build_dataloader, self.cfg[name], name, seed=0)
+        ignored = find_ignored_values(self.cfg, name) if name == 'train_dataloader' else None
+        name_pipeline_errors(loader.dataset, f'{name}.dataset', ignored)
+        return loader
 
     def _is_synchronised(self) -> bool:
         """Whether batch norms of the model, which are plain here, will be synchronised over the processes of the run."""
@@ -430,27 +370,7 @@ class Doctor:
             size = get_batch_size(self.loader) or self.batch_size
             size = min(self.batch_size, size * self.num_processes if self._is_synchronised() else size)
             loader = shrink_batches(self.loader, size)
-            return self._repeat(loader), f'{get_batch_size(loader)} training images'
+            return repeat_batches(loader), f'{get_batch_size(loader)} training images'
         batch = make_random_batch(self.model, self.batch_size)
-        origin = f'{self.batch_size} random images (the data are not there)'
+        origin = f'{self.batch_size} random images ({self._explain_absence()})'
         return (None if batch is None else itertools.repeat(batch)), origin
-
-    @staticmethod
-    def _repeat(loader: DataLoader) -> Iterator[Any]:
-        while True:
-            with limit_time(LONGEST_WAIT, 'the first batch'):
-                batches = iter(loader)
-                batch = next(batches)
-            yield batch
-            for batch in batches:
-                yield batch
-
-
-def summarize(findings: list[Finding]) -> tuple[bool, str]:
-    """Sum the findings up: (whether training may start, the sentence that says so)."""
-    problems = [finding.check for finding in findings if finding.status == PROBLEM]
-    warnings = [finding.check for finding in findings if finding.status == WARNING]
-    note = f' {len(warnings)} warning(s): {", ".join(warnings)}.' if warnings else ''
-    if problems:
-        return False, f'NOT READY: {len(problems)} problem(s): {", ".join(problems)}.{note}'
-    return True, f'READY to train.{note}'

@@ -11,10 +11,15 @@ from typing import Any
 TRACEBACK = 'MMPARAX_TRACEBACK'
 
 LONGEST_NUMBER = 40  # digits of an integer that is shown
+LONGEST_SEQUENCE = 12  # entries of a list or tuple that is shown
 
 
 def show(value: Any) -> str:
-    """The ``repr`` of a value; of an integer that fills the screen, only its length."""
+    """The ``repr`` of a value; of an integer that fills the screen only its length, of a long list its first entries."""
+    if isinstance(value, (list, tuple)) and len(value) > LONGEST_SEQUENCE:
+        first = ', '.join(map(show, value[:3]))
+        opening, closing = '[]' if isinstance(value, list) else '()'
+        return f'{opening}{first}, ...{closing} ({len(value)} entries)'
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**LONGEST_NUMBER:
         return f'an integer of about {int(value.bit_length() * math.log10(2)) + 1} digits'
     return repr(value)

@@ -47,9 +47,10 @@ def main(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from mmparax.checks.findings import OK, PROBLEM, SKIPPED, WARNING, Finding, summarize
     from mmparax.checks.fix_detection import fix_datasets
     from mmparax.config.files import load_config
-    from mmparax.doctor import OK, PROBLEM, SKIPPED, WARNING, Doctor, Finding, summarize
+    from mmparax.doctor import Doctor
     from mmparax.utils.launch import use_amp
     from mmparax.utils.logs import silence_log
 
@@ -63,12 +64,13 @@ def main(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options)
     console = Console(soft_wrap=True, highlight=False)
     if args.scan is not None or args.fix is not None:
-        code = 0 if args.scan is None else scan(cfg, args, console)
-        for sentence in () if args.fix is None else fix_datasets(cfg, args.fix):
-            console.print(sentence, markup=False)
-        if args.scan is not None:
-            sys.exit(code)
-        return
+        errors = 0 if args.scan is None else scan(cfg, args, console)
+        if args.fix is not None:
+            sentences, left = fix_datasets(cfg, args.fix)
+            errors += left
+            for sentence in sentences:
+                console.print(sentence, markup=False)
+        sys.exit(1 if errors else 0)
     if cfg.get('optim_wrapper') is not None:
         use_amp(cfg, args.amp)
 
@@ -81,11 +83,11 @@ def main(args: argparse.Namespace) -> None:
 
 
 def scan(cfg: Config, args: argparse.Namespace, console: Console) -> int:
-    """Scan the data, print what was found, and return the exit code."""
+    """Scan the data, print what was found, and return the number of errors."""
     from rich.text import Text
 
-    from mmparax.checks.amounts import LOADERS
     from mmparax.checks.scan_report import count_errors, print_scan, scan_run, write_scan
+    from mmparax.utils.choices import LOADERS
 
     scanned = scan_run(cfg, LOADERS, args.scan, args.workers)
     print_scan(scanned, console)
@@ -95,7 +97,7 @@ def scan(cfg: Config, args: argparse.Namespace, console: Console) -> int:
     console.print(
         Text(f'{errors} problem(s) in the data.' if errors else 'No problem in the data.',
              'bold red' if errors else 'bold green'))
-    return 1 if errors else 0
+    return errors
 
 
 if __name__ == '__main__':

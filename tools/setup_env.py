@@ -121,6 +121,7 @@ class Environment:
         self.path = path
         self.python = os.path.join(path, 'Scripts' if os.name == 'nt' else 'bin', 'python')
         self.log = os.path.join(path, 'setup.log')
+        self.settings = os.path.join(path, 'pyvenv.cfg')
 
     def read_choice(self):
         """Return which build of torch an earlier call installed, one of ``TORCH_CHOICES``, or None for PyPI's."""
@@ -179,14 +180,19 @@ class Environment:
                 raise SetupError('%s is not a Python environment and not empty: name another folder.' % self.path)
             shutil.rmtree(self.path, ignore_errors=True)
         say('creating %s with %s' % (os.path.relpath(self.path, ROOT), interpreter))
-        if not os.path.exists(self.path):
+        there = os.path.exists(self.path)  # it works, but cannot see the packages of its interpreter yet
+        settings = self.read_settings()
+        if not there:
             os.makedirs(self.path)
             with open(self.stamp('made'), 'w'):
                 pass
         done = subprocess.run([interpreter, '-m', 'venv'] + ['--system-site-packages'] * system + [self.path],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
-            if self.is_own():
+            if there and settings is not None:
+                with open(self.settings, 'w') as file:
+                    file.write(settings)
+            elif not there:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise SetupError('the venv module of %s does not work (on Debian or Ubuntu: apt-get install python3-venv): %s' %
                              (interpreter, (done.stdout.decode(errors='replace').strip().splitlines() or [''])[-1]))
@@ -197,11 +203,17 @@ class Environment:
 
     def sees_system(self):
         """Whether it sees the packages of the interpreter that it was made with."""
-        path = os.path.join(self.path, 'pyvenv.cfg')
-        if not os.path.exists(path):
+        settings = self.read_settings()
+        if settings is None:
             return True  # an environment of conda
-        with open(path) as file:
-            return re.search(r'include-system-site-packages\s*=\s*true', file.read(), re.IGNORECASE) is not None
+        return re.search(r'include-system-site-packages\s*=\s*true', settings, re.IGNORECASE) is not None
+
+    def read_settings(self):
+        """The text of pyvenv.cfg, or None if there is none."""
+        if not os.path.exists(self.settings):
+            return None
+        with open(self.settings) as file:
+            return file.read()
 
     def has_torch(self):
         return self.output('from importlib.util import find_spec; print(find_spec("torch") is not None)') == 'True'

@@ -13,7 +13,7 @@ from mmparax.cli import (
     load_run_config,
     tool,
 )
-from mmparax.errors import InputError, check_int
+from mmparax.errors import InputError, ParameterError, check_int
 from mmparax.utils.ranks import is_first_process
 
 
@@ -47,6 +47,9 @@ def main(args: argparse.Namespace) -> None:
     from mmparax.utils.launch import evaluate_without_amp, keep_freed_memory, prepare_processes, use_amp
     from mmparax.utils.locks import lock_folder
 
+    if args.scan is not None and args.launcher != 'none':
+        raise ParameterError('scan', args.scan, 'one process would scan while all others wait, until they give up',
+                             'Scan once with tools/doctor.py CONFIG --scan, then start the processes without it.')
     cfg = load_run_config(args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None

@@ -15,8 +15,7 @@ from tqdm import tqdm
 from mmparax.checks.data import check_datasets
 from mmparax.errors import InputError, MissingFileError, ParameterError, check_int
 from mmparax.inference.predictions import get_test_pipeline, loads_files, make_pipeline_input, read_image
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+from mmparax.utils.images import IMAGE_ENDINGS
 
 
 class ImageCrops:
@@ -119,9 +118,9 @@ def _find_in_folder(image_dir: str) -> tuple[str, list[Any]]:
     """Find the image files in a folder and below it; return their origin and paths."""
     if not os.path.isdir(image_dir):
         raise MissingFileError(f'the folder of images {image_dir!r} does not exist.')
-    files = sorted(str(path) for path in Path(image_dir).rglob('*') if path.suffix.lower() in SUFFIXES)
+    files = sorted(str(path) for path in Path(image_dir).rglob('*') if path.suffix.lower() in IMAGE_ENDINGS)
     if not files:
-        raise MissingFileError(f'the folder {image_dir!r} holds no images ({", ".join(SUFFIXES)}).')
+        raise MissingFileError(f'the folder {image_dir!r} holds no images ({", ".join(IMAGE_ENDINGS)}).')
     return image_dir, files
 
 

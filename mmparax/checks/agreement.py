@@ -14,15 +14,15 @@ from mmparax.utils.problems import ProblemList
 from mmparax.utils.text import join_names
 from mmparax.weights.adapter_file import get_description
 
-OTHER_CLASSES = 'data set(s) with other classes than the training data'
-RENAMED = 'data set(s) whose classes have other names than those of the training data'
-OTHER_ZERO = 'data set(s) with another reduce_zero_label than the training data'
+OTHER_CLASSES = 'data set(s) with other classes than {}'
+RENAMED = 'data set(s) whose classes have other names than those of {}'
+OTHER_ZERO = 'data set(s) with another reduce_zero_label than {}'
 OTHER_FILE = 'evaluator(s) that read a file of other images than their data set'
 OTHER_COPY = 'evaluator(s) that read another file than their data set'
 
 
 def compare_datasets(built: Sequence[BuiltDataset]) -> ProblemList:
-    """Compare the classes of all data sets of a run with those of the first that is trained on.
+    """Compare the classes of all data sets of a run with those of the first, which is trained on if it has names of classes.
 
     Args:
         built: data sets of the training, validation and test dataloaders.
@@ -32,19 +32,22 @@ def compare_datasets(built: Sequence[BuiltDataset]) -> ProblemList:
     if not known:
         return problems
     first, classes = known[0], list(known[0].classes or ())
+    whose = 'the training data' if first.loader.startswith('train') else first.place
     for entry in known[1:]:
         own = list(entry.classes or ())
         if len(own) != len(classes) or own != classes and set(own) == set(classes):
-            problems.add(_of_tests(OTHER_CLASSES, entry.loader), _describe_difference(entry, own, first, classes),
-                         _find_remedy(entry, own, first, classes), warning=_is_test(entry.loader))
+            problems.add(_of_tests(OTHER_CLASSES.format(whose), entry.loader),
+                         _describe_difference(entry, own, first, classes, whose), _find_remedy(entry, own, first, classes),
+                         warning=_is_test(entry.loader))
         elif own != classes:
             other = next((name, mine) for name, mine in zip(classes, own) if name != mine)
-            problems.add(RENAMED, f'{entry.place}: {other[1]!r} where {first.place} has {other[0]!r}',
+            problems.add(RENAMED.format(whose), f'{entry.place}: {other[1]!r} where {first.place} has {other[0]!r}',
                          'The numbers are the same: metrics and pictures take the names of the data that they are made on.',
                          warning=True)
         reduced = [getattr(part.dataset, 'reduce_zero_label', None) for part in (first, entry)]
         if None not in reduced and reduced[0] != reduced[1]:
-            problems.add(_of_tests(OTHER_ZERO, entry.loader), f'{entry.place}: {reduced[1]}, and {first.place}: {reduced[0]}',
+            problems.add(_of_tests(OTHER_ZERO.format(whose),
+                                   entry.loader), f'{entry.place}: {reduced[1]}, and {first.place}: {reduced[0]}',
                          'The same values would be other classes: set it to one value in all.', warning=_is_test(entry.loader))
     return problems
 
@@ -58,7 +61,7 @@ def _of_tests(kind: str, loader: str) -> str:
     return f'test {kind}' if _is_test(loader) else kind
 
 
-def _describe_difference(entry: BuiltDataset, own: list[str], first: BuiltDataset, classes: list[str]) -> str:
+def _describe_difference(entry: BuiltDataset, own: list[str], first: BuiltDataset, classes: list[str], whose: str) -> str:
     text = f'{entry.place} has {len(own)}, {first.place} has {len(classes)}'
     lacking, more = [name for name in classes if name not in own], [name for name in own if name not in classes]
     if lacking:
@@ -67,7 +70,7 @@ def _describe_difference(entry: BuiltDataset, own: list[str], first: BuiltDatase
         text += f'; in addition: {join_names(map(repr, more), 5)}'
     if not lacking and not more:
         other = next((name, mine) for name, mine in zip(classes, own) if name != mine)
-        text += f' in another order: {other[1]!r} where the training data have {other[0]!r}'
+        text += f' in another order: {other[1]!r} where {whose} {"has" if whose == first.place else "have"} {other[0]!r}'
     return text
 
 

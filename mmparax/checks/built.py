@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,11 +12,18 @@ from typing import Any
 from mmengine.registry import DATASETS
 
 from mmparax.checks.detection_data import check_detection_data
-from mmparax.config.query import downloads_itself, find_class, find_missing_downloads, list_dataset_paths
+from mmparax.config.query import (
+    downloads_itself,
+    find_class,
+    find_missing_downloads,
+    get_metainfo,
+    list_dataset_paths,
+    walk_datasets,
+)
 from mmparax.errors import UserError
 from mmparax.utils.folders import count_endings, describe_endings, is_hidden, list_folders
 from mmparax.utils.problems import ProblemList
-from mmparax.utils.text import join_names
+from mmparax.utils.text import join_names, summarize_error
 
 LARGE = 64 * 2**20  # bytes of an annotation file from which on building the data set takes long
 UNBUILT = 'data set(s) that cannot be built'
@@ -33,12 +40,14 @@ class BuiltDataset:
         cls: its class, or None if no toolbox has it.
         dataset: the data set; None if it has problems, is large, or is still to be downloaded.
         problems: what is wrong with it.
+        named: names of the classes as its config and class say, if it is not built although nothing is wrong with it.
     """
     place: str
     config: Mapping[str, Any]
     cls: type | None
     dataset: Any = None
     problems: ProblemList = field(default_factory=ProblemList)
+    named: Sequence[str] | None = None
 
     @property
     def loader(self) -> str:
@@ -56,22 +65,8 @@ class BuiltDataset:
 
     @property
     def classes(self) -> Sequence[str] | None:
-        """Names of the classes, if the data set is built and has some."""
-        return (getattr(self.dataset, 'metainfo', None) or {}).get('classes')
-
-
-def walk_datasets(dataset: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (place, config) of the data sets inside wrappers, or of this one if it is no wrapper."""
-    if not isinstance(dataset, Mapping):
-        return
-    inner, several = dataset.get('dataset'), dataset.get('datasets')
-    if isinstance(inner, Mapping):
-        yield from walk_datasets(inner, f'{place}.dataset')
-    elif several:
-        for number, part in enumerate(several):
-            yield from walk_datasets(part, f'{place}.datasets.{number}')
-    else:
-        yield place, dataset
+        """Names of the classes, if the data set has some."""
+        return (getattr(self.dataset, 'metainfo', None) or {}).get('classes') or self.named
 
 
 def build_datasets(cfg: Mapping[str, Any], loader: str, sample: int | None, large: bool = False,
@@ -85,8 +80,8 @@ def build_datasets(cfg: Mapping[str, Any], loader: str, sample: int | None, larg
         loader: such as ``'train_dataloader'``.
         sample: images of a detection data set to read; None for all.
         large: build data sets of large annotation files, too, which takes tens of seconds.
-        known: data sets that are built already, by the text of their configs, and None for those that have problems; what is
-            in it is not looked at again, and new ones are added.
+        known: (data set, names of classes) of those that were looked at already, by the text of their configs, with None in
+            the place of what is not known; what is in it is not looked at again, and new ones are added.
     """
     known = {} if known is None else known
     found = [
@@ -97,13 +92,17 @@ def build_datasets(cfg: Mapping[str, Any], loader: str, sample: int | None, larg
     with scope, redirect_stdout(StringIO()):  # pycocotools prints
         for entry in found:
             if repr(entry.config) in known:
-                entry.dataset = known[repr(entry.config)]
+                entry.dataset, entry.named = known[repr(entry.config)]
                 continue
             if entry.is_detection:
                 entry.problems.merge(check_detection_data(cfg, entry.place, entry.config, sample))
-            if not entry.problems.errors and not _is_to_download(cfg, entry) and (large or not _is_large(entry)):
-                _build(entry)
-            known[repr(entry.config)] = entry.dataset
+            if not entry.problems.errors:
+                if _is_to_download(cfg, entry) or not large and _is_large(entry):
+                    names = get_metainfo(cfg, entry.config).get('classes')
+                    entry.named = names if isinstance(names, (list, tuple)) else None  # a file that is not there: its name
+                else:
+                    _build(entry)
+            known[repr(entry.config)] = entry.dataset, entry.named
         built = {id(entry.config): entry.dataset for entry in found}
         whole = (cfg.get(loader) or {}).get('dataset')
         if found and whole is not found[0].config and all(dataset is not None for dataset in built.values()):
@@ -174,8 +173,7 @@ def _try_build(options: dict[str, Any], config: Mapping[str, Any]) -> Any:
 def _describe_failure(entry: BuiltDataset, error: Exception) -> str:
     if isinstance(error, UserError):
         return f'{entry.place}: {error}'
-    lines = str(error).splitlines()
-    return f'{entry.place} ({entry.config.get("type")}): {type(error).__name__}: {lines[0] if lines else "no message"}'
+    return f'{entry.place} ({entry.config.get("type")}): {summarize_error(error)}'
 
 
 def _build_wrapper(whole: Mapping[str, Any], built: Mapping[int, Any], first: BuiltDataset) -> None:
@@ -195,8 +193,7 @@ def _build_wrapper(whole: Mapping[str, Any], built: Mapping[int, Any], first: Bu
         if not len(dataset):
             first.problems.add(EMPTY, f'{first.loader}.dataset ({whole.get("type")}): 0 images of those inside it')
     except Exception as error:
-        lines = str(error).splitlines()
-        text = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {lines[0] if lines else "no message"}'
+        text = str(error) if isinstance(error, UserError) else summarize_error(error)
         first.problems.add(UNBUILT, f'{first.loader}.dataset ({whole.get("type")}): {text}')
 
 

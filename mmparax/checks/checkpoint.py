@@ -1,27 +1,20 @@
 """Whether a checkpoint fits a run: complete enough to resume from, made by this method on this base."""
-import io
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.backbones.roles import Role
 from mmparax.checkpoint.compatibility import check_head, check_method, describe_missing_head, keep_fitting_head, split_names
-from mmparax.checkpoint.contents import drop_frozen
-from mmparax.checkpoint.fingerprint import add_description, check_fingerprint
-from mmparax.checkpoint.mmengine_loading import FRESH_HEAD, add_claim, load_state_dict
+from mmparax.checkpoint.fingerprint import check_fingerprint
+from mmparax.checkpoint.mmengine_loading import FRESH_HEAD
 from mmparax.errors import InputError
 from mmparax.utils.names import make_prefix, strip_prefix
 from mmparax.utils.text import summarize_names
 from mmparax.weights.adapter_file import VerifiedDescription, get_description
 from mmparax.weights.claims import CLAIM
-from mmparax.weights.reader import read_torch
-
-LARGEST_COPY = 2**26  # bytes of a checkpoint that is written to memory to see whether it can be read
 
 
 def check_resumable(checkpoint: Mapping[str, Any], source: str) -> None:
@@ -102,35 +95,3 @@ def let_head_start_fresh(model: nn.Module, checkpoint: dict[str, Any], source: s
     if not fresh:
         return None
     return f'{source!r} gives the adapter and {len(taken)} tensors of the head; the others start fresh: {summarize_names(fresh)}.'
-
-
-def check_round_trip(model: nn.Module, wrapper: Any, save: str = 'trainable') -> int:
-    """Check that a checkpoint of a model can be written, read and resumed; in memory, and no file is touched.
-
-    Args:
-        model: after a step.
-        wrapper: its optimizer wrapper, or a dict of several.
-        save: as that of :class:`mmparax.CheckpointHook`.
-
-    Returns:
-        The size of the weights in it, in bytes.
-
-    Raises:
-        InputError: if it would be refused.
-    """
-    checkpoint: dict[str, Any] = dict(meta={}, state_dict=OrderedDict(model.state_dict()), optimizer=wrapper.state_dict(),
-                                      message_hub={})
-    add_description(checkpoint, model)
-    if save == 'trainable':
-        drop_frozen(checkpoint, model)
-    size = sum(value.numel() * value.element_size() for value in checkpoint['state_dict'].values() if isinstance(value, Tensor))
-    if size <= LARGEST_COPY:
-        file = io.BytesIO()
-        torch.save(checkpoint, file)
-        file.seek(0)
-        checkpoint = read_torch(file)
-    checkpoint = add_claim(checkpoint)
-    check_origin(model, checkpoint, 'a checkpoint of this run', training=False)
-    load_state_dict(model, checkpoint['state_dict'])
-    wrapper.load_state_dict(checkpoint['optimizer'])
-    return size

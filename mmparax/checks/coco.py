@@ -20,9 +20,10 @@ from mmparax.checks.coco_file import (
     read_numbers,
 )
 from mmparax.checks.coco_masks import Mask, covers_image, judge_mask, measure_mask
-from mmparax.checks.image_files import check_existence, check_sizes, draw
+from mmparax.checks.image_files import check_existence, check_sizes
 from mmparax.checks.usage import Usage
 from mmparax.utils.problems import ProblemList
+from mmparax.utils.spread import spread
 
 SMALLEST = 1.  # pixels: mmdetection leaves narrower and lower boxes out
 EDGE = 1.  # pixels by which a box may reach beyond its image: its last pixel counted or not
@@ -160,6 +161,10 @@ def _check_ids(objects: Objects, usage: Usage, path: str, found: ProblemList) ->
     repeated = find_repeated(objects.ids)
     add_all(found, f'ids that several annotations have in {path!r}', range(len(repeated)), lambda number: repr(repeated[number]),
             FIX)
+    # pycocotools keeps the ids of matches in an array of numbers, and fails at the first match.
+    texts = [number for number, own in enumerate(objects.ids) if isinstance(own, str)] if usage.evaluated else []
+    add_all(found, f'annotations whose "id" is a text in {path!r}', texts,
+            lambda number: f'{objects.describe(number)}: {objects.ids[number]!r:.80}', f"COCO's evaluation needs numbers. {FIX}")
     # A ground truth of this id counts as not found in COCO's evaluation.
     if usage.evaluated and not repeated and 0 in objects.ids:
         found.add(f'annotations with the id 0 in {path!r}', objects.describe(objects.ids.index(0)),
@@ -271,7 +276,7 @@ def _check_masks(objects: Objects, images: Images, usage: Usage, path: str, foun
         objects.bad_mask[faults[kind]] = True
         add_all(found, f'annotations in {path!r} {text}', faults[kind], objects.describe, remedy, warning)
     readable = np.array(sorted(faults[Mask.USABLE] + faults[Mask.RUN_LENGTHS]), int)
-    for number in draw(readable, MEASURED):
+    for number in readable[list(spread(len(readable), MEASURED))]:
         x, y, width, height = objects.boxes[number]
         segmentation = objects.entries[number]['segmentation']
         if isinstance(segmentation, dict) and isinstance(segmentation['counts'], str) and not covers_image(segmentation):
@@ -342,6 +347,7 @@ def check_kept_images(images: Images, kept: np.ndarray, usage: Usage, path: str,
         return
     names = [images.entries[at]['file_name'] for at in chosen]
     missing = check_existence(folder, names, path, f'{usage.place}.data_prefix.img', found)
-    there = draw(np.array([at for number, at in enumerate(chosen) if number not in missing], int), sample)
+    there = [at for number, at in enumerate(chosen) if number not in missing]
+    there = [there[at] for at in spread(len(there), sample)]
     check_sizes([f'{folder}/{images.entries[at]["file_name"]}' for at in there],
                 [(images.widths[at], images.heights[at]) for at in there], usage, path, found)

@@ -111,7 +111,7 @@ def _measure_image(entry: dict[str, Any], image_dir: str | Path | None, changes:
     """Take the size from the image, as it is when loaded; leave it if there is none."""
     try:
         header = read_header(os.path.join(image_dir, entry['file_name']))
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return
     entry['width'], entry['height'] = header.loaded_size
     changes['sizes of images filled in'] += 1
@@ -140,7 +140,7 @@ def _fix_annotations(content: Mapping[str, Any], changes: Counter[str]) -> list[
         _fix_area(entry, sizes[entry['image_id']], changes)
         _fix_crowd(entry, changes)
     ids = get_column(entries, 'id')
-    if not are_ids(ids) or find_repeated(ids) or 0 in ids:
+    if not are_ids(ids) or any(isinstance(own, str) for own in ids) or find_repeated(ids) or 0 in ids:
         for number, entry in enumerate(entries, 1):
             entry['id'] = number
         changes['annotations numbered anew'] += len(entries)

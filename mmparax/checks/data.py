@@ -71,6 +71,10 @@ def check_class_names(cfg: Mapping[str, Any], place: str, dataset: Mapping[str, 
                              f"For one class write ('{classes}', ), with the comma.")
     if not classes:
         return
+    twice = sorted({name for name in classes if list(classes).count(name) > 1}) if len(set(classes)) < len(classes) else []
+    if twice:
+        raise ParameterError(f'{place}.metainfo.classes', classes, f'{_list_names(twice)} stand in it more than once',
+                             'Give each class a name of its own.')
     paths, own = dict(list_dataset_paths(dataset)), getattr(cls, 'METAINFO', {}).get('classes')
     # Subclasses that read their files in another way may number their classes in another way.
     if getattr(getattr(cls, 'load_data_list', None), '__qualname__', '') == 'CocoDataset.load_data_list':

@@ -8,12 +8,12 @@ from mmparax.checks.coco_fix import check_target, fix_content, save
 from mmparax.checks.detection_data import COCO, PANOPTIC, check_detection_data, find_format
 from mmparax.config.query import find_datasets, find_metrics, list_dataset_paths
 from mmparax.errors import InputError, ParameterError
+from mmparax.utils.choices import LOADERS
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 Dataset = tuple[str, Mapping[str, Any]]  # the place of a data set in the config, and its own config
 
 
-def fix_datasets(cfg: Mapping[str, Any], out: str | Path) -> list[str]:
+def fix_datasets(cfg: Mapping[str, Any], out: str | Path) -> tuple[list[str], int]:
     """Write corrected copies of the annotation files in COCO's format that need it.
 
     Args:
@@ -21,7 +21,7 @@ def fix_datasets(cfg: Mapping[str, Any], out: str | Path) -> list[str]:
         out: a folder; or, if one file alone needs correction, a file whose name ends in ``.json``.
 
     Returns:
-        Sentences: what was changed, what to set in the config, and what is left.
+        (sentences, errors): what was changed, what to set in the config, and what is left; the number of problems that are left.
 
     Raises:
         InputError: if the config has no such file, or one that cannot be read.
@@ -38,7 +38,7 @@ def fix_datasets(cfg: Mapping[str, Any], out: str | Path) -> list[str]:
     targets = _choose_targets(list(fixed), Path(out))
     for target in targets.values():
         check_target(target)
-    sentences = []
+    sentences, errors = [], 0
     for path, datasets in files.items():
         if path in fixed:
             content, changes = fixed[path]
@@ -51,8 +51,9 @@ def fix_datasets(cfg: Mapping[str, Any], out: str | Path) -> list[str]:
         for place, dataset in datasets:
             now = {**dataset, 'ann_file': str(targets[path].resolve() if path in fixed else path)}
             left = check_detection_data(cfg, place, now, 0).errors
+            errors += sum(problem.count for problem in left)
             sentences += [f'  Left in {place}: {problem.summarize()}' for problem in left]
-    return sentences
+    return sentences, errors
 
 
 def _find_files(cfg: Mapping[str, Any]) -> dict[str, list[Dataset]]:

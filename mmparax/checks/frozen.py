@@ -1,6 +1,7 @@
 """Whether the frozen parameters of a model stay as they are."""
 from torch import nn
 
+from mmparax.backbones.adapted import find_adapted_backbones
 from mmparax.checkpoint.fingerprint import describe_frozen, fingerprint
 from mmparax.errors import TrainingError
 from mmparax.utils.names import join_name
@@ -58,3 +59,20 @@ class FrozenWatch:
         if changed:
             raise TrainingError(f'the frozen base is not what it was at the start of the run: {changed[0]} has other bytes, and '
                                 f'{len(changed) - 1} more have: something wrote to them past autograd, through .data.')
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Check that the parameters of each backbone are trainable or frozen as its method says.
+
+    Raises:
+        TrainingError: naming the first that is not.
+    """
+    wrong = []
+    for owner, backbone in find_adapted_backbones(model):
+        frozen = backbone.frozen_parameters()
+        wrong += [
+            join_name(owner, name) for name, parameter in backbone.named_parameters()
+            if backbone.method is not None and (name in frozen) == parameter.requires_grad
+        ]
+    if wrong:
+        raise TrainingError(f'{wrong[0]} and {len(wrong) - 1} more are trainable or frozen against the method')

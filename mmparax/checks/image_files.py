@@ -1,6 +1,5 @@
 """Whether the images that annotations speak of are there, and have the size that is written of them."""
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,24 +8,10 @@ import numpy as np
 
 from mmparax.checks.coco_file import FIX, add_all
 from mmparax.checks.usage import Usage
-from mmparax.utils.images import EXIF_SIDEWAYS, ImageHeader, read_header
+from mmparax.utils.folders import FileIndex
+from mmparax.utils.images import EXIF_SIDEWAYS, UPRIGHT, ImageHeader, read_header
 from mmparax.utils.problems import ProblemList
-
-UPRIGHT = 1  # of EXIF's orientations
-
-
-def find_missing(folder: str, names: Sequence[str]) -> list[int]:
-    """Numbers of the names that are no file below a folder; each folder is listed once, which takes 0.1 s for 100,000 files."""
-    own, missing = defaultdict(list), []
-    for number, name in enumerate(names):
-        own[os.path.dirname(name)].append(number)
-    for below, numbers in own.items():
-        try:
-            there = set(os.listdir(os.path.join(folder, below)))
-        except OSError:
-            there = set()
-        missing += [number for number in numbers if os.path.basename(names[number]) not in there]
-    return sorted(missing)
+from mmparax.utils.text import get_first_line
 
 
 def check_existence(folder: str, names: Sequence[str], file: str, parameter: str, found: ProblemList) -> set[int]:
@@ -42,7 +27,8 @@ def check_existence(folder: str, names: Sequence[str], file: str, parameter: str
     Returns:
         Numbers of the names that are missing.
     """
-    missing = find_missing(folder, names)
+    absent = set(FileIndex().find_missing(os.path.join(folder, name) for name in names))
+    missing = [number for number, name in enumerate(names) if os.path.join(folder, name) in absent]
     windows = [number for number in missing if '\\' in names[number]]
     add_all(found, f'file names with Windows separators in {file!r}', windows, lambda number: repr(names[number]),
             f'Write them with /. {FIX if file.endswith(".json") else ""}'.strip())
@@ -106,16 +92,9 @@ def check_sizes(paths: Sequence[str], sizes: Sequence[tuple[float, float]], usag
 def _try_header(path: str) -> ImageHeader | str:
     try:
         return read_header(path)
-    except (OSError, ValueError, SyntaxError) as error:  # PIL raises all of them
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    except OSError as error:
+        return get_first_line(error)
 
 
 def _format(width: float, height: float) -> str:
     return f'{width:g}x{height:g}'
-
-
-def draw(numbers: np.ndarray, sample: int | None) -> np.ndarray:
-    """Some of N numbers, evenly spread; all of them if ``sample`` is None."""
-    if sample is None or sample >= len(numbers):
-        return numbers
-    return numbers[np.linspace(0, len(numbers) - 1, sample).astype(int)] if sample else numbers[:0]

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import mmcv
 import numpy as np
-from PIL import Image
 
-from mmparax.utils.images import UPRIGHT, describe_image
+from mmparax.utils.images import UPRIGHT, describe_image, open_image
+from mmparax.utils.text import summarize_error
 
 # What PIL and OpenCV both read; of another format the configured loader itself is asked.
 COMMON_FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'WEBP')
+OPENCV_PIXELS = 2**30  # more in one image it refuses
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Loader:
             with open(path, 'rb') as file:
                 found = mmcv.imfrombytes(file.read(), flag=self.flag, backend=self.backend)
         except Exception as error:
-            raise OSError(f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no message"}') from error
+            raise OSError(summarize_error(error)) from error
         if found is None:
             raise OSError('it is no image that the loader knows')
         return found
@@ -73,14 +74,15 @@ def examine_image(path: str, loader: Loader = Loader()) -> ImageFacts:
         return ImageFacts(error='it is empty (0 bytes)')
     header, damage = None, ''
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), open_image(path) as image:
             warnings.simplefilter('ignore')
             header, kind = describe_image(image), image.format
             image.load()
     except Exception as error:  # whatever a decoder says
         damage, kind = describe_error(error), None
     turned = False
-    if damage or kind not in COMMON_FORMATS or header is None or header.orientation != UPRIGHT:
+    large = header is not None and header.width * header.height > OPENCV_PIXELS
+    if damage or kind not in COMMON_FORMATS or header is None or header.orientation != UPRIGHT or large:
         try:  # the configured loader has the last word
             height, width = loader.read(path).shape[:2]
         except OSError as error:
@@ -95,9 +97,9 @@ def examine_image(path: str, loader: Loader = Loader()) -> ImageFacts:
 
 def describe_error(error: Exception) -> str:
     """One line on why a file cannot be decoded."""
-    text = str(error).splitlines()[0] if str(error) else ''
+    text = str(error)
     if 'truncated' in text or 'Truncated' in text or isinstance(error, EOFError):
         return 'it ends too early (truncated)'
     if 'cannot identify' in text:
         return 'it is no image'
-    return f'{type(error).__name__}: {text}' if text else type(error).__name__
+    return summarize_error(error)

@@ -1,7 +1,7 @@
 """Dataloaders that start or say why not: workers that fit, data sets that hold something, batches within a time."""
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,8 +9,8 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmparax.errors import InputError, ParameterError, TrainingError, UserError
+from mmparax.utils.choices import LOADERS
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')  # torch refuses them without workers
 # What NumPy says when mmengine joins the entries of a data set that has none.
 NOTHING_TO_JOIN = 'need at least one array to concatenate'
@@ -119,6 +119,37 @@ def shrink_batches(loader: DataLoader, size: int) -> DataLoader:
     return DataLoader(batch_size=min(size, loader.batch_size), sampler=loader.sampler, **common)
 
 
+def count_iterations(loader: DataLoader, num_processes: int = 1) -> int:
+    """Iterations an epoch, of one of the processes of a run.
+
+    Args:
+        loader: built in a single process.
+        num_processes: that will share its data set.
+    """
+    size = get_batch_size(loader)
+    if loader.batch_size is None or not size:
+        return len(loader) // num_processes
+    owner = loader.sampler if hasattr(loader.sampler, '__len__') else loader.dataset
+    if not hasattr(owner, '__len__'):
+        return 0
+    images = -(-len(owner) // num_processes)
+    return images // size if loader.drop_last else -(-images // size)
+
+
+def repeat_batches(loader: DataLoader) -> Iterator[Any]:
+    """Yield the batches of a dataloader again and again.
+
+    Raises:
+        TrainingError: if the first takes too long.
+    """
+    while True:
+        with limit_time(LONGEST_WAIT, 'the first batch'):
+            batches = iter(loader)
+            batch = next(batches)
+        yield batch
+        yield from batches
+
+
 def build_checked_loaders(runner: Any) -> None:
     """Let a runner build its dataloaders by :func:`build_loader`.
 
@@ -163,10 +194,3 @@ def limit_time(seconds: int, what: str) -> Iterator[None]:
     finally:
         signal.alarm(left)
         signal.signal(signal.SIGALRM, before)
-
-
-def describe_files(batch: Any) -> str:
-    """The files of the images of a batch, as far as its samples know them; '' if none does."""
-    samples = batch.get('data_samples') if isinstance(batch, Mapping) else None
-    paths = [str(path) for path in (getattr(sample, 'img_path', None) for sample in samples or []) if path]
-    return ', '.join(map(repr, paths[:3])) + (', ...' if len(paths) > 3 else '')

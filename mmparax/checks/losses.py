@@ -7,7 +7,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmparax.checks.parts import SEGMENTATION_HEADS, find_parts
-from mmparax.config.query import find_datasets
+from mmparax.config.query import find_datasets, walk_transforms
 from mmparax.errors import ParameterError
 from mmparax.utils.names import join_name
 
@@ -53,8 +53,12 @@ def check_class_weights(model: nn.Module) -> None:
         place = f'model.{name if module is not head else join_name(name, "loss_cls")}.class_weight'
         expected, reason = _count_weights(head, module)
         if expected is not None and expected != count:
-            raise ParameterError(place, f'{count} numbers', f'this head needs {expected}: {reason}',
+            raise ParameterError(place, _as_list(weights), f'this head needs {expected} numbers, not {count}: {reason}',
                                  'Give a weight for each of them, in the order of metainfo.classes, or leave class_weight out.')
+
+
+def _as_list(weights: Any) -> list[float]:
+    return weights.tolist() if isinstance(weights, torch.Tensor) else list(weights)
 
 
 def _find_owner(modules: Mapping[str, nn.Module], name: str) -> str | None:
@@ -123,17 +127,13 @@ def check_crop(model: nn.Module, cfg: Mapping[str, Any]) -> None:
 def find_crops(pipeline: Sequence[Any]) -> list[tuple[int, int]]:
     """The sizes (height, width) to which a pipeline crops, those inside of choices, too."""
     found: list[tuple[int, int]] = []
-    for step in pipeline:
-        if isinstance(step, (list, tuple)):
-            found += find_crops(step)
-        elif isinstance(step, Mapping):
-            crop = step.get('crop_size')
-            if isinstance(crop, int):
-                crop = (crop, crop)
-            if isinstance(crop, Sequence) and len(crop) == 2 and all(isinstance(side, int) for side in crop) \
-                    and step.get('crop_type', 'absolute') == 'absolute':
-                found.append((crop[0], crop[1]))
-            found += find_crops(step.get('transforms') or [])
+    for step in walk_transforms(pipeline):
+        crop = step.get('crop_size')
+        if isinstance(crop, int):
+            crop = (crop, crop)
+        if isinstance(crop, Sequence) and len(crop) == 2 and all(isinstance(side, int) for side in crop) \
+                and step.get('crop_type', 'absolute') == 'absolute':
+            found.append((crop[0], crop[1]))
     return found
 
 

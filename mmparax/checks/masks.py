@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmparax.checks.images import Loader, describe_error
+from mmparax.datasets.masks.numbering import IGNORED
+from mmparax.utils.images import LOSSY_ENDINGS
 from mmparax.utils.problems import ProblemList
 from mmparax.utils.text import join_names
 
-IGNORED = 255  # the value that mmsegmentation leaves out, whatever else it leaves out
 TOOL = 'tools/dataset_tools/prepare_masks.py'
-LOSSY = ('.jpg', '.jpeg')
 STRANGE = 'masks with values that are no class'
 KEPT_ZERO = 'data set with the value 0, which reduce_zero_label=True takes for ignored'
+NO_CLASS, ONE_CLASS = 'data set without a pixel of any class', 'data set with only one class beside ignore'
+DOUBTS = (KEPT_ZERO, NO_CLASS, ONE_CLASS)  # what other masks of the data set may still refute
+SAMPLED = 'Only a sample was read: tools/doctor.py CONFIG --scan all reads all masks.'
 
 
 @dataclass
@@ -139,8 +142,13 @@ def judge_masks(masks: Mapping[str, MaskFacts], labels: Labels, whole: bool, tra
             pixels.update(facts.pixels)
     if any(labels.is_class(value) or labels.is_ignored(value) for value in pixels):
         _judge_all(problems, pixels, judged, labels, whole, training)
-    _explain_strange(problems, pixels, labels, lossy=any(path.lower().endswith(LOSSY) for path in masks))
+    _explain_strange(problems, pixels, labels, lossy=any(path.lower().endswith(LOSSY_ENDINGS) for path in masks))
     return problems
+
+
+def is_in_doubt(problems: ProblemList) -> bool:
+    """Whether masks that were not read could show that a problem is none."""
+    return any(problem.kind.startswith(DOUBTS) for problem in problems)
 
 
 def _judge_values(problems: ProblemList, path: str, facts: MaskFacts, labels: Labels) -> None:
@@ -167,7 +175,7 @@ def _explain_strange(problems: ProblemList, pixels: Counter[int], labels: Labels
     strange = [value for value in values if not labels.is_class(value) and not labels.is_ignored(value)]
     text = f'{labels.describe()[0].upper()}{labels.describe()[1:]}; found: {_list_ranges(values)}.'
     if lossy:
-        text += ' JPEG changes values: masks must be PNG files, made anew from their source.'
+        text += ' JPEG and WebP change values: masks must be PNG files, made anew from their source.'
     elif not labels.reduce_zero_label and strange == [count] and 0 not in values:
         text += ' The classes seem to be numbered from 1: use reduce_zero_label=True, or write them from 0.'
     elif not labels.reduce_zero_label and strange == [count]:
@@ -190,18 +198,22 @@ def _judge_all(problems: ProblemList, pixels: Counter[int], number: int, labels:
     present = {labels.number(value) for value in pixels if labels.is_class(value)}
     raw = sorted(value for value in pixels if 0 <= value <= IGNORED)
     if not present:
-        problems.add('data set without a pixel of any class',
-                     f'the values {where} are {_list_ranges(raw)}; {labels.describe()} ({share})')
+        problems.add(NO_CLASS, f'the values {where} are {_list_ranges(raw)}; {labels.describe()} ({share})',
+                     '' if whole else SAMPLED, warning=not whole)
         return
-    if len(present) == 1 and len(labels.classes) > 1 and (ignored or whole):
+    if len(present) == 1 and len(labels.classes) > 1:
         name = labels.classes[min(present)]
+        left_out = [name for index, name in enumerate(labels.classes) if index in labels.ignored]
         remedy = 'With a single class nothing is learnt, and its IoU is 100.'
-        if len(raw) == 2 and not labels.reduce_zero_label:
+        if left_out:
+            remedy += f' {join_names(map(repr, left_out))} would be another, and ignore_index leaves it out.'
+        elif len(raw) == 2 and not labels.reduce_zero_label:
             remedy += f' If {raw[0]} and {raw[1]} are the two classes, {TOOL} --values {raw[0]} {raw[1]} writes 0 and 1 for them.'
-        problems.add(f'data set with only one class beside ignore ({share})',
-                     f'{name!r} {where}, whose values are {_list_ranges(raw)}', remedy, warning=not ignored and not training)
+        remedy += '' if whole else f' {SAMPLED}'
+        problems.add(f'{ONE_CLASS} ({share})', f'{name!r} {where}, whose values are {_list_ranges(raw)}', remedy,
+                     warning=not whole or not training and (not ignored or bool(left_out)))
     _judge_zero(problems, pixels, number, labels, whole)
-    absent = [name for index, name in enumerate(labels.classes) if index not in present]
+    absent = [name for index, name in enumerate(labels.classes) if index not in present and index not in labels.ignored]
     # Fewer masks than classes cannot be expected to show all.
     for name in absent if whole and len(present) > 1 and number >= len(labels.classes) else ():
         problems.add('class(es) without a pixel', repr(name),
@@ -222,9 +234,10 @@ def _judge_zero(problems: ProblemList, pixels: Counter[int], number: int, labels
     text = (f'0 is in {share:.0f} % of the pixels of {number} mask(s), and {count}, which would be {labels.classes[-1]!r}, '
             'in none')
     if len(others) == count - 1:
+        remedy = '' if whole else f' {SAMPLED}'
         problems.add(
             KEPT_ZERO, text,
             f'The classes seem to be numbered 0 to {count - 1}: use reduce_zero_label=False, or {labels.classes[0]!r} is '
-            'lost and every other class has the name of the one before it.')
+            f'lost and every other class has the name of the one before it.{remedy}', warning=not whole)
     elif whole:
         problems.add(KEPT_ZERO, text, 'Use reduce_zero_label=False if 0 is a class.', warning=True)

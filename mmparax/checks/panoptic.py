@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mmparax.checks.coco import SMALLEST, check_kept_images
 from mmparax.checks.coco_file import (
@@ -20,9 +19,11 @@ from mmparax.checks.coco_file import (
     read_checked,
     read_numbers,
 )
-from mmparax.checks.image_files import check_existence, draw
+from mmparax.checks.image_files import check_existence
 from mmparax.checks.usage import Usage
+from mmparax.utils.images import open_image
 from mmparax.utils.problems import ProblemList
+from mmparax.utils.spread import spread
 from mmparax.utils.text import join_names
 
 VOID = 0  # id of the pixels that belong to no segment
@@ -165,7 +166,8 @@ def _check_maps(images: Images, segments: Mapping[int, Sequence[Mapping[str, Any
         return
     names = [images.entries[at]['file_name'].replace('.jpg', '.png') for at in kept]  # as mmdetection does
     missing = check_existence(folder, names, path, f'{usage.place}.data_prefix.seg', found)
-    drawn = draw(np.array([number for number in range(len(kept)) if number not in missing], int), sample)
+    drawn = [number for number in range(len(kept)) if number not in missing]
+    drawn = [drawn[at] for at in spread(len(drawn), sample)]
     with ThreadPoolExecutor() as pool:
         maps = list(pool.map(_read_map, [os.path.join(folder, names[number]) for number in drawn]))
     for number, content in zip(drawn, maps):
@@ -192,7 +194,7 @@ def _check_maps(images: Images, segments: Mapping[int, Sequence[Mapping[str, Any
 def _read_map(path: str) -> tuple[set[int], tuple[int, int]] | str:
     """The ids of a map and its (width, height), or what is wrong with it."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             pixels = np.asarray(image.convert('RGB'), np.int64)
     except (OSError, ValueError, SyntaxError) as error:
         return str(error)

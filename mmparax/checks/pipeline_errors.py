@@ -11,6 +11,7 @@ from mmparax.checks.images import examine_image
 from mmparax.checks.masks import Labels, examine_mask
 from mmparax.checks.pipelines import find_image_loader, find_mask_loading
 from mmparax.errors import DataError, UserError
+from mmparax.utils.text import summarize_error
 
 FIND_ALL = 'tools/doctor.py CONFIG --scan all finds all such files.'
 
@@ -21,12 +22,12 @@ class NamedPipeline(Compose):
     Attributes:
         place: where the data set is in the config.
         limit: how many samples in a row may be refused, as the data set counts them.
-        test_mode: whether masks keep the size of the image in the file, for a metric.
+        for_training: whether masks have the size of what the model sees; else that of the file, for a metric.
         labels: what the values of masks mean, or None: those that are no class become an error that names the mask.
     """
     place: str
     limit: int
-    test_mode: bool
+    for_training: bool
     labels: Labels | None
     refused: int
 
@@ -60,14 +61,14 @@ class NamedPipeline(Compose):
         reason = find_damaged_file(self, origin)
         if reason:
             return f'{self.place}: {reason}. Mend or remove the file. {FIND_ALL}'
-        lines = str(error).splitlines()
         return (f'{self.place}: the transform {type(transform).__name__} failed on {_name_sample(origin)} '
-                f'({type(error).__name__}: {lines[0] if lines else "no message"}).')
+                f'({summarize_error(error)}).')
 
     def _check_mask(self, data: dict[str, Any], mask: Tensor, origin: dict[str, Any]) -> None:
         """Compare a mask with its image and the classes: a loss or metric would stop without a name, on a GPU for good."""
-        expected = getattr(data['data_samples'], 'ori_shape', None) if self.test_mode else data['inputs'].shape[-2:]
-        name = origin['seg_map_path']
+        # In training a mask has the size of what the model sees, in validation that of its file, as predictions get it, too.
+        sample, name = data['data_samples'], origin['seg_map_path']
+        expected = data['inputs'].shape[-2:] if self.for_training else getattr(sample, 'ori_shape', None)
         if expected is not None and tuple(mask.shape[-2:]) != tuple(expected[:2]):
             raise DataError(f'{self.place}: the mask {name!r} gives {tuple(mask.shape[-2:])} (height, width) where its image '
                             f'{origin["img_path"]!r} gives {tuple(expected[:2])}. {FIND_ALL}')
@@ -143,8 +144,8 @@ def name_pipeline_errors(dataset: Any, place: str, ignored: Iterable[int] | None
         loading = find_mask_loading(part) if hasattr(part, 'get_label_map') else None
         pipeline.__class__ = NamedPipeline
         pipeline.place = f'{place}, part {number + 1} of {len(parts)}' if len(parts) > 1 else place
-        pipeline.test_mode = bool(getattr(part, 'test_mode', False))
-        pipeline.limit = 0 if pipeline.test_mode else getattr(part, 'max_refetch', 1000)
+        pipeline.for_training = place.startswith('train')
+        pipeline.limit = 0 if getattr(part, 'test_mode', False) else getattr(part, 'max_refetch', 1000)
         pipeline.refused, pipeline.labels = 0, None
         if ignored is not None and classes and loading is not None:
             pipeline.labels = Labels(classes, frozenset(ignored), loading.reduce_zero_label, getattr(part, 'label_map', None))

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,22 @@ import numpy as np
 from mmengine.config import Config
 
 from mmparax.checks.agreement import compare_datasets, compare_evaluators, compare_with_checkpoint
-from mmparax.checks.amounts import SAMPLE
 from mmparax.checks.built import BuiltDataset, build_datasets
+from mmparax.checks.ignored import find_ignored_values, judge_ignored
 from mmparax.checks.images import ImageFacts
-from mmparax.checks.masks import IGNORED, Labels, MaskFacts, judge_masks
+from mmparax.checks.masks import Labels, MaskFacts, is_in_doubt, judge_masks
 from mmparax.checks.pipelines import find_image_loader, find_mask_loading, leaves_out_unreadable
 from mmparax.checks.reading import FileFacts, Task, read_files
-from mmparax.config.query import find_metrics, walk_configs
 from mmparax.errors import InputError
+from mmparax.utils.choices import SAMPLE
 from mmparax.utils.folders import FileIndex, count_endings, is_hidden
 from mmparax.utils.images import EXIF_SIDEWAYS, UPRIGHT
 from mmparax.utils.problems import ProblemList
+from mmparax.utils.spread import spread
 
 TOGETHER = 'all data sets'
+MOST_MASKS = 10_000  # that are read if those of the sample leave doubts
+MOST_LISTED = 20_000  # files of a list of images with labels that are looked for before training
 
 
 @dataclass
@@ -34,7 +37,7 @@ class ScannedDataset:
     Attributes:
         place: where it is in the config, or :data:`TOGETHER`.
         images: number of images; None if it could not be built.
-        read: how many of them were read.
+        read: how many of them, or of their masks, were read.
         classes: names of its classes.
         unit: what ``counts`` counts: ``'pixels'``, ``'boxes'`` or ``'images'``.
         counts: number of them for each class.
@@ -122,7 +125,7 @@ def scan_datasets(cfg: Config, loaders: Sequence[str], sample: int | None = SAMP
     together = ScannedDataset(TOGETHER)
     together.problems.merge(compare_datasets(datasets))
     together.problems.merge(compare_evaluators(cfg, loaders))
-    classes = next((entry.classes for entry in datasets if entry.classes), None)
+    classes = next((entry.classes for entry in datasets if entry.classes and entry.loader.startswith('train')), None)
     together.problems.merge(compare_with_checkpoint(cfg, classes))
     return [*found, together] if together.problems else found
 
@@ -135,13 +138,14 @@ def _scan(cfg: Config, built: BuiltDataset, result: ScannedDataset, sample: int 
     if not hasattr(dataset, 'get_data_info'):
         return
     loading = find_mask_loading(dataset) if built.is_segmentation else None
-    samples = list(_list_samples(dataset, masks=loading is not None, every=sample is None or full or _is_listed(built)))
+    most = None if sample is None or full or built.is_segmentation else MOST_LISTED if _is_listed(built) else sample
+    samples = list(_list_samples(dataset, masks=loading is not None, most=most))
     if not built.is_detection:
         _count_labels(samples, result)
     elif full:
         _count_boxes(dataset, result)
     found = _leave_out_missing(built, result, samples)
-    chosen = [found[number] for number in _spread(len(found), sample)]
+    chosen = [found[number] for number in spread(len(found), sample)]
     image_loader, mask_loader = find_image_loader(dataset), loading.loader if loading is not None else None
     tasks = [Task(entry.image, entry.mask, image_loader, mask_loader) for entry in chosen]
     facts = read_files(tasks, workers, cache, f'{built.place}' if progress else None)
@@ -152,23 +156,20 @@ def _scan(cfg: Config, built: BuiltDataset, result: ScannedDataset, sample: int 
         labels = Labels(result.classes, frozenset(find_ignored_values(cfg, built.loader)), loading.reduce_zero_label,
                         getattr(dataset, 'label_map', None))
         if result.classes:
-            result.problems.merge(judge_masks(masks, labels, len(chosen) == result.images, built.loader.startswith('train')))
+            others = [entry.mask for entry in found if entry.mask is not None and entry.mask not in masks]
+            whole, training = len(found) == result.images, built.loader.startswith('train')
+            judged = judge_masks(masks, labels, whole and not others, training)
+            while masks and is_in_doubt(judged) and others and len(masks) < MOST_MASKS:
+                more = [others[number] for number in spread(len(others), len(masks))]
+                read = read_files([Task(mask, mask, None, loading.loader) for mask in more], workers, cache)
+                masks.update((mask, fact.mask) for mask, fact in zip(more, read) if fact.mask is not None)
+                others = [mask for mask in others if mask not in masks]
+                judged = judge_masks(masks, labels, whole and not others, training)
+            result.read = max(result.read, len(masks))
+            result.problems.merge(judged)
+            result.problems.merge(judge_ignored(cfg, built.loader, result.classes))
             _count_pixels(masks.values(), labels, result)
     _look_for_other_suffixes(built, result)
-
-
-def find_ignored_values(cfg: Mapping[str, Any], loader: str) -> list[int]:
-    """The values that every head's loss, or every metric, leaves out."""
-    if loader.startswith('train'):
-        heads = [
-            part for name, part in walk_configs(cfg.get('model') or {})
-            if name.split('.')[0] in ('decode_head', 'auxiliary_head') and 'num_classes' in part
-        ]
-        values = [{head.get('ignore_index', IGNORED)} for head in heads]
-    else:
-        metrics = [metric for _, metric in find_metrics(cfg, loader.replace('dataloader', 'evaluator'))]
-        values = [{metric.get('ignore_index', IGNORED)} for metric in metrics]
-    return sorted(set.intersection(*values)) if values else [IGNORED]
 
 
 # ---- which files ----
@@ -181,22 +182,14 @@ class _Sample:
     label: Any
 
 
-def _list_samples(dataset: Any, masks: bool, every: bool) -> Iterator[_Sample]:
-    """The files of a data set; of one whose images were found in folders, a sample is enough."""
-    count = len(dataset)
-    for index in _spread(count, None if every else SAMPLE):
+def _list_samples(dataset: Any, masks: bool, most: int | None) -> Iterator[_Sample]:
+    """The files of a data set, or ``most`` of them; of one whose images were found in folders, a sample is enough."""
+    for index in spread(len(dataset), most):
         info = dataset.get_data_info(index)
         image = info.get('img_path')
         if isinstance(image, str) and '://' not in image:
             mask = info.get('seg_map_path') if masks else None
             yield _Sample(image, mask if isinstance(mask, str) else None, info.get('gt_label'))
-
-
-def _spread(count: int, sample: int | None) -> Sequence[int]:
-    """``sample`` of the numbers from 0 to ``count``, evenly spread; all if it is None."""
-    if sample is None or count <= sample:
-        return range(count)
-    return np.linspace(0, count - 1, sample).round().astype(int).tolist()
 
 
 def _is_listed(built: BuiltDataset) -> bool:
@@ -218,7 +211,9 @@ def _leave_out_missing(built: BuiltDataset, result: ScannedDataset, samples: lis
         elif suffix and os.path.basename(image) == suffix:
             remedy = f'The list {listed!r} has an empty line.'
         problems.add('image files that do not exist', _describe_missing(index, image), remedy)
-    hidden = {entry.image for entry in samples if _is_below_hidden(entry.image, built)}
+    root = getattr(built.dataset, 'data_root', '') or ''
+    start = os.path.join(os.path.abspath(root), '') if root else ''
+    hidden = {entry.image for entry in samples if _is_below_hidden(entry.image, start)}
     for image in sorted(hidden - missing):
         problems.add('image files in hidden folders, which are read, too', image, "Delete the folder" +
                      ('' if built.is_segmentation else " or use type='mmparax.ClassFolders'") + '.', warning=True)
@@ -235,10 +230,10 @@ def _describe_missing(index: FileIndex, path: str) -> str:
     return path + (f' ({found})' if found else '')
 
 
-def _is_below_hidden(path: str, built: BuiltDataset) -> bool:
-    root = getattr(built.dataset, 'data_root', '') or ''
-    below = os.path.relpath(path, root) if root and os.path.abspath(path).startswith(os.path.abspath(root)) else path
-    return any(is_hidden(part) and part not in ('.', '..') for part in os.path.dirname(below).split(os.sep))
+def _is_below_hidden(path: str, root: str) -> bool:
+    """Whether a file is in a hidden folder of a root, which is absolute and ends in a separator, or ''."""
+    path = os.path.abspath(path) if root else path
+    return any(is_hidden(part) and part not in ('.', '..') for part in os.path.dirname(path.removeprefix(root)).split(os.sep))
 
 
 def _look_for_other_suffixes(built: BuiltDataset, result: ScannedDataset) -> None:

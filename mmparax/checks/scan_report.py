@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmparax.checks.amounts import ALL, LOADERS, SAMPLE
 from mmparax.checks.data import check_datasets
 from mmparax.checks.hidden_folders import leave_out_hidden_folders
 from mmparax.checks.scan import ScannedDataset, check_data, raise_errors, scan_datasets
 from mmparax.config.query import find_missing_downloads
 from mmparax.errors import UserError
+from mmparax.utils.choices import ALL, LOADERS, SAMPLE
 from mmparax.utils.storage import write
 
 MOST_CLASSES = 40  # rows of the table of classes that are shown; the file of JSON has all

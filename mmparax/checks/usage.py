@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from mmengine.registry import DATASETS
 
-from mmparax.config.query import find_class, find_metrics, get_metainfo, list_dataset_paths, walk_configs
+from mmparax.config.query import find_class, find_metrics, get_metainfo, list_dataset_paths, walk_configs, walk_transforms
 
 # What mmcv decodes without looking at the EXIF tag.
 UNTURNED_FLAGS = ('unchanged', 'color_ignore_orientation', 'grayscale_ignore_orientation')
@@ -108,10 +108,9 @@ def get_method_name(cfg: Mapping[str, Any], dataset: Mapping[str, Any], method: 
 
 def _find_transforms(dataset: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(name without its scope, config) of every transform of a pipeline, those inside others too."""
-    for _, step in walk_configs(list(dataset.get('pipeline') or [])):
-        kind = step.get('type')
-        if kind is not None:
-            yield (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2], step
+    for step in walk_transforms(dataset.get('pipeline')):
+        kind = step['type']
+        yield (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2], step
 
 
 def _list_metrics(metric: Mapping[str, Any]) -> Sequence[str]:

@@ -2,6 +2,7 @@
 import contextlib
 import io
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from numbers import Real
@@ -9,12 +10,13 @@ from typing import Any
 
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.registry import EVALUATOR
+from mmengine.registry import EVALUATOR, METRICS
 from torch import nn
 
 from mmparax.checks.optimization import list_schedulers
 from mmparax.errors import InputError, ParameterError, UserError
 from mmparax.utils.images import read_header
+from mmparax.utils.signatures import get_keyword_defaults
 from mmparax.utils.text import join_names
 
 HEADERS = 100  # images whose sizes are compared
@@ -37,15 +39,26 @@ def build_evaluator(config: Any, metainfo: Any) -> Evaluator:
 
 
 def redirect_outputs(config: Any, folder: str) -> Any:
-    """A copy of an evaluator's config that writes its files into a folder."""
+    """A copy of an evaluator's config that writes its files into a folder, or into one of its own where it can.
+
+    mmdetection's panoptic metric expects a prediction for every image of the data set when it is told where to write.
+    """
     if isinstance(config, Mapping):
         return {
             name: f'{folder}/{name}' if name in OUTPUT_OPTIONS and value else redirect_outputs(value, folder)
-            for name, value in config.items()
+            for name, value in config.items() if not (name == 'outfile_prefix' and _has_own_folder(config))
         }
     if isinstance(config, (list, tuple)):
         return [redirect_outputs(entry, folder) for entry in config]
     return config
+
+
+def _has_own_folder(metric: Mapping[str, Any]) -> bool:
+    """Whether a metric makes a temporary folder if ``outfile_prefix`` is not given."""
+    cls = metric.get('type')
+    cls = METRICS.get(cls) if isinstance(cls, str) else cls
+    return cls is not None and not metric.get('format_only') and \
+        get_keyword_defaults(cls).get('outfile_prefix', '') is None
 
 
 @torch.no_grad()
@@ -78,6 +91,20 @@ def validate(model: nn.Module, batch: Any, dataset: Any, evaluator: Evaluator) -
         raise explained from error
     finally:
         model.train(was_training)
+
+
+def validate_apart(model: nn.Module, batch: Any, dataset: Any, config: Any) -> tuple[dict[str, Any], int]:
+    """As :func:`validate`, by an evaluator that is built from its config and whose files go elsewhere.
+
+    Args:
+        model: on its device.
+        batch: of a dataloader.
+        dataset: that it comes from.
+        config: of the evaluator.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        evaluator = build_evaluator(redirect_outputs(config, folder), getattr(dataset, 'metainfo', None))
+        return validate(model, batch, dataset, evaluator)
 
 
 # ---- what is wrong ----
@@ -169,7 +196,11 @@ def _find_different_sizes(dataset: Any) -> tuple[int, int] | None:
 
 
 def list_monitored(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (place in the config, name) of the metrics by which a run decides something."""
+    """Yield (place in the config, name) of the metrics by which a run decides something.
+
+    Args:
+        cfg: of the run: its checkpoint hook chooses the best file by them, its early stopping ends it.
+    """
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
     best = checkpoint.get('save_best') if isinstance(checkpoint, Mapping) else None
     for name in [best] if isinstance(best, str) else best or []:
@@ -187,14 +218,14 @@ def check_monitored(cfg: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
 
     Args:
         cfg: of the run.
-        metrics: what a validation gave.
+        metrics: what a validation gave; none at all is what metrics of detection give where nothing was found.
 
     Raises:
         ParameterError: naming the option and listing the metrics.
     """
-    for place, name in list_monitored(cfg):
+    for place, name in list_monitored(cfg) if metrics else ():
         if name != 'auto' and name not in metrics:
-            raise ParameterError(place, name, f'the validation computes {join_names(sorted(metrics), 20) or "no metric"}',
+            raise ParameterError(place, name, f'the validation computes {join_names(sorted(metrics), 20)}',
                                  'Choose one of them, or change val_evaluator.')
 
 

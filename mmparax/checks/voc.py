@@ -8,9 +8,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from mmparax.checks.image_files import check_existence, check_sizes, draw
+from mmparax.checks.image_files import check_existence, check_sizes
 from mmparax.checks.usage import Usage
+from mmparax.datasets.voc import read_number
 from mmparax.utils.problems import ProblemList
+from mmparax.utils.spread import spread
 from mmparax.utils.text import join_names
 
 CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
@@ -66,7 +68,8 @@ def check_voc(path: str, dataset: Mapping[str, Any], usage: Usage, sample: int |
         return found
     files = [f'{kept[number]}.jpg' for number in chosen]
     absent = check_existence(images, files, path, parameter, found)
-    there = draw(np.array([number for number in range(len(files)) if number not in absent], int), sample)
+    there = [number for number in range(len(files)) if number not in absent]
+    there = [there[at] for at in spread(len(there), sample)]
     check_sizes([os.path.join(images, files[number]) for number in there], [sizes[chosen[number]] for number in there], usage,
                 path, found)
     return found
@@ -108,7 +111,7 @@ class _Reader:
             self.found.add('XML files that cannot be read', f'{path!r}: {error}', 'Copy or export them again.')
             return size, count
         if root.find('size') is not None:  # without it the image is opened
-            width, height = (_read_number(root, f'size/{name}', int) for name in ('width', 'height'))
+            width, height = np.array([read_number(root, f'size/{name}', int) for name in ('width', 'height')], float)
             size = width, height
             if not (width > 0 and height > 0):
                 self.found.add('XML files without a size in pixels', f'{path!r}: {width:g}x{height:g}',
@@ -130,7 +133,7 @@ class _Reader:
         if self.usage.classes is not None and name not in self.usage.classes:
             self.unknown[name] += 1
             return False
-        box = np.array([_read_number(entry, f'bndbox/{corner}') for corner in CORNERS])
+        box = np.array([read_number(entry, f'bndbox/{corner}') for corner in CORNERS], float)  # None becomes NaN
         if np.isnan(box).any():
             given = ', '.join(f'{corner}={entry.findtext(f"bndbox/{corner}")}' for corner in CORNERS)
             self.found.add('boxes that are not four numbers', f'{place} ({name!r}): {given}', 'Mend or remove these objects.')
@@ -175,12 +178,3 @@ class _Reader:
             self.found.add(f'lists of images of which no object can be used ({path!r})', text, remedy)
         elif not self.total and self.usage.needs_annotations:
             self.found.add('lists of images without any object', repr(path))
-
-
-def _read_number(entry: ElementTree.Element, path: str, kind: type = float) -> float:
-    """The number at a place of an XML file, NaN if there is none of this kind."""
-    try:
-        value = kind(entry.findtext(path, 'nan'))
-    except ValueError:
-        return np.nan
-    return value if np.isfinite(value) else np.nan

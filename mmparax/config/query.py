@@ -39,15 +39,29 @@ def walk_configs(config: Any, path: str = '') -> Iterator[tuple[str, dict[str, A
 
 def find_datasets(loader: Any) -> Iterator[dict[str, Any]]:
     """Yield the data set configs of a dataloader's config, those inside wrappers too."""
-    pending = [loader.get('dataset')] if isinstance(loader, dict) else []
-    while pending:
-        dataset = pending.pop()
-        if isinstance(dataset, dict):
-            inner = dataset.get('dataset') or dataset.get('datasets')
-            if inner:
-                pending += inner if isinstance(inner, Sequence) else [inner]
-            else:
-                yield dataset
+    if isinstance(loader, dict):
+        yield from (dataset for _, dataset in walk_datasets(loader.get('dataset'), ''))
+
+
+def walk_datasets(dataset: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, config) of the data sets inside wrappers, or of this one if it is no wrapper."""
+    if not isinstance(dataset, dict):
+        return
+    for name in ('dataset', 'datasets'):
+        inner = dataset.get(name)
+        if isinstance(inner, (list, tuple)) and inner:
+            for number, part in enumerate(inner):
+                yield from walk_datasets(part, f'{place}.{name}.{number}')
+            return
+        if inner:
+            yield from walk_datasets(inner, f'{place}.{name}')
+            return
+    yield place, dataset
+
+
+def walk_transforms(pipeline: Any) -> Iterator[dict[str, Any]]:
+    """Yield the config of every transform of a pipeline, those inside others too."""
+    yield from (step for _, step in walk_configs(list(pipeline or [])) if step.get('type') is not None)
 
 
 def find_metrics(cfg: Mapping[str, Any], evaluator: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mmparax.errors import ParameterError, StorageError
+from mmparax.errors import InputError, ParameterError, StorageError, UserError
 
 
 def check_writable(parameter: str, path: str | Path) -> None:
@@ -48,18 +48,20 @@ def replace_folder(out_dir: str | Path) -> Iterator[Path]:
 
     Raises:
         StorageError: if something cannot be written.
+        InputError: if the block inside cannot read a file that lies elsewhere.
     """
     out = Path(out_dir).resolve()
     draft, old = (out.with_name(f'.{out.name}.{platform.node()}.{os.getpid()}.{kind}') for kind in ('tmp', 'old'))
     try:
-        remove_stale(out)
-        draft.mkdir(parents=True)
-        yield draft
-        if out.exists():
-            out.rename(old)
-        draft.rename(out)
-    except OSError as error:
-        raise StorageError(f'{str(out)!r} cannot be written: {error}.') from error
+        with _explain_storage(out):
+            remove_stale(out)
+            draft.mkdir(parents=True)
+        with _explain_storage(out, draft):
+            yield draft
+        with _explain_storage(out):
+            if out.exists():
+                out.rename(old)
+            draft.rename(out)
     finally:
         if old.exists() and not out.exists():
             old.rename(out)
@@ -110,10 +112,21 @@ def write_last(path: str | Path | None, text: str, inside: str | Path) -> Iterat
 
 
 @contextmanager
-def _explain_storage(path: Path) -> Iterator[None]:
+def _explain_storage(path: Path, draft: Path | None = None) -> Iterator[None]:
+    """Say of an error of the system that ``path`` cannot be written.
+
+    Args:
+        path: what is written.
+        draft: where it is written before; errors that name files elsewhere, and none here, are about what was read.
+    """
     try:
         yield
+    except UserError:  # some of them are OSErrors, too
+        raise
     except OSError as error:
+        names = [name for name in (error.filename, error.filename2) if isinstance(name, (str, os.PathLike))]
+        if draft is not None and names and not any(Path(os.path.abspath(name)).is_relative_to(draft) for name in names):
+            raise InputError(f'{str(names[0])!r} cannot be read: {error.strerror or error}.') from error
         raise StorageError(f'{str(path)!r} cannot be written: {error}.') from error
 
 

@@ -20,17 +20,17 @@ def choose_palette(count: int) -> list[list[int]]:
     return [list(map(int, rgb)) for rgb in _order_colours()[:count]]
 
 
-def measure_distances(colours: np.ndarray) -> np.ndarray:
+def measure_distances(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Differences between colours as the eye that tells them apart worst sees them.
 
     Args:
         colours: (N, 3), RGB from 0 to 255.
+        others: (M, 3).
 
     Returns:
-        (N, N), in CIELAB; about 2 is just visible side by side.
+        (N, M), in CIELAB; about 2 is just visible side by side.
     """
-    seen = _see(colours)
-    distances = np.sqrt(((seen[:, :, None] - seen[:, None])**2).sum(-1))
+    distances = np.sqrt(((_see(colours)[:, :, None] - _see(others)[:, None])**2).sum(-1))
     distances[1:] *= _BLIND_WEIGHT
     return distances.min(0)
 
@@ -47,14 +47,11 @@ def _see(colours: np.ndarray) -> np.ndarray:
 def _order_colours() -> np.ndarray:
     """(256, 3) of a grid of colours, the farthest from all before it next."""
     grid = np.stack(np.meshgrid(_STEPS, _STEPS, _STEPS, indexing='ij'), -1).reshape(-1, 3)
-    seen = _see(grid)
-    # Dark colours hide in dark pictures, and white in bright ones.
-    grid, seen = (array[..., (seen[0, :, 0] > 38) & (seen[0, :, 0] < 95), :] for array in (grid, seen))
-    weights = np.array([1, _BLIND_WEIGHT, _BLIND_WEIGHT])[:, None]
+    lightness = _see(grid)[0, :, 0]
+    grid = grid[(lightness > 38) & (lightness < 95)]  # dark colours hide in dark pictures, and white in bright ones
     chosen = [int(np.argmin(np.abs(grid - (219, 36, 36)).sum(-1)))]
     nearest = np.full(len(grid), np.inf)
     while len(chosen) < 256:
-        distances = (np.sqrt(((seen - seen[:, chosen[-1], None])**2).sum(-1)) * weights).min(0)
-        nearest = np.minimum(nearest, distances)
+        nearest = np.minimum(nearest, measure_distances(grid, grid[chosen[-1:]])[:, 0])
         chosen.append(int(nearest.argmax()))
     return grid[chosen]

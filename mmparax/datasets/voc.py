@@ -17,13 +17,12 @@ from typing import Any
 from tqdm import tqdm
 
 from mmparax.errors import InputError, MissingFileError, ParameterError, check_choice
-from mmparax.utils.images import EXIF_SIDEWAYS, read_header
+from mmparax.utils.images import EXIF_SIDEWAYS, IMAGE_ENDINGS, read_header
 from mmparax.utils.problems import ProblemList
 from mmparax.utils.storage import write
 from mmparax.utils.text import join_names
 
 IMAGES, ANNOTATIONS, LISTS = 'JPEGImages', 'Annotations', 'ImageSets/Main'
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 USUAL_LISTS = ('train', 'val', 'test')
 GENERATOR = 'mmparax voc2coco'
 # What becomes of objects that VOC calls difficult.
@@ -200,7 +199,7 @@ def _list_images(folder: Path, problems: ProblemList) -> dict[str, str]:
     """Name without its ending -> file."""
     files: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith('.'):
+        if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith('.'):
             if path.stem in files:
                 problems.add('names that several images have', f'{files[path.stem]}, {path.name}')
             files[path.stem] = path.name
@@ -239,7 +238,7 @@ def _read_image(root: Path, name: str, files: dict[str, str], zero_based: bool, 
         problems.add('annotations that are no XML', f'{path.name} ({error})')
         return None
     width, height = header.loaded_size
-    said = tuple(_read_number(tree, f'size/{side}') for side in ('width', 'height'))
+    said = tuple(read_number(tree, f'size/{side}') for side in ('width', 'height'))
     if all(said) and said != (width, height):  # some tools write 0 if they do not know it
         note = ' as its EXIF tag turns it' if header.orientation in EXIF_SIDEWAYS else ''
         problems.add('annotations made for another size of their image',
@@ -254,7 +253,7 @@ def _read_image(root: Path, name: str, files: dict[str, str], zero_based: bool, 
 def _read_object(entry: ElementTree.Element, file: str, size: tuple[int, int], zero_based: bool,
                  problems: ProblemList) -> BoxedObject | None:
     name = (entry.findtext('name') or '').strip()
-    edges = [_read_number(entry, f'bndbox/{edge}') for edge in ('xmin', 'ymin', 'xmax', 'ymax')]
+    edges = [read_number(entry, f'bndbox/{edge}') for edge in ('xmin', 'ymin', 'xmax', 'ymax')]
     if not name:
         problems.add('objects without a name', file)
         return None
@@ -277,14 +276,14 @@ def _read_object(entry: ElementTree.Element, file: str, size: tuple[int, int], z
         return None
     if edges[2] > size[0] or edges[3] > size[1] or min(edges[:2]) < -1:
         problems.add('boxes that reach beyond their image, which were clipped', shown, warning=True)
-    difficult = _read_number(entry, 'difficult')
+    difficult = read_number(entry, 'difficult')
     return BoxedObject(name, (left, top, right - left, bottom - top), bool(difficult))
 
 
-def _read_number(element: ElementTree.Element, path: str) -> float | None:
-    """A finite number in a part of an element; None if it has none."""
+def read_number(element: ElementTree.Element, path: str, kind: type = float) -> float | None:
+    """A finite number in a part of an element; None if it has none of this kind."""
     try:
-        number = float(element.findtext(path) or '')
+        number = kind(element.findtext(path) or '')
     except ValueError:
         return None
     return number if math.isfinite(number) else None

@@ -19,6 +19,7 @@ from mmparax.checkpoint.fingerprint import add_description
 from mmparax.checks.loaders import get_batch_size
 from mmparax.checks.optimizer import check_parameter_groups, list_optim_wrappers
 from mmparax.checks.processes import check_common_start
+from mmparax.checks.scheduler_states import check_states, drop_functions
 from mmparax.datasets.order import get_generator_states, get_sampler, make_resumable, restore_generators
 from mmparax.errors import InputError, check_choice, check_options
 from mmparax.registry import HOOKS
@@ -75,8 +76,8 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     Raises:
         ParameterError: for another value of ``save``.
-        InputError: if the processes of a run would start from different weights or iterations, or the optimizer of a
-            checkpoint that is resumed groups its parameters otherwise.
+        InputError: if the processes of a run would start from different weights or iterations, a scheduler keeps what no
+            checkpoint may hold, or the optimizer of a checkpoint that is resumed groups its parameters otherwise.
         StorageError: if a checkpoint cannot be written (the previous one is whole), or another run has the work dir.
     """
 
@@ -159,6 +160,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         if self._resumed is not None:
             self._restore(runner, self._resumed[get_rank()])
             self._resumed = None
+        check_states(runner.param_schedulers)
         model = unwrap_model(runner.model)
         check_common_start(model, runner.iter)
         if self.save == 'trainable' and find_backbones_without_base_checkpoint(model):
@@ -251,6 +253,8 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = unwrap_model(runner.model)
         add_description(checkpoint, model)
+        if 'param_schedulers' in checkpoint:
+            checkpoint['param_schedulers'] = drop_functions(checkpoint['param_schedulers'])
         if 'optimizer' in checkpoint and self._states is not None:
             checkpoint[STATE] = self._states
         if self.save == 'trainable':

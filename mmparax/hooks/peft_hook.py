@@ -14,6 +14,7 @@ from mmparax.backbones.parameters import count_parameters
 from mmparax.checks.checkpoint import check_origin, check_resumable, let_head_start_fresh
 from mmparax.checks.frozen import FrozenWatch
 from mmparax.checks.gradients import FirstSteps, Gradients, describe_silent_heads, watch_first_step
+from mmparax.checks.ignored import find_ignored_values
 from mmparax.checks.loaders import check_batches, get_batch_size
 from mmparax.checks.losses import check_input_size, check_losses
 from mmparax.checks.model import check_class_counts, check_features, check_sync_norms
@@ -21,7 +22,6 @@ from mmparax.checks.norms import NormWatch, count_images, count_last_batch
 from mmparax.checks.optimizer import check_optimizer, list_optim_wrappers
 from mmparax.checks.pipeline_errors import name_pipeline_errors
 from mmparax.checks.rates import describe_multipliers
-from mmparax.checks.scan import find_ignored_values
 from mmparax.checks.schedule import read_schedule
 from mmparax.checks.schedulers import describe_schedulers
 from mmparax.checks.validation import check_mixed_sizes, check_monitored, explain_batches
@@ -111,8 +111,8 @@ class PEFTHook(Hook):
             if mismatch:
                 runner.logger.warning('Note: %s', mismatch)
         multipliers = describe_multipliers(model, runner.optim_wrapper, runner.cfg.optim_wrapper.get('paramwise_cfg'))
-        for sentence in [multipliers] if multipliers else []:
-            runner.logger.warning('Note: %s', sentence)
+        if multipliers:
+            runner.logger.warning('Note: %s', multipliers)
         backend = describe_operations(model, runner.optim_wrapper, bool(runner.cfg.get('compile')))
         if backend:
             runner.logger.info('Operations of AdaRoute: %s.', backend)

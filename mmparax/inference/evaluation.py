@@ -39,15 +39,29 @@ def _keep_data(value: Any) -> Any:
     return value.rstrip('/') if isinstance(value, str) else value
 
 
-def find_first_difference(found: Any, expected: Any, path: str = '') -> str:
-    """The first part in which two descriptions differ, as a clause; empty if there is none."""
+def find_first_difference(found: Any, expected: Any, folder: str | Path = '', path: str = '') -> str:
+    """The first part in which two descriptions differ, as a clause; empty if there is none.
+
+    Args:
+        found: from :func:`describe_data`.
+        expected: another one.
+        folder: in which relative paths start; the current one if it is not known.
+        path: of the parts inside a whole.
+    """
     if isinstance(found, dict) and isinstance(expected, dict):
         pairs = ((name, found.get(name), expected.get(name)) for name in dict.fromkeys([*found, *expected]))
-        return next(filter(None, (find_first_difference(a, b, join_name(path, name)) for name, a, b in pairs)), '')
+        return next(filter(None, (find_first_difference(a, b, folder, join_name(path, name)) for name, a, b in pairs)), '')
     if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         pairs = ((str(number), a, b) for number, (a, b) in enumerate(zip(found, expected)))
-        return next(filter(None, (find_first_difference(a, b, join_name(path, name)) for name, a, b in pairs)), '')
-    return '' if found == expected else f'{path}={found!r} instead of {expected!r}'
+        return next(filter(None, (find_first_difference(a, b, folder, join_name(path, name)) for name, a, b in pairs)), '')
+    return '' if found == expected or _is_same_path(found, expected, folder) else f'{path}={found!r} instead of {expected!r}'
+
+
+def _is_same_path(found: Any, expected: Any, folder: str | Path) -> bool:
+    """Whether two texts are spellings of one path: relative and absolute, or through a link."""
+    if not isinstance(found, str) or not isinstance(expected, str) or not found or not expected or '://' in found + expected:
+        return False
+    return os.path.realpath(os.path.join(folder, found)) == os.path.realpath(os.path.join(folder, expected))
 
 
 def name_split(cfg: Mapping[str, Any]) -> str:
@@ -68,7 +82,7 @@ def _name_split(dataset: Mapping[str, Any]) -> str:
 
 
 def describe_evaluation(cfg: Config, dataset: Any, checkpoint: str, tta: bool = False) -> dict[str, Any]:
-    """Describe an evaluation: number of images, split, data, checkpoint.
+    """Describe an evaluation: number of images, split, data, the folder in which relative paths start, checkpoint.
 
     Args:
         cfg: the config.
@@ -78,7 +92,7 @@ def describe_evaluation(cfg: Config, dataset: Any, checkpoint: str, tta: bool = 
     """
     indices = [part['indices'] for part in find_datasets(cfg.get('test_dataloader')) if part.get('indices') is not None]
     return dict(images=len(dataset), split=name_split(cfg), subset=bool(indices), tta=tta, data=describe_data(cfg),
-                checkpoint=checkpoint if '://' in checkpoint else os.path.abspath(checkpoint))
+                folder=os.getcwd(), checkpoint=checkpoint if '://' in checkpoint else os.path.abspath(checkpoint))
 
 
 def format_images(about: Mapping[str, Any]) -> str:

@@ -266,7 +266,8 @@ def _find_metrics(folder: Path, outer: Path, curves: TrainingCurves, result: Map
                         for path in place.glob('*/*.json') if path.stem == path.parent.name and TIMESTAMP.fullmatch(path.stem)),
                        key=lambda path: path.stem, reverse=True):
         columns, about = select_columns(_read_json(path)), _read_evaluation(path.parent)
-        difference = find_first_difference(about['data'], expected) if columns and about.get('data') else ''
+        difference = find_first_difference(about['data'], expected, about.get('folder') or '') \
+            if columns and about.get('data') else ''
         if difference:
             images = f' ({format_images(about)})' if 'images' in about else ''
             notes.append(f'The evaluation of {path.stem}{images} is not its result: it is on other data than its config names, '

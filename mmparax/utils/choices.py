@@ -9,3 +9,6 @@ POOLS = ('none', 'mean')  # of the features that CKA compares
 MIN_SCENE_SIDE = 64  # of a synthetic scene, in pixels
 MINI_BACKBONES = ('convnext_mini', 'swin_mini', 'vit_mini')
 BENCHMARK_BACKBONES = ('swin-b', 'swin-l', 'convnext-b', 'convnext-l', 'vit-b16', 'swin-mini', 'convnext-mini', 'vit-mini')
+SAMPLE = 200  # images of a data set that are read if nothing else is asked for
+ALL = 'all'  # of them
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')

@@ -3,6 +3,7 @@ import torch
 from mmengine.device import get_device
 
 from mmparax.errors import ParameterError
+from mmparax.utils.text import get_first_line
 
 
 def resolve_device(name: str) -> torch.device:
@@ -15,6 +16,6 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(get_device() if name == 'auto' else name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ParameterError('device', name, f'torch has no such device here ({str(error).splitlines()[0]})',
+        raise ParameterError('device', name, f'torch has no such device here ({get_first_line(error)})',
                              'Use auto, cpu or cuda.') from error
     return device

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 
 from mmparax.utils.text import join_names
 
-IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif', '.jp2')
 # Folders that systems and programs leave behind; nobody means them as a class.
 LEFT_BEHIND = ('__MACOSX', '__pycache__', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'System Volume Information')
 MOST = 100_000  # files of a folder that are looked at to explain an error
@@ -65,7 +64,8 @@ class FileIndex:
         """Yield the local paths that do not exist."""
         for path in paths:
             folder, name = os.path.split(path)
-            if '://' not in path and name not in self.list(folder) and not os.path.exists(path):
+            local = '://' not in path or '/' in path.partition('://')[0]  # an address below a folder is a wrong name
+            if local and (not name or name not in self.list(folder) and not os.path.exists(path)):
                 yield path
 
     def suggest(self, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Lists of names in sentences."""
+"""Names, values and errors in sentences."""
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,3 +21,14 @@ def describe_value(value: Any, most: int = 40) -> str:
         if len(text) <= most:
             return text
     return f'a {type(value).__name__}'
+
+
+def get_first_line(error: object) -> str:
+    """The first line of what an error says; the name of its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def summarize_error(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says, if there is one."""
+    kind, line = type(error).__name__, get_first_line(error)
+    return kind if line == kind else f'{kind}: {line}'

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mmparax.errors import InputError, MissingFileError
+from mmparax.utils.text import get_first_line
 from mmparax.weights.seal import ADAPTER_KEY, KEY, check_metadata
 from mmparax.weights.torch_file import is_sealed, read_torch
 
@@ -64,7 +65,7 @@ def has_digest(path: str | Path, content: Any) -> bool:
 def build_refusal(name: str, error: Exception) -> InputError:
     """Return, without raising it, the error for a file that was not read."""
     unsupported = re.search(r'Unsupported (?:global|operand|class)[^\n.]*(?:\.[\w]+)*', str(error))
-    detail = unsupported.group() if unsupported else str(error).splitlines()[0] if str(error) else type(error).__name__
+    detail = unsupported.group() if unsupported else get_first_line(error)
     if isinstance(error, pickle.UnpicklingError):
         return InputError(f'the checkpoint {name!r} was not loaded: it is damaged or holds more than tensors and plain '
                           f'data ({detail}). Get the file again from its source.')

@@ -9,8 +9,12 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from helpers.mask_data import CLASSES, LOADERS, configure, examine, write
+from helpers.tasks import DATASETS as CONFIGS
+from helpers.tasks import move_scenes
 from mmparax.checks.data import check_datasets
 from mmparax.checks.hidden_folders import leave_out_hidden_folders
+from mmparax.checks.scan import scan_datasets
+from mmparax.datasets.synthetic.writers import write_scenes
 
 NAMES = ('ash', 'birch', 'oak')
 
@@ -188,3 +192,34 @@ def test_the_order_of_the_classes_of_load_from(order, expected, tmp_path):
     status, text = examine(cfg)
     assert status == expected
     assert expected == 'ok' or "class 0 is 'stem' there, and 'soil' in the data" in text
+
+
+def test_data_sets_too_large_to_be_built_are_compared_by_their_names(tmp_path, monkeypatch):
+    write_scenes(tmp_path, 2, 2, size=(64, 64), progress=False)
+    cfg = Config(
+        dict(move_scenes(Config.fromfile(CONFIGS / 'scenes_coco_instance_128x128.py').to_dict(), tmp_path),
+             default_scope='mmdet'))
+    monkeypatch.setattr('mmparax.checks.built.LARGE', 0)
+    assert examine(cfg)[0] == 'ok'
+    names = list(cfg.train_dataloader.dataset.metainfo.classes)
+    torch.save(dict(meta=dict(dataset_meta=dict(classes=names[::-1])), state_dict={}), tmp_path / 'start.pth')
+    cfg.load_from = str(tmp_path / 'start.pth')
+    status, text = examine(cfg)
+    assert status == 'warning' and f'class 0 is {names[-1]!r} there, and {names[0]!r} in the data' in text
+    cfg.load_from = None
+    path = tmp_path / cfg.val_dataloader.dataset.ann_file
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, 'categories': content['categories'][::-1]}))
+    for loader in LOADERS[1:]:
+        cfg[loader].dataset.metainfo = dict(classes=names[::-1])
+    status, text = examine(cfg)
+    assert status == 'problem' and 'with other classes than the training data: val_dataloader.dataset has' in text
+
+
+def test_data_that_nobody_trains_on_are_not_called_training_data(tmp_path):
+    cfg = configure(write(tmp_path))
+    cfg.train_dataloader.dataset.type = 'AbsentDataset'
+    cfg.test_dataloader.dataset.metainfo = dict(classes=CLASSES[::-1])
+    texts = [problem.summarize() for entry in scan_datasets(cfg, LOADERS) for problem in entry.problems]
+    assert any('other classes than val_dataloader.dataset: test_dataloader.dataset has' in text for text in texts)
+    assert not any('the training data' in text for text in texts)

@@ -335,7 +335,7 @@ def test_what_needs_a_guess_is_left_alone(case, root):
     CASES[case][0](content)
     write_json(root / 'annotations.json', content)
     assert not fix_coco_file(root / 'annotations.json', root / 'fixed.json', root / 'images')
-    text = '\n'.join(fix_datasets(make_config(make_dataset(root)), root / 'fixed.json'))
+    text = '\n'.join(fix_datasets(make_config(make_dataset(root)), root / 'fixed.json')[0])
     assert 'nothing that can be corrected' in text and 'Left in train_dataloader.dataset: ' in text
     assert not (root / 'fixed.json').exists()
 
@@ -421,6 +421,7 @@ def test_a_broken_image_is_named(root):
 EVALUATION = {
     'no iscrowd': (drop_all('iscrowd'), {}, ERROR, 'annotations without "iscrowd"'),
     'id 0': (set_one('id', 0), {}, WARNING, 'with the id 0'),
+    'ids as text': (each(lambda entry: entry.update(id=f'a{entry["id"]}')), {}, ERROR, 'annotations whose "id" is a text'),
     'no masks': (drop_all('segmentation'), dict(val_evaluator=dict(type='CocoMetric', metric=['bbox', 'segm'])), ERROR,
                  'without a mask'),
     'no masks for boxes': (drop_all('segmentation'), dict(val_evaluator=dict(type='CocoMetric', metric='bbox')), None, None),
@@ -488,7 +489,7 @@ def test_the_files_of_a_config_are_corrected(root):
     val = make_dataset(root, ann_file='val.json', test_mode=True)
     cfg = make_config(make_dataset(root, ann_file='train.json'), val_dataloader=dict(dataset=val),
                       test_dataloader=dict(dataset=val))
-    text = '\n'.join(fix_datasets(cfg, root / 'fixed.json'))
+    text = '\n'.join(fix_datasets(cfg, root / 'fixed.json')[0])
     assert re.search(r"train.json': 12 areas filled in. The corrected copy is '.*fixed.json'", text)
     assert re.search(r"To use it set train_dataloader.dataset.ann_file to '.*fixed.json'", text)
     assert re.search(r"val.json': nothing that can be corrected", text)
@@ -509,7 +510,7 @@ def test_several_files_go_into_a_folder_and_what_is_left_is_said(root):
                       val_evaluator=dict(type='CocoMetric', ann_file=str(root / 'val' / 'annotations.json')))
     with pytest.raises(ParameterError, match='2 files need correction.*Give a folder'):
         fix_datasets(cfg, root / 'one.json')
-    text = '\n'.join(fix_datasets(cfg, root / 'fixed'))
+    text = '\n'.join(fix_datasets(cfg, root / 'fixed')[0])
     assert sorted(path.name for path in (root / 'fixed').iterdir()) == ['train_annotations.json', 'val_annotations.json']
     assert 'val_dataloader.dataset.ann_file, val_evaluator.ann_file to' in text
     assert len(re.findall("Left in .*: 1 ids that several images have .*: image 1: '0.jpg', '2.jpg'", text)) == 2
@@ -520,7 +521,8 @@ def test_of_panoptic_segments_the_images_are_corrected(root):
     content['images'][1].pop('height')
     write_json(root / 'annotations.json', content, 'utf-8-sig')
     dataset = make_dataset(root, 'CocoPanopticDataset')
-    text = fix_datasets(make_config(dataset), root / 'fixed')[0]
+    (text, *_), left = fix_datasets(make_config(dataset), root / 'fixed')
+    assert not left
     assert '1 encoding written as plain UTF-8; 1 sizes of images filled in' in text
     fixed = dict(dataset, ann_file='fixed/annotations.json')
     assert not check_detection_data(make_config(fixed), 'train_dataloader.dataset', fixed, None)
@@ -534,11 +536,25 @@ def test_the_doctor_corrects(root, tmp_path, monkeypatch, capsys):
     config.write_text(f'default_scope = "mmdet"\ntrain_dataloader = dict(dataset={make_dataset(root)!r})\n')
     script = str(Path(__file__).parents[2] / 'tools' / 'doctor.py')
     monkeypatch.setattr(sys, 'argv', ['doctor.py', str(config), '--fix', str(tmp_path / 'fixed.json')])
-    runpy.run_path(script, run_name='__main__')
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name='__main__')
+    assert ended.value.code == 0
     assert "annotations.json': 12 annotations numbered anew. The corrected copy is" in capsys.readouterr().out
     with pytest.raises(SystemExit,
                        match=r"--fix='.*fixed.json' is not allowed: it exists, and no annotation file is written over"):
         runpy.run_path(script, run_name='__main__')
+
+
+def test_the_doctor_fails_if_errors_are_left(root, tmp_path, monkeypatch, capsys):
+    content = make_coco()
+    content['images'][2]['id'] = 1
+    write_json(root / 'annotations.json', content)
+    config = tmp_path / 'config.py'
+    config.write_text(f'default_scope = "mmdet"\ntrain_dataloader = dict(dataset={make_dataset(root)!r})\n')
+    monkeypatch.setattr(sys, 'argv', ['doctor.py', str(config), '--fix', str(tmp_path / 'fixed.json')])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(Path(__file__).parents[2] / 'tools' / 'doctor.py'), run_name='__main__')
+    assert ended.value.code == 1 and 'Left in train_dataloader.dataset: 1 ids' in capsys.readouterr().out
 
 
 def test_only_files_that_can_be_corrected_are_touched(root):

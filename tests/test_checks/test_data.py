@@ -91,6 +91,8 @@ NAMES = {
     'the toolbox\'s own': ('detection', None, r"has 80 \('person', 'bicycle', 'car', ...\), which the annotation file"),
     'another order': ('detection', dict(classes=[*DIGITS[::-1]]), "'digit 0' in the file would be called 'digit 9'"),
     'a text': ('detection', dict(classes='digit'), r"metainfo.classes='digit' is not allowed.*write \('digit', \), with the"),
+    'one name for two': ('detection', dict(classes=[*DIGITS[:9], 'digit 0']),
+                         r"metainfo.classes=.*is not allowed: 1 \('digit 0'\) stand in it more than once. Give each class"),
     'too few for panoptic maps': ('panoptic', dict(classes=DIGITS, thing_classes=DIGITS, stuff_classes=[]),
                                   r"has 5 \('wood', 'brick', 'grass', ...\), which .* has not, and panoptic maps need every"),
     'unknown folders': ('classification', dict(classes=[*DIGITS, *SURFACES, 'car']),

@@ -128,7 +128,7 @@ CASES = {
         Image.fromarray(np.random.default_rng(0).integers(0, 3,
                                                           (HEIGHT, WIDTH), dtype=np.uint8) * 40).save(path.with_suffix('.jpg'))
         for path in (folder / 'masks').rglob('*.png')
-    ], 'problem', ['JPEG changes values']),
+    ], 'problem', ['JPEG and WebP change values']),
     'an unknown option': ((0, 1, 2), dict(no_such=1), None, 'problem', ['cannot be built', 'no_such']),
 }
 
@@ -289,3 +289,62 @@ def test_what_a_sample_does_not_show_is_not_said():
     labels = Labels([f'class {number}' for number in range(150)], reduce_zero_label=True)
     masks['b.png'] = MaskFacts(2, 2, pixels={2: 4})
     assert not judge_masks(masks, labels, whole=False, training=True).errors
+
+
+def repaint(folder, common, last):
+    """Give all masks the common values in stripes, and the last of them other ones."""
+    paths = sorted(folder.iterdir(), key=lambda path: int(path.stem))
+    for path in paths:
+        save_mask(path, paint(0, last if path == paths[-2] else common)[1].astype(np.uint8))
+
+
+# name -> (values of all masks but one, values of that one, options)
+RARE = {
+    'a last class that is rare, in data numbered from 1': ((0, 1, 2), (0, 1, 3), dict(reduce_zero_label=True)),
+    'a defect that is rare': ((0, 255), (0, 1), {}),
+    'labels that are rare': ((255, ), (0, 1), {}),
+}
+
+
+@pytest.mark.parametrize('part', ['train', 'val'])
+@pytest.mark.parametrize('case', RARE)
+def test_a_sample_without_a_rare_class_is_no_reason_to_refuse(case, part, tmp_path, monkeypatch):
+    """Masks are read on until the class is found; only what all masks say is an error."""
+    common, rare, options = RARE[case]
+    values = (1, 2, 3) if options else (0, 1, 2)
+    cfg = configure(write(tmp_path, counts=(30, 30), values=values), **options)
+    repaint(tmp_path / 'masks' / part, common, rare)
+    place = f'{part}_dataloader.dataset'
+    found = scan(cfg, sample=4)[place]
+    assert not found.problems.errors and 4 < found.read <= 30
+    repaint(tmp_path / 'masks' / part, common, common)
+    assert len(scan(cfg, sample=4)[place].problems.errors) == 1
+    monkeypatch.setattr('mmparax.checks.scan.MOST_MASKS', 8)
+    found = scan(cfg, sample=4)[place]
+    assert found.read == 8 and not found.problems.errors
+    remedy = found.problems.warnings[0].remedy if case != 'labels that are rare' else found.problems.warnings[-1].remedy
+    assert 'Only a sample was read: tools/doctor.py CONFIG --scan all' in remedy
+
+
+def test_a_class_that_loss_or_metric_ignores_is_said(tmp_path):
+    cfg = configure(write(tmp_path))
+    for evaluator in ('val_evaluator', 'test_evaluator'):
+        cfg[evaluator] = [dict(type='IoUMetric'), dict(type='IoUMetric', ignore_index=0)]
+    head = dict(type='FCNHead', num_classes=3)
+    cfg.model = dict(decode_head=dict(head), auxiliary_head=[dict(head, ignore_index=2)])
+    found = {place: [problem.summarize() for problem in entry.problems] for place, entry in scan(cfg).items()}
+    (train, ), (val, ) = found['train_dataloader.dataset'], found['val_dataloader.dataset']
+    assert "1 class(es) that a loss ignores: model.auxiliary_head.0.ignore_index=2 is 'stem'" in train
+    assert "1 class(es) that a metric ignores: val_evaluator.1.ignore_index=0 is 'soil'" in val
+
+
+def test_metrics_over_one_class_are_said(tmp_path):
+    write(tmp_path, values=(0, 1))
+    cfg = configure(tmp_path, classes=CLASSES[:2])
+    cfg.val_evaluator = cfg.test_evaluator = dict(type='IoUMetric', ignore_index=0)
+    problems = scan(cfg)['val_dataloader.dataset'].problems
+    assert not problems.errors and any("'soil' would be another, and ignore_index leaves it out." in problem.remedy
+                                       for problem in problems.warnings)
+    write(tmp_path / 'single', values=(0, 255))
+    problems = scan(configure(tmp_path / 'single', classes=CLASSES[:1]))['val_dataloader.dataset'].problems
+    assert [problem.kind for problem in problems] == ['metric(s) over a single class']

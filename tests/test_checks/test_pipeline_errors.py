@@ -8,7 +8,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from PIL import Image
 
-from helpers.mask_data import HEIGHT, WIDTH, configure, paint, write
+from helpers.mask_data import HEIGHT, PIPELINE, WIDTH, configure, paint, write
 from mmparax.checks.pipeline_errors import NamedPipeline, name_pipeline_errors
 from mmparax.errors import DataError
 
@@ -154,3 +154,15 @@ def test_a_run_ends_with_the_sentence(workers, tmp_path):
     broken.write_bytes(b'')
     with pytest.raises(DataError, match=rf"^train_dataloader.dataset: the image '{broken}' cannot be read: it is empty"):
         runner.train()
+
+
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_a_validation_that_resizes_keeps_its_masks(test_mode, tmp_path):
+    """mmsegmentation loads masks behind the resizing; its data sets have test_mode=False in validation, too."""
+    cfg = configure(write(tmp_path))
+    resized = [PIPELINE[0], dict(type='Resize', scale=(WIDTH // 2, HEIGHT // 2), keep_ratio=True), *PIPELINE[1:]]
+    cfg.val_dataloader.dataset.update(pipeline=resized, test_mode=test_mode)
+    samples = [sample for batch in load_all(cfg, loader='val_dataloader') for sample in batch['data_samples']]
+    assert len(samples) == 3 and all(sample.gt_sem_seg.shape == (HEIGHT, WIDTH) for sample in samples)
+    halve_mask(tmp_path, 'val')  # as large as the resized image, and still of another size than its own
+    assert "2.png' gives (8, 12) (height, width) where its image" in fail(cfg, loader='val_dataloader')

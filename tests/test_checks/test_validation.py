@@ -22,6 +22,8 @@ def test_metrics_that_are_not_computed_are_named(cfg, place):
 def test_the_others_pass(best):
     check_monitored(dict(default_hooks=dict(checkpoint=dict(save_best=best))), METRICS)
     check_monitored({}, {})
+    # A detector that finds nothing yet: its metrics are not computed, and their names not known.
+    check_monitored(dict(default_hooks=dict(checkpoint=dict(save_best='coco/bbox_mAP'))), {})
 
 
 def test_numbers():
@@ -29,9 +31,17 @@ def test_numbers():
     assert are_all_nan({'mIoU': np.float64('nan')}) and not are_all_nan(METRICS) and not are_all_nan({})
 
 
-def test_files_of_metrics_go_elsewhere():
-    config = [dict(type='CocoMetric', outfile_prefix='results/run', ann_file='a.json'), dict(type='IoUMetric', output_dir=None)]
-    assert redirect_outputs(config, '/x') == [
-        dict(type='CocoMetric', outfile_prefix='/x/outfile_prefix', ann_file='a.json'),
-        dict(type='IoUMetric', output_dir=None)
-    ]
+@pytest.mark.parametrize(
+    'given, expected',
+    [
+        (dict(type='mmdet.CocoMetric', outfile_prefix='results/run',
+              ann_file='a.json'), dict(type='mmdet.CocoMetric', ann_file='a.json')),  # it makes a folder of its own
+        (dict(type='mmdet.CocoPanopticMetric', outfile_prefix='results/run'), dict(type='mmdet.CocoPanopticMetric')),
+        (dict(type='mmdet.CocoMetric', outfile_prefix='results/run',
+              format_only=True), dict(type='mmdet.CocoMetric', outfile_prefix='/x/outfile_prefix', format_only=True)),
+        (dict(type='mmdet.CityScapesMetric',
+              outfile_prefix='results/run'), dict(type='mmdet.CityScapesMetric', outfile_prefix='/x/outfile_prefix')),
+        (dict(type='mmseg.IoUMetric', output_dir=None), dict(type='mmseg.IoUMetric', output_dir=None)),
+    ])
+def test_files_of_metrics_go_elsewhere(given, expected):
+    assert redirect_outputs([given], '/x') == [expected]

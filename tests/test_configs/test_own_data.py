@@ -11,11 +11,12 @@ from PIL import Image
 
 from helpers.config_files import CONFIGS, build
 from mmparax.checks.data import check_datasets
+from mmparax.checks.findings import summarize
 from mmparax.checks.model import check_class_counts, check_features
 from mmparax.datasets.mask_config import compose_config
 from mmparax.datasets.masks import MaskSet
 from mmparax.datasets.voc import read_voc, write_coco
-from mmparax.doctor import Doctor, summarize
+from mmparax.doctor import Doctor
 from mmparax.inference.metrics import select_class_metrics, select_paper_metrics
 from mmparax.utils.locks import unlock_folder
 

@@ -1,6 +1,7 @@
 """Folders that appear whole, what killed calls leave behind, and a config that cannot be written."""
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from helpers.mask_folders import prepare, save
 from mmparax.datasets.drafts import remove_stale, replace_folder, write_last
-from mmparax.errors import StorageError
+from mmparax.errors import InputError, MissingFileError, StorageError
 
 
 @pytest.fixture
@@ -72,6 +73,30 @@ def test_after_an_error_the_folder_is_what_it_was(error, here):
         (draft / 'new').write_text('x')
         raise error
     assert os.listdir() == ['mine'] and os.listdir('mine') == ['file']
+
+
+def copy_absent(draft):
+    shutil.copyfile('absent.jpg', draft / 'absent.jpg')
+
+
+def copy_into_nothing(draft):
+    Path('there.jpg').write_text('x')
+    shutil.copyfile('there.jpg', draft / 'no folder' / 'there.jpg')
+
+
+def miss(draft):
+    raise MissingFileError('mask.png is not there.')
+
+
+@pytest.mark.parametrize('write, kind, text', [
+    (copy_absent, InputError, "'absent.jpg' cannot be read: No such file or directory."),
+    (copy_into_nothing, StorageError, "mine' cannot be written: "),
+    (miss, MissingFileError, 'mask.png is not there.'),
+])
+def test_the_file_that_an_error_is_about_is_named(write, kind, text, here):
+    with pytest.raises(kind) as caught, replace_folder('mine') as draft:
+        write(draft)
+    assert text in str(caught.value) and not Path('mine').exists()
 
 
 # ---- the config ----

@@ -36,6 +36,18 @@ def test_what_is_other_data(changes, difference):
     assert find_first_difference(describe_data(make(**changes)), describe_data(make())) == difference
 
 
+def test_paths_of_one_place_are_the_same_data(tmp_path, monkeypatch):
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'data')
+    monkeypatch.chdir(tmp_path)
+    about = describe_evaluation(make(data_root=str(tmp_path / 'data' / 'x')), [0], 'x.pth')
+    monkeypatch.chdir('/')  # a report is made elsewhere
+    for root in ('data/x', './data/x/', 'data/../data/x', 'link/x', str(tmp_path / 'link' / 'x')):
+        assert find_first_difference(about['data'], describe_data(make(data_root=root)), about['folder']) == ''
+    other = find_first_difference(about['data'], describe_data(make(data_root='x')), about['folder'])
+    assert other == f"dataset.data_root={str(tmp_path / 'data' / 'x')!r} instead of 'x'"
+
+
 def test_files_of_evaluators_are_data_and_their_outputs_are_not():
     plain = describe_data(make([dict(type='CocoMetric', ann_file='a.json')]))
     written = make(

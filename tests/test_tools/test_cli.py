@@ -1,6 +1,7 @@
 """What the scripts share: options of one spelling, and errors as sentences."""
 import re
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mmparax.cli import (
     tool,
 )
 from mmparax.errors import TRACEBACK, InputError, ParameterError
+from mmparax.utils.interrupts import watch_interrupts
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for folder in ('tools', 'demo') for path in (ROOT / folder).rglob('*.py'))
@@ -94,6 +96,66 @@ def test_an_interrupt_is_a_sentence(monkeypatch, capsys):
     assert capsys.readouterr().err == '\nInterrupted.\n'
 
 
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+def swallow():
+    try:
+        interrupt()
+    except KeyboardInterrupt:
+        pass
+
+
+def fail():
+    raise ImportError('later')
+
+
+def run(function, monkeypatch):
+    """The exit code of a script."""
+
+    @tool(build_parser)
+    def main(args):
+        function()
+
+    monkeypatch.setattr(sys, 'argv', ['script.py', 'config.py'])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code
+
+
+def test_errors_that_an_interrupt_caused_are_interrupts(monkeypatch, capsys):
+
+    def handle():
+        try:
+            interrupt()
+        except KeyboardInterrupt as error:
+            raise ImportError('numpy failed to import') from error
+
+    assert run(handle, monkeypatch) == 130
+    assert capsys.readouterr().err == '\nInterrupted.\n'
+
+
+def test_c_code_raises_another_error_in_place_of_an_interrupt():
+    """The error comes from the line that was interrupted, without a context."""
+    with watch_interrupts() as interrupts:
+        with pytest.raises(ValueError) as same_line:
+            [swallow(), int('x')]
+        assert same_line.value.__context__ is None and interrupts.explain(same_line.value)
+        with pytest.raises(ImportError) as another_line:
+            fail()
+        assert not interrupts.explain(another_line.value)
+
+
+def test_an_error_after_an_interrupt_that_was_dealt_with_is_shown(monkeypatch):
+
+    def work():
+        swallow()
+        raise KeyError('size')
+
+    assert run(work, monkeypatch).startswith("KeyError: 'size' (in work of ")
+
+
 def test_a_setting_without_a_value_is_refused(capsys):
     parser = ToolParser('A script.')
     add_cfg_options_argument(parser)
@@ -119,7 +181,13 @@ def test_errors_can_be_traced(monkeypatch):
         stop(ParameterError('size', 0, 'it must be more'), monkeypatch)
 
 
-def test_other_errors_are_not_hidden(monkeypatch):
+def test_other_errors_are_one_sentence_and_their_traceback_is_kept(monkeypatch):
+    text = stop(KeyError('size'), monkeypatch)
+    assert text.startswith("KeyError: 'size' (in ") and len(text.splitlines()) == 1 and 'test_cli.py, line ' in text
+    log = Path(re.search(r'Traceback: (\S+), or set MMPARAX_TRACEBACK=1', text)[1])
+    assert log.read_text().startswith('Traceback') and log.read_text().endswith("KeyError: 'size'\n")
+    log.unlink()
+    monkeypatch.setenv('MMPARAX_TRACEBACK', '1')
     with pytest.raises(KeyError):
         stop(KeyError('size'), monkeypatch)
 

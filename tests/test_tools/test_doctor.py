@@ -9,8 +9,9 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmparax.checks.findings import summarize
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.doctor import Doctor, summarize
+from mmparax.doctor import Doctor
 
 ROOT = Path(__file__).parents[2]
 CONFIG = next((ROOT / 'configs' / 'quickstart').glob('upernet_swin-mini_adaroute*'))

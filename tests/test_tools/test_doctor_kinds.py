@@ -1,5 +1,7 @@
 """Kinds of mistakes with which a run would stop later, or learn nothing: the doctor names them, and so does the run."""
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ import mmparax
 from helpers import runs
 from helpers.cases import FEW_BLOCKS, TINY_SWIN
 from helpers.tasks import config
+from mmparax.checks.findings import summarize
 from mmparax.cli import build_runner
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.doctor import Doctor, summarize
+from mmparax.doctor import Doctor
 
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,
             **{**TINY_SWIN, **FEW_BLOCKS['swin']})
@@ -63,7 +66,8 @@ PROBLEMS = {
     }, 'classes', r'data_preprocessor.size=\(64, 64\) is not allowed: train_dataloader.dataset.pipeline crops to 96x96'),
     'one class': ({'model.decode_head.num_classes': 1, 'model.auxiliary_head': None}, 'classes', 'num_classes=1 is not allowed'),
     'weights of classes': ({'model.decode_head.loss_decode': dict(type='CrossEntropyLoss', class_weight=[1.] * 19)}, 'classes',
-                           r"model.decode_head.loss_decode.class_weight='19 numbers' is not allowed: this head needs 15"),
+                           r"model.decode_head.loss_decode.class_weight=\[1.0, 1.0, 1.0, ...\] \(19 entries\) is not allowed: "
+                           'this head needs 15 numbers, not 19'),
     'padding of no class': ({'model.data_preprocessor.seg_pad_val': 254}, 'classes',
                             'model.data_preprocessor.seg_pad_val=254 is not allowed: model.decode_head.ignore_index=255'),
     'ignored elsewhere': ({'train_dataloader.dataset.ignore_index': 0}, 'classes', 'model.decode_head.ignore_index=255 is not'),
@@ -146,7 +150,13 @@ def ignore_all(folder, scenes):
         Image.fromarray(np.zeros((96, 96), np.uint8)).save(folder / path.name)  # reduce_zero_label makes 0 the ignored value
 
 
-def test_nothing_is_learned(make, scenes, tmp_path):
+@pytest.fixture
+def blind(monkeypatch):
+    """The doctor does not look at the files themselves: what follows is on its own."""
+    monkeypatch.setattr('mmparax.doctor.scan_datasets', lambda *_: [])
+
+
+def test_nothing_is_learned(make, scenes, tmp_path, blind):
     cfg = make()
     ignore_all(tmp_path, scenes)
     cfg.train_dataloader.dataset.data_prefix.seg_map_path = str(tmp_path)
@@ -179,7 +189,7 @@ def test_a_single_crop_without_labels_is_no_problem(make, scenes, tmp_path):
     train(cfg)
 
 
-def test_crowds_teach_boxes_and_masks_nothing(make, scenes, tmp_path):
+def test_crowds_teach_boxes_and_masks_nothing(make, scenes, tmp_path, blind):
     cfg = make('detection')
     content = json.loads((scenes / 'annotations' / 'instances_training.json').read_text())
     for annotation in content['annotations']:
@@ -194,10 +204,34 @@ def test_crowds_teach_boxes_and_masks_nothing(make, scenes, tmp_path):
 
 @pytest.mark.parametrize('task', ['segmentation', 'detection', 'panoptic', 'classification'])
 def test_every_task_is_validated_and_resumed(task, make):
-    findings, ready, _ = examine(make(task))
+    cfg = make(task)
+    cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=1),
+        dict(type='MultiStepLR', by_epoch=False, milestones=[1, 2])
+    ]
+    if task in ('detection', 'panoptic'):
+        for metric in cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]:
+            metric.outfile_prefix = f'{cfg.work_dir}/results'
+    findings, ready, _ = examine(cfg)
     assert ready, findings
     assert findings['validation'][0] == findings['resuming'][0] == 'ok'
-    assert 'image(s): ' in findings['validation'][1] and 'MB of weights' in findings['resuming'][1]
+    assert 'image(s): ' in findings['validation'][1]
+    assert findings['resuming'][1].startswith('weights, optimizer, schedulers and histories are written, read and loaded again')
+    assert not os.path.exists(cfg.work_dir)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('loader', ['train', 'val'])
+def test_an_error_of_a_pipeline_is_the_same_sentence_everywhere(loader, workers, make):
+    cfg = make(changes={f'{loader}_dataloader.num_workers': workers})
+    pipeline = cfg[f'{loader}_dataloader'].dataset.pipeline
+    pipeline.insert(0, dict(type='RandomCrop', crop_size=(64, 64)))  # before there is an image
+    findings, ready, _ = examine(cfg)
+    status, text = findings['one step' if loader == 'train' else 'validation']
+    place = rf'{loader}_dataloader.dataset: the transform RandomCrop failed on \'[^\']+\' \(KeyError: \'img\'\)'
+    assert not ready and status == 'problem' and re.match(place, text), text
+    with pytest.raises(RuntimeError, match=place):
+        train(cfg)
 
 
 def test_a_last_batch_of_one_image(make):
@@ -245,14 +279,15 @@ def test_nothing_hangs(kind, make, monkeypatch):
     """Data sets of length 0, and samplers that never give an index."""
     cfg = make()
     if kind == 'custom':
-        monkeypatch.setattr('mmparax.doctor.LONGEST_WAIT', 1)
+        monkeypatch.setattr('mmparax.checks.loaders.LONGEST_WAIT', 1)
         cfg.train_dataloader.sampler = dict(type='Endless', _scope_='mmengine')
         findings, ready, _ = examine(cfg)
         assert not ready and 'the first batch took more than 1 seconds' in findings['one step'][1]
         return
     cfg.train_dataloader.dataset.update(type='NoScenes', serialize_data=False)
     findings, ready, _ = examine(cfg)
-    assert not ready and 'train_dataloader.dataset has 0 images' in str(findings)
+    assert not ready and findings['data'][0] == 'problem' and ' 0 images' in findings['data'][1], findings['data']
+    assert findings['batches'] == ('skipped', 'the data have a problem')
     with pytest.raises(ValueError, match='train_dataloader.dataset has 0 images'):
         train(cfg)
 

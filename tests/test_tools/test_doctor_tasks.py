@@ -5,9 +5,10 @@ from mmengine.registry import MODELS, init_default_scope
 
 from helpers.cases import FEW_BLOCKS, TINY_SWIN
 from helpers.tasks import config
+from mmparax.checks.findings import summarize
 from mmparax.checks.random_batch import make_random_batch
 from mmparax.datasets.synthetic.writers import write_scenes
-from mmparax.doctor import Doctor, summarize
+from mmparax.doctor import Doctor
 
 SWIN = dict(type='mmparax.AdaptedSwin', adapter=dict(type='mmparax.AdaRoute', hidden_dim=4), allow_random_base=True,
             **{**TINY_SWIN, **FEW_BLOCKS['swin']})

@@ -113,7 +113,7 @@ ERRORS = {
     'no such place': (('segmentation.py', 'segmentation.pth', 'scene.png', '--out', 'scene.png/x.png'),
                       "'scene.png' cannot be written to"),
     'no such format': (('segmentation.py', 'segmentation.pth', 'scene.png', '--out', 'wrong.txt'),
-                       "--out='wrong.txt' is not allowed: it must be a file whose name ends in .png, .jpg"),
+                       "--out='wrong.txt' is not allowed: it must be a file whose name ends in .jpg, .jpeg"),
     'no format': (('segmentation.py', 'segmentation.pth', 'scene.png', '--out', 'wrong'), "--out='wrong' is not allowed"),
     'one file for two': (('segmentation.py', 'segmentation.pth', 'scene.png', 'scene.png', '--out', 'wrong.png'),
                          "--out='wrong.png' is not allowed: it is one file, and there are 2 images. Give --out-dir."),

@@ -117,7 +117,7 @@ def test_an_error_after_no_interrupt_is_an_error(monkeypatch):
     def main(args):
         raise ImportError('half')
 
-    with pytest.raises(ImportError):
+    with pytest.raises(SystemExit, match='^ImportError: half '):
         main()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(SystemExit):

@@ -72,3 +72,9 @@ def test_data_that_teach_nothing(work, tmp_path):
 def test_wrong_options(arguments, message, work):
     done = work((0, 1, 2))('doctor.py', 'mine.py', *arguments)
     assert done.returncode != 0 and message in done.stdout and 'Traceback' not in done.stdout, done.stdout
+
+
+def test_a_scan_is_not_for_several_processes(work):
+    done = work((0, 1, 2))('train.py', 'mine.py', '--scan', 'all', '--launcher', 'pytorch')
+    assert done.returncode == 1 and 'Traceback' not in done.stdout, done.stdout
+    assert 'Scan once with tools/doctor.py CONFIG --scan, then start the processes without it.' in done.stdout

@@ -230,6 +230,25 @@ def test_an_environment_comes_to_see_the_packages_of_its_interpreter(setup_env, 
     assert env.sees_system() and (tmp_path / 'venv' / 'kept').exists()
 
 
+def test_an_environment_that_works_outlives_a_venv_that_fails(setup_env, tmp_path, monkeypatch):
+    env = setup_env.Environment(str(tmp_path / 'venv'))
+    monkeypatch.setattr(setup_env.Environment, 'is_usable', lambda self: Path(self.python).exists())
+    monkeypatch.setattr(setup_env, 'probe_python', lambda interpreter: sys.version_info[:2])
+    env.create(make_python_without_pip(tmp_path), exactly=False)
+    (tmp_path / 'venv' / 'kept').touch()
+    settings = (tmp_path / 'venv' / 'pyvenv.cfg').read_text()
+    failing = tmp_path / 'failing'
+    failing.write_text('#!/bin/sh\necho "include-system-site-packages = true" > "$4/pyvenv.cfg"\necho no ensurepip\nexit 1\n')
+    failing.chmod(0o755)
+    with pytest.raises(setup_env.SetupError, match='no ensurepip'):
+        env.create(str(failing), exactly=False, system=True)
+    assert (tmp_path / 'venv' / 'kept').exists() and (tmp_path / 'venv' / 'pyvenv.cfg').read_text() == settings
+    new = setup_env.Environment(str(tmp_path / 'new'))
+    with pytest.raises(setup_env.SetupError, match='no ensurepip'):
+        new.create(str(failing), exactly=False, system=True)
+    assert not (tmp_path / 'new').exists()
+
+
 def test_nothing_is_removed_that_is_no_environment_of_ours(setup_env, tmp_path):
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data' / 'photo.jpg').touch()

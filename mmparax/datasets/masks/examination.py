@@ -3,7 +3,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from mmparax.datasets.drawing import draw_validation
@@ -12,7 +11,7 @@ from mmparax.datasets.masks.files import SPLITS, SUFFIXES, MatchedFile, match_fi
 from mmparax.datasets.masks.numbering import check_count, check_numbering, check_values
 from mmparax.datasets.masks.reading import count_values, read_values
 from mmparax.errors import InputError, ParameterError, check_int, check_number
-from mmparax.utils.images import EXIF_SIDEWAYS, UPRIGHT, describe_image
+from mmparax.utils.images import EXIF_SIDEWAYS, UPRIGHT, describe_image, open_image
 from mmparax.utils.problems import ProblemList
 from mmparax.utils.text import join_names
 
@@ -198,7 +197,7 @@ def _read(file: MatchedFile, colours: ColourTable | None, problems: ProblemList)
     """Read an image and its mask completely; None, and one more problem, if something is wrong with them."""
     picture = labels = None
     try:
-        with Image.open(file.image) as image:
+        with open_image(file.image) as image:
             image.load()
             picture = describe_image(image)
     except Exception as error:  # whatever a decoder says

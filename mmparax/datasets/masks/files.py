@@ -7,14 +7,14 @@ from functools import cache
 from pathlib import Path
 
 from mmparax.errors import InputError, MissingFileError, ParameterError
+from mmparax.utils.images import IMAGE_ENDINGS, LOSSY_ENDINGS
 from mmparax.utils.problems import ProblemList
 from mmparax.utils.text import join_names
 
 SPLITS = ('training', 'validation', 'test')
 # Ending of a given image -> ending of the written one: mmsegmentation reads the files of one ending in a folder.
-SUFFIXES = {'.jpg': '.jpg', '.jpeg': '.jpg', '.png': '.png', '.bmp': '.bmp', '.tif': '.tif', '.tiff': '.tif', '.webp': '.webp'}
+SUFFIXES = {ending: {'.jpeg': '.jpg', '.tiff': '.tif'}.get(ending, ending) for ending in IMAGE_ENDINGS}
 LOSSLESS = ('.png', '.bmp', '.tif', '.tiff', '.gif')
-LOSSY = ('.jpg', '.jpeg', '.webp')
 _FOLDER = re.compile(
     r'(?P<split>train|training|val|valid|validation|test|testing)(?:[-_]?20\d\d)?'
     r'(?P<masks>[-_]?(?:labels?|masks?|annot|annotations?|gt))?', re.IGNORECASE)
@@ -69,8 +69,8 @@ def parse_mask_suffix(suffix: str) -> MaskName:
     Raises:
         ParameterError: if it is a path, or ends as a file that loses values does.
     """
-    ending = next((ending for ending in (*LOSSLESS, *LOSSY) if suffix.lower().endswith(ending)), None)
-    if ending in LOSSY:
+    ending = next((ending for ending in (*LOSSLESS, *LOSSY_ENDINGS) if suffix.lower().endswith(ending)), None)
+    if ending in LOSSY_ENDINGS:
         raise ParameterError('mask_suffix', suffix, f'a {ending[1:].upper()} file may alter values and colours; masks end in '
                              f'{", ".join(LOSSLESS)}')
     if '/' in suffix or '\\' in suffix:
@@ -168,7 +168,10 @@ def _match_folder(images: Path, masks: Path, name: MaskName, problems: ProblemLi
             raise MissingFileError(f'the folder {str(folder)!r} holds no file that ends in {marker}{", ".join(kinds)}; folders '
                                    'in it are not looked into'
                                    + (', unless they are called train, val and test.' if folder is images else '.'))
-    lonely = [path.name for stem, paths in labels.items() if stem not in files for path in paths if not _has_ending(path, LOSSY)]
+    lonely = [
+        path.name for stem, paths in labels.items() if stem not in files for path in paths
+        if not _has_ending(path, LOSSY_ENDINGS)
+    ]
     remedy = _suggest_suffix(files, [path.name for path in masks.iterdir() if _has_ending(path, LOSSLESS)], name) \
         if not set(files) & set(labels) else ''
     pairs = []
@@ -194,7 +197,7 @@ def _index(images: Path, masks: Path, name: MaskName) -> tuple[Files, Files, tup
     files: Files = defaultdict(list)
     labels: Files = defaultdict(list)
     for path in sorted(masks.iterdir()):
-        lossy = LOSSY if not together or name.marker else ()
+        lossy = LOSSY_ENDINGS if not together or name.marker else ()
         if _has_ending(path, (*name.endings, *lossy)) and path.stem.endswith(name.marker) and path.stem != name.marker:
             labels[path.stem[:len(path.stem) - len(name.marker)]].append(path)
     taken = {path for paths in labels.values() for path in paths} if together else set()
@@ -213,7 +216,7 @@ def _choose(stem: str, files: Files, labels: Files, name: MaskName, problems: Pr
     if len(files[stem]) > 1:
         problems.add('names that several images have', join_names(path.name for path in files[stem]))
     masks = labels.get(stem, [])
-    good = [path for path in masks if not _has_ending(path, LOSSY)]
+    good = [path for path in masks if not _has_ending(path, LOSSY_ENDINGS)]
     if len(good) > 1:
         problems.add('names that several masks have', join_names(path.name for path in good))
     elif not good and masks:

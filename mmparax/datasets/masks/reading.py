@@ -5,6 +5,7 @@ import numpy as np
 from PIL import Image
 
 from mmparax.datasets.masks.colours import ColourTable
+from mmparax.utils.images import open_image
 from mmparax.utils.problems import ProblemList
 
 FEW_COLOURS = 8  # more unknown colours in one mask are no forgotten classes
@@ -25,7 +26,7 @@ def read_values(path: str | Path, colours: ColourTable | None, problems: Problem
         Exception: of the decoder, if the file cannot be read.
     """
     name = Path(path).name
-    with Image.open(path) as mask:
+    with open_image(path) as mask:
         mask.load()
         if colours is not None:
             return _find_colours(mask, name, colours, problems)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mmparax.datasets.shapes.cvat import read_cvat
 from mmparax.datasets.shapes.labelme import read_labelme
-from mmparax.datasets.shapes.shapes import IMAGE_ENDINGS, ShapeImage
+from mmparax.datasets.shapes.shapes import ShapeImage
 from mmparax.errors import InputError, MissingFileError, ParameterError
+from mmparax.utils.images import IMAGE_ENDINGS
 from mmparax.utils.problems import ProblemList
 from mmparax.utils.text import join_names
 

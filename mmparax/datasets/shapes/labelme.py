@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from mmparax.datasets.shapes.shapes import IMAGE_ENDINGS, Shape, ShapeImage, check_image, check_points, choose_name
+from mmparax.datasets.shapes.shapes import Shape, ShapeImage, check_image, check_points, choose_name
+from mmparax.utils.images import IMAGE_ENDINGS, open_image
 from mmparax.utils.problems import ProblemList
 
 # Kind -> the numbers of points that it may have; None: any above.
@@ -101,7 +101,8 @@ def _read_shape(entry: Any, place: str, skip: Collection[str], image: ShapeImage
     mask = None
     if kind == 'mask':
         try:
-            mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(entry.get('mask') or '', validate=True)))) > 0
+            with open_image(io.BytesIO(base64.b64decode(entry.get('mask') or '', validate=True))) as picture:
+                mask = np.asarray(picture) > 0
             assert mask.ndim == 2
         except (OSError, ValueError, TypeError, AssertionError, binascii.Error):
             problems.add('shapes whose mask cannot be read', place)

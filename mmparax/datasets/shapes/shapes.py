@@ -12,7 +12,6 @@ from mmparax.utils.images import read_header
 from mmparax.utils.problems import ProblemList
 
 _NUMBER = re.compile(r'\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*', re.IGNORECASE)
-IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 @dataclass
@@ -78,8 +77,8 @@ def check_image(candidates: Iterable[Path], size: tuple[int, int] | None, source
         return None
     try:
         width, height = read_header(file).loaded_size  # labelling tools show it turned, training reads it so
-    except Exception as error:  # whatever a decoder says
-        problems.add('images that cannot be read', f'{file.name} ({type(error).__name__}: {error})')
+    except OSError as error:
+        problems.add('images that cannot be read', f'{file.name} ({error})')
         return None
     if size is not None and size != (height, width):
         problems.add('images of another size than the annotations say', f'{source}: {size[1]}x{size[0]}, {file.name}: '
