@@ -188,6 +188,8 @@ class BaseWeights(BaseModule):
         """
         frozen, loaded = self.frozen_parameters(), self.parameters_of(Role.BASE, Role.TUNED)
         origins: dict[str, list[str | None]] = {}
+        if any(parameter.is_meta for parameter in frozen.values()):  # built to be counted: there are no values to tell apart
+            return origins
         for name, value in converted.items() if frozen else ():
             if name in frozen and fitted[name] is value:
                 continue

@@ -87,8 +87,8 @@ def _find_unusable_kind(value: Any, expected: Tensor) -> str | None:
 def find_nonfinite(given: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """Return those of some names under which ``given`` holds infinite values or NaN."""
     return [
-        name for name in names
-        if isinstance(given.get(name), Tensor) and given[name].is_floating_point() and not torch.isfinite(given[name]).all()
+        name for name in names if isinstance(given.get(name), Tensor) and given[name].is_floating_point()
+        and not given[name].is_meta and not torch.isfinite(given[name]).all()
     ]
 
 

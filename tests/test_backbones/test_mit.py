@@ -16,7 +16,6 @@ from mmparax.backbones import AdaptedMiT, AdaptedSwin, AdaRouteMiT
 from mmparax.backbones.base_weights import BaseSource
 from mmparax.backbones.roles import Role
 from mmparax.utils.meta_device import use_meta_device
-from mmparax.utils.toolboxes import find_obstacle
 
 FROZEN = dict(type='mmparax.Frozen')
 ROOT = Path(__file__).parents[2]
@@ -176,12 +175,10 @@ def test_without_mmseg_the_package_is_named_when_it_is_asked_for(monkeypatch):
     registry = Registry('model', scope='mmparax', locations=['mmparax.registry'])
     monkeypatch.setattr('mmparax.registry.MODELS', registry)
     monkeypatch.setattr('mmparax.utils.toolboxes.find_spec', lambda name: None if name == 'mmseg' else object())
-    find_obstacle.cache_clear()  # it was asked when the package was imported
     names = runpy.run_path(mmparax.backbones.__file__)
     for make in (lambda: registry.build(dict(type='AdaRouteMiT', embed_dims=32)), lambda: names['AdaptedMiT'](embed_dims=32)):
         with pytest.raises(ImportError, match='mmparax needs the package mmseg, .*pip install onedl-mmsegmentation'):
             make()
-    find_obstacle.cache_clear()
     assert names['AdaptedSwin'] is AdaptedSwin
 
 

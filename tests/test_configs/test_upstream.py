@@ -142,6 +142,6 @@ def test_mmsegmentation_s_own_configs_are_bases(name, tmp_path):
 def test_only_onedl_s_distribution_needs_another_name(installed, expected, monkeypatch):
     before = dict(MODULE2PACKAGE)
     monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
-    monkeypatch.setattr(inheritance, 'is_installed', lambda name: name in installed or not name.startswith('mmseg'))
+    monkeypatch.setattr('mmengine.utils.is_installed', lambda name: name in installed or not name.startswith('mmseg'))
     inheritance.name_installed_toolboxes()
     assert {**before, 'mmseg': expected} == MODULE2PACKAGE

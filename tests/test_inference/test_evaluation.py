@@ -65,7 +65,7 @@ def test_files_of_evaluators_are_data_and_their_outputs_are_not():
     (dict(data_prefix=dict(img='JPEGImages'), ann_file='lists/test.txt'), 'test'),
     (dict(data_prefix='validation'), 'validation'),
     ({}, ''),
-    (dict(type='ConcatDataset', datasets=[dict(split='b'), dict(split='a')]), 'a + b'),
+    (dict(type='ConcatDataset', datasets=[dict(split='b'), dict(split='a')]), 'b + a'),
 ])
 def test_splits_have_the_names_of_their_folders(dataset, split):
     assert name_split(dict(test_dataloader=dict(dataset=dataset))) == split
