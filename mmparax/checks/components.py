@@ -105,8 +105,11 @@ def _check_hooks(cfg: Mapping[str, Any]) -> None:
             average = dict(type=hook.get('ema_type', 'ExponentialMovingAverage'), _scope_=hook.get('_scope_'))
             options = {name: value for name, value in hook.items() if name not in (*own, 'type', '_scope_', 'priority')}
             check_named(MODELS, {**options, **average}, place, cfg, given=('model', ))
-        name = getattr(cls, '__name__', '')
-        if name in ALONE and cls.__module__.startswith('mmparax.'):
+        if not getattr(cls, '__module__', '').startswith('mmparax.'):
+            continue
+        cls(**{option: value for option, value in hook.items() if option not in ('type', 'priority', '_scope_')})
+        name = cls.__name__
+        if name in ALONE:
             if name in seen:
                 raise ParameterError(
                     place, dict(hook), f'{seen[name]} is a {name} already, and a run has one',

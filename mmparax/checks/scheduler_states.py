@@ -14,6 +14,7 @@ from torch import nn
 
 from mmparax.errors import InputError
 from mmparax.utils.launch import use_amp
+from mmparax.utils.text import get_first_line
 from mmparax.weights.reader import read_torch
 
 
@@ -135,7 +136,6 @@ def reread(content: Any, what: str) -> Any:
         file.seek(0)
         return read_torch(file)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f'{what} cannot be resumed from: a checkpoint holds tensors and plain data alone ({reason}). Keep '
+            f'{what} cannot be resumed from: a checkpoint holds tensors and plain data alone ({get_first_line(error)}). Keep '
             'other objects out of it, or allow their class on purpose (torch.serialization.add_safe_globals).') from error
