@@ -2,21 +2,25 @@
 """The main job on real input: ``make quickstart [TASK=segmentation|detection|panoptic|classification]``.
 
 Makes the scenes, freezes a pre-trained mini backbone, trains AdaRoute and a head through tools/train.py, evaluates through
-tools/test.py, and ends with the trainable parameters, the metric, the time and a picture. With --compare it does so for AdaRoute,
-the frozen backbone and full fine-tuning with several seeds, and writes a table.
+tools/test.py, and ends with the trainable parameters, the metric, the time and a picture. Interrupted, the same call goes on.
+With --compare it does so for AdaRoute, the frozen backbone and full fine-tuning with several seeds, and writes a table.
 """
 import argparse
 import json
 import os
 import re
+import shlex
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmparax.cli import ToolParser, tool
+from mmparax.cli import ToolParser, explain_interrupt, tool
 from mmparax.errors import check_int, check_seed
+from mmparax.utils.storage import write
 from mmparax.utils.tables import format_mean_and_spread
 
 TOOLS = Path(__file__).resolve().parent
@@ -25,6 +29,7 @@ CONFIGS = dict(segmentation='upernet_swin-mini_{}_1xb8-500_scenes-128x128.py',
                detection='mask-rcnn_convnext-mini_{}_1xb8-400_scenes-128x128.py',
                panoptic='panoptic-fpn_swin-mini_{}_1xb8-300_scenes-128x128.py',
                classification='vit-mini_{}_1xb32-800_scenes-32x32.py')
+CHECKPOINTS = 10  # of a training: where an interrupted one goes on
 METHODS = dict(frozen='Frozen (head only)', adaroute='AdaRoute', full='full fine-tuning')
 
 
@@ -45,55 +50,146 @@ def build_parser() -> ToolParser:
     return parser
 
 
-def call(script: str, log: Path, total: int, label: str, *arguments: str) -> str:
-    """Run a script of tools/ with its output in a log file and a progress bar; return the output."""
+def call(script: str, log: Path, total: int, *arguments: str, append: bool = False) -> str:
+    """Run a script of tools/ with its output in a log file and a line of progress; return the output."""
     from mmparax.reproduce.process import run_script
 
-    return run_script([sys.executable, str(TOOLS / script), *arguments], log, label, Path(script).stem, total)
+    label = dict(train='training', test='evaluation')[Path(script).stem]
+    command = [sys.executable, str(TOOLS / script), *arguments]
+    return run_script(command, log, label, Path(script).stem, total, append=append)
 
 
-def run(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Train and evaluate one method with one seed; a finished run is not repeated."""
-    from mmengine.config import Config
+@contextmanager
+def measure(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the seconds that something takes to those of its phase, also if it is interrupted."""
+    start = time.time()
+    try:
+        yield
+    finally:
+        seconds[phase] = round(seconds.get(phase, 0) + time.time() - start, 1)
 
-    from mmparax.inference.metrics import select_paper_metrics
-    from mmparax.inference.scene_pictures import draw_scene_predictions
-    from mmparax.reproduce.settings import build_data_options, build_length_options, format_options
-    from mmparax.utils.code_digest import compute_parts_digest, encode_content, read_package_source
-    from mmparax.weights.sources import locate
 
-    config = str(FOLDER / CONFIGS[args.task].format(method))
-    cfg = Config.fromfile(config)
-    iterations = args.iterations or cfg.train_cfg.max_iters
-    work_dir = Path(args.work_dir) / args.task / f'{method}_seed{seed}'
-    summary, picture = work_dir / 'summary.json', work_dir / 'prediction.png'
-    scenes = json.loads((Path(args.data_dir) / 'classes.json').read_text(encoding='utf-8'))
-    settings = dict(
-        config=Path(config).name, seed=seed, iterations=iterations, scenes=scenes['counts'],
-        digest=compute_parts_digest(encode_content(cfg.to_dict()), encode_content(scenes),
-                                    locate(cfg.model.backbone.base_checkpoint).read_bytes(), read_package_source()))
-    if summary.is_file() and picture.is_file():
-        found = json.loads(summary.read_text(encoding='utf-8'))
-        if found['settings'] == settings:
-            print(f'{METHODS[method]}, seed {seed}: done before, kept in {work_dir}.')
+class Run:
+    """One method with one seed: its folder, and what is done of it.
+
+    ``run.json`` says for which settings the checkpoints are, and how long each phase took so far; ``summary.json`` is written
+    last.
+
+    Args:
+        method, seed: what to train.
+        args: the arguments of the script.
+    """
+
+    def __init__(self, method: str, seed: int, args: argparse.Namespace):
+        from mmengine.config import Config
+
+        from mmparax.reproduce.settings import build_data_options, format_options
+
+        self.method, self.seed, self.args = method, seed, args
+        self.config = str(FOLDER / CONFIGS[args.task].format(method))
+        self.cfg = Config.fromfile(self.config)
+        self.iterations = args.iterations or self.cfg.train_cfg.max_iters
+        self.folder = Path(args.work_dir) / args.task / f'{method}_seed{seed}'
+        self.checkpoint = self.folder / f'iter_{self.iterations}.pth'
+        self.picture = self.folder / 'prediction.png'
+        self.options = [f'randomness.seed={seed}', *format_options(build_data_options(self.cfg, args.data_dir))]
+        self.settings = self._collect_settings()
+
+    def _collect_settings(self) -> dict[str, Any]:
+        """All that the result depends on."""
+        from mmparax.utils.code_digest import compute_parts_digest, encode_content, read_package_source
+        from mmparax.weights.sources import locate
+
+        scenes = json.loads((Path(self.args.data_dir) / 'classes.json').read_text(encoding='utf-8'))
+        base = locate(self.cfg.model.backbone.base_checkpoint).read_bytes()
+        digest = compute_parts_digest(encode_content(self.cfg.to_dict()), encode_content(scenes), base, read_package_source())
+        return dict(config=Path(self.config).name, seed=self.seed, iterations=self.iterations, scenes=scenes['counts'],
+                    digest=digest)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Content of a JSON file of the folder, if it is about these settings; else empty."""
+        path = self.folder / name
+        found = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+        return found if found.get('settings') == self.settings else {}
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        text = json.dumps(dict(settings=self.settings, **content), indent=1) + '\n'
+        write(self.folder / name, text.encode(), 'Make room, then call the same command again.')
+
+    def do(self) -> dict[str, Any]:
+        """Train, evaluate and draw what is not done yet; return what summary.json holds."""
+        from mmparax.utils.locks import in_use
+
+        label = f'{METHODS[self.method]}, seed {self.seed}'
+        found = self.read('summary.json')
+        if found and self.picture.is_file():
+            print(f'{label}: done before, kept in {self.folder}.')
             return found
-    options = ['--cfg-options', f'randomness.seed={seed}', *format_options(build_data_options(cfg, args.data_dir))]
-    training = options + (format_options(build_length_options(iterations)) if args.iterations else [])
-    start, label, checkpoint = time.time(), f'{METHODS[method]}, seed {seed}', str(work_dir / f'iter_{iterations}.pth')
-    log = call('train.py', work_dir / 'train.txt', iterations, f'{label}: training', config, '--no-validate', '--work-dir',
-               str(work_dir), *training)
-    trained = time.time() - start
-    tested = call('test.py', work_dir / 'test.txt', 1, f'{label}: evaluating', config, checkpoint, '--work-dir', str(work_dir),
-                  *options)
-    metrics = json.loads(max(work_dir.glob('*/*.json'), key=os.path.getmtime).read_text(encoding='utf-8'))
-    draw_scene_predictions(cfg, checkpoint, args.data_dir, picture, f'{METHODS[method]} on synthetic scenes it has not seen')
-    table = re.search(r'( +Parameters *\n.*?┘)', log, re.S)
-    rows = re.findall(r'\| +([\w ]+?) +\| +([\d.]+|nan) *\| +[\d.nan]+ *\|', tested) if args.task == 'segmentation' else []
-    result = dict(settings=settings, metrics=select_paper_metrics(metrics),
-                  classes={name: None if value == 'nan' else float(value) for name, value in rows},
-                  seconds_training=round(trained, 1), seconds=round(time.time() - start, 1), table=table.group(1))
-    summary.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
-    return result
+        seconds: dict[str, float] = self.read('run.json').get('seconds', {})
+        if not seconds and not in_use(self.folder):
+            for path in (*self.folder.glob('iter_*.pth'), self.folder / 'last_checkpoint', self.folder / 'train.txt'):
+                path.unlink(missing_ok=True)  # of other settings
+            self.write('run.json', dict(seconds=dict(training=0)))
+        print(f'{label}, {self.args.task}, {self.iterations} iterations; the whole output is in {self.folder}/*.txt')
+        try:
+            with measure(seconds, 'training'):
+                self._train()
+            with measure(seconds, 'evaluation'):
+                tested = call('test.py', self.folder / 'test.txt', 1, self.config, str(self.checkpoint), '--work-dir',
+                              str(self.folder), '--cfg-options', *self.options, 'default_hooks.logger.interval=5')
+            result = self._collect_result(tested)
+            with measure(seconds, 'picture'):
+                self._draw(result)
+        finally:
+            self.write('run.json', dict(seconds=seconds))
+        result = dict(result, seconds=seconds, seconds_training=seconds['training'])
+        self.write('summary.json', result)
+        return dict(result, settings=self.settings)
+
+    def _train(self) -> None:
+        """Train, or go on from the last checkpoint of an interrupted training."""
+        from mmparax.reproduce.settings import build_length_options, format_options
+
+        if self.checkpoint.is_file():
+            return
+        length = build_length_options(self.iterations) if self.args.iterations else {}
+        length.update(
+            {'default_hooks.checkpoint.interval': max(1, self.iterations // CHECKPOINTS), 'default_hooks.logger.interval': 10})
+        call('train.py', self.folder / 'train.txt', self.iterations, self.config, '--no-validate', '--resume', '--work-dir',
+             str(self.folder), '--cfg-options', *self.options, *format_options(length), append=True)
+
+    def _collect_result(self, tested: str) -> dict[str, Any]:
+        """Metrics of the evaluation, and the table of parameters from the training's log."""
+        from mmparax.inference.metrics import select_paper_metrics
+
+        metrics = json.loads(max(self.folder.glob('*/*.json'), key=os.path.getmtime).read_text(encoding='utf-8'))
+        table = re.search(r'( +Parameters *\n.*?┘)', (self.folder / 'train.txt').read_text(encoding='utf-8'), re.S)
+        rows = re.findall(r'\| +([\w ]+?) +\| +([\d.]+|nan) *\| +[\d.nan]+ *\|', tested)
+        classes = {name: None if value == 'nan' else float(value) for name, value in rows}
+        return dict(metrics=select_paper_metrics(metrics), classes=classes if self.args.task == 'segmentation' else {},
+                    table=table.group(1))
+
+    def _draw(self, result: dict[str, Any]) -> None:
+        from mmparax.inference.scene_pictures import draw_scene_predictions
+        from mmparax.utils.progress import Progress
+
+        share = re.search(r'trainable in backbone.*?([\d.]+%)', result['table'])
+        subtitle = f'{describe_metrics(self.args, result)} · trained: {share.group(1) if share else "100%"} of the backbone'
+        with Progress(desc='picture', total=1) as bar:
+
+            def report(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            draw_scene_predictions(self.cfg, str(self.checkpoint), self.args.data_dir, self.picture,
+                                   f'{METHODS[self.method]} on synthetic scenes it has not seen', subtitle, report)
+
+
+def describe_metrics(args: argparse.Namespace, result: dict[str, Any]) -> str:
+    """The metrics of a run, and on what they were measured."""
+    metrics = ', '.join(f'{name} {value:.1f}' for name, value in result['metrics'].items() if value is not None)
+    crops = 'crops of ' if args.task == 'classification' else ''
+    return f'{metrics or "nothing was found"} on {crops}{args.num_val} scenes'
 
 
 def collect_scores(result: dict[str, Any]) -> dict[str, float]:
@@ -110,7 +206,8 @@ def collect_scores(result: dict[str, Any]) -> dict[str, float]:
 
 def compare(args: argparse.Namespace) -> None:
     """Run every method with every seed and write the table as Markdown and JSON."""
-    results: dict[str, list[dict[str, Any]]] = {method: [run(method, seed, args) for seed in args.seeds] for method in METHODS}
+    results: dict[str, list[dict[str,
+                                 Any]]] = {method: [Run(method, seed, args).do() for seed in args.seeds] for method in METHODS}
     names = list(collect_scores(results['adaroute'][0]))
     lines = [
         '| method | ' + ' | '.join(names) + f' | {names[0]} of seeds {", ".join(map(str, args.seeds))} | training |',
@@ -137,19 +234,40 @@ def main(args: argparse.Namespace) -> None:
         check_int(name, getattr(args, name))
     for seed in (args.seed, *args.seeds):
         check_seed('seed', seed)
-    start = time.time()
-    write_scenes(args.data_dir, args.num_train, args.num_val)
-    if args.compare:
-        compare(args)
-        return
-    result = run(args.method, args.seed, args)
-    picture = Path(args.work_dir) / args.task / f'{args.method}_seed{args.seed}' / 'prediction.png'
-    metrics = ', '.join(f'{name} {value:.1f}' for name, value in result['metrics'].items() if value is not None)
-    metrics = metrics or 'nothing was found'
-    crops = args.task == 'classification'
-    print(f'\n{result["table"]}\n\n{METHODS[args.method]}: {metrics} on {"crops of " if crops else ""}{args.num_val} scenes not '
-          f'seen in training (percent), {result["seconds_training"]:.0f} s of training, {time.time() - start:.0f} s in all.\n'
-          f'Picture ({"crops with their predictions" if crops else "input, ground truth, prediction"}): {picture.resolve()}')
+    seconds: dict[str, float] = {}
+    with explain_interrupt():
+        with measure(seconds, 'scenes'):
+            write_scenes(args.data_dir, args.num_train, args.num_val)
+        if args.compare:
+            compare(args)
+            return
+        run = Run(args.method, args.seed, args)
+        result = run.do()
+        print('\n' + describe_run(run, result, {**seconds, **result['seconds']}))
+
+
+def describe_run(run: Run, result: dict[str, Any], seconds: dict[str, float]) -> str:
+    """What a person wants to know in the end: parameters, metric, times, the picture, and what to do next."""
+    python, docs = shorten(sys.executable), shorten(str(TOOLS.parent / 'docs'))
+    tools = shorten(str(TOOLS))
+    times = ', '.join(f'{phase} {value:.0f} s' for phase, value in seconds.items())
+    what = 'crops with their predictions' if run.args.task == 'classification' else \
+        'input, ground truth, prediction, right and wrong'
+    own = f'{python} {tools}/dataset_tools/prepare_masks.py IMAGES MASKS --out-dir data/mine --config configs/mine.py' \
+        if run.args.task == 'segmentation' else f'less {docs}/own_data.md'
+    return (f'{result["table"]}\n\n'
+            f'{METHODS[run.method]}: {describe_metrics(run.args, result)} not seen in training (percent)\n'
+            f'Time: {times}; {sum(seconds.values()):.0f} s in all\n'
+            f'Picture ({what}): {run.picture.resolve()}\n\n'
+            f'Your own data:  {own}\n'
+            f'A report:       {python} {tools}/analysis_tools/report.py {run.folder} --out report.html\n'
+            f'How it works:   less {docs}/design.md')
+
+
+def shorten(path: str) -> str:
+    """A path from here if it is below, as a word of a command."""
+    relative = os.path.relpath(path)
+    return shlex.quote(path if relative.startswith('..') else relative)
 
 
 if __name__ == '__main__':

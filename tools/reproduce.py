@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from mmparax.cli import ToolParser, add_gpus_argument, end_interrupted, tool
 from mmparax.errors import InputError, ParameterError, check_int, check_seed
+from mmparax.utils.progress import Progress
 
 if TYPE_CHECKING:
     from mmparax.reproduce.entries import TableEntry
@@ -95,7 +95,7 @@ def describe(runner: TableRunner, entries: list[TableEntry], seeds: Sequence[int
     from mmparax.reproduce.state import DONE, list_seeds, summarize_states
 
     descriptions = []
-    for entry in tqdm(entries, desc='entries', unit='entry', file=sys.stderr):
+    for entry in Progress(entries, desc='entries', unit='entry', file=sys.stderr):
         known = {*seeds, *list_seeds(runner.get_folder(entry, 0).path.parent)}
         states = {seed: runner.read_state(entry, seed) for seed in sorted(known)}
         descriptions.append(

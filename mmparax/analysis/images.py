@@ -10,12 +10,12 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor
-from tqdm import tqdm
 
 from mmparax.checks.data import check_datasets
 from mmparax.errors import InputError, MissingFileError, ParameterError, check_int
 from mmparax.inference.predictions import get_test_pipeline, loads_files, make_pipeline_input, read_image
 from mmparax.utils.images import IMAGE_ENDINGS
+from mmparax.utils.progress import Progress
 
 
 class ImageCrops:
@@ -58,7 +58,7 @@ class ImageCrops:
 
     def find_smallest_side(self, progress: bool = True) -> int:
         """Measure the shortest side of any of the images after the pipeline, in pixels."""
-        numbers = tqdm(range(len(self)), desc='sizes', unit='image', disable=not progress, leave=False)
+        numbers = Progress(range(len(self)), desc='sizes', unit='image', disable=not progress, leave=False)
         return min(min(self._load(number).shape[-2:]) for number in numbers)
 
     def cut(self, numbers: Sequence[int], size: int) -> list[Tensor]:

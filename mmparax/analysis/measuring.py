@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from mmparax.analysis.models import ModelSource
+from mmparax.utils.progress import Progress
 from mmparax.utils.storage import write
 
 SAVE_SECONDS = 5.
@@ -77,8 +77,8 @@ def sum_batches(folder: Path, key: Sequence[Any], batches: Sequence[Sequence[int
     path = folder / f'{hashlib.sha256(json.dumps([*key, batches], default=str).encode()).hexdigest()[:32]}.npz'
     state = _read_sum(path)  # one name: an interruption comes before or after its assignment, never between two
     saved, last = state[0], time.monotonic()
-    with tqdm(total=sum(map(len, batches)), initial=sum(map(len, batches[:saved])), desc=title, unit='image',
-              disable=not progress) as bar:
+    with Progress(total=sum(map(len, batches)), initial=sum(map(len, batches[:saved])), desc=title, unit='image',
+                  disable=not progress) as bar:
         try:
             while state[0] < len(batches):
                 value = compute(batches[state[0]])

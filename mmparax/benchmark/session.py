@@ -11,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mmparax.benchmark.candidates import (
     ALIASES,
     Candidate,
@@ -40,6 +38,7 @@ from mmparax.utils.choices import BACKENDS
 from mmparax.utils.devices import resolve_device
 from mmparax.utils.launch import keep_freed_memory
 from mmparax.utils.logs import silence_log
+from mmparax.utils.progress import Progress
 from mmparax.utils.storage import check_writable, write
 
 AGAIN = 'Choose another folder.'
@@ -88,7 +87,7 @@ def compare(args: argparse.Namespace, done: list[Comparison]) -> None:
     """Measure every backbone and print its table; ``done`` grows, by what was measured before an interrupt, too."""
     for backbone in args.backbone:
         rows, work = list_rows(args, backbone)
-        with tqdm(total=len(rows) * (1 + args.rounds), desc=backbone, file=sys.stderr, leave=False) as bar:
+        with Progress(total=len(rows) * (1 + args.rounds), desc=backbone, file=sys.stderr, leave=False) as bar:
 
             def progress(text: str) -> None:
                 bar.set_postfix_str(text, refresh=False)

@@ -10,10 +10,10 @@ from typing import Any
 
 import cv2
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from mmparax.checks.images import ImageFacts, Loader, examine_image
 from mmparax.checks.masks import MaskFacts, examine_mask
+from mmparax.utils.progress import Progress
 
 FEW = 48  # files that one process reads as fast as several start
 MOST_WORKERS = 4  # if nothing is said
@@ -110,8 +110,8 @@ def read_files(tasks: Sequence[Task], workers: int = 0, cache: str | Path | None
         if cache is not None and todo:
             Path(cache).parent.mkdir(parents=True, exist_ok=True)
             file = _open_cache(Path(cache))
-        bar = tqdm(zip(todo, results), desc=progress or '', total=len(tasks), initial=len(found), unit='image', disable=progress
-                   is None)
+        bar = Progress(zip(todo, results), desc=progress or '', total=len(tasks), initial=len(found), unit='image',
+                       disable=progress is None)
         for number, facts in bar:
             found[number] = facts
             if file is not None:

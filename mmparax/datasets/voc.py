@@ -14,11 +14,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mmparax.errors import InputError, MissingFileError, ParameterError, check_choice
 from mmparax.utils.images import EXIF_SIDEWAYS, IMAGE_ENDINGS, read_header
 from mmparax.utils.problems import ProblemList
+from mmparax.utils.progress import Progress
 from mmparax.utils.storage import write
 from mmparax.utils.text import join_names
 
@@ -96,8 +95,8 @@ def read_voc(root: str | Path, splits: Sequence[str] | None = None, classes: Seq
             problems.add(f'images of the list {one!r} that the list {other!r} has, too', join_names(shared, 3),
                          'Results on them say nothing.', True, len(shared))
     read: dict[str, BoxedImage | None] = {}
-    for name in tqdm(dict.fromkeys(name for part in names.values() for name in part), desc='reading', unit='image',
-                     disable=not progress):
+    for name in Progress(dict.fromkeys(name for part in names.values() for name in part), desc='reading', unit='image',
+                         disable=not progress):
         read[name] = _read_image(root, name, files, zero_based, problems)
     if classes is not None:
         for name, image in read.items():

@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mmparax.inference.labels import Labeller
 from mmparax.inference.pictures import Palette
 
+Size = tuple[int, int]  # (height, width) in pixels
 INSTANCE_OFFSET = 1000  # mmdetection's panoptic maps hold number * 1000 + class
 SHORT_SIDE, LONG_SIDE = 512, 2048  # smaller images are enlarged: letters and lines have a fixed size in pixels
 OPACITY = 0.55  # of a colour on the image
@@ -23,7 +25,8 @@ TOP = 3  # classes of a classifier that are named
 RIGHT, WRONG, PLAIN = (120, 230, 120), (255, 120, 120), (255, 255, 255)
 
 
-def draw_sample(image: np.ndarray, sample: Any, classes: Sequence[str], palette: Palette, score_thr: float = 0.3) -> np.ndarray:
+def draw_sample(image: np.ndarray, sample: Any, classes: Sequence[str], palette: Palette, score_thr: float = 0.3,
+                size: Size | None = None) -> np.ndarray:
     """Draw the prediction in a toolbox's data sample.
 
     Args:
@@ -32,44 +35,67 @@ def draw_sample(image: np.ndarray, sample: Any, classes: Sequence[str], palette:
         classes: names of the classes.
         palette: RGB of each class.
         score_thr: leave out objects with a lower score.
+        size: (height, width) of the picture; by default that of the image, or a multiple of it if it is small.
 
     Returns:
-        np.ndarray: (F * H, F * W, 3) uint8 RGB; F is 1 unless the image is small.
+        np.ndarray: (height, width, 3) uint8 RGB.
     """
     if 'pred_panoptic_seg' in sample:
-        return _draw_map(image, _to_array(sample.pred_panoptic_seg.sem_seg)[0], classes, palette)
+        return _draw_map(image, to_array(sample.pred_panoptic_seg.sem_seg)[0], classes, palette, size)
     if 'pred_sem_seg' in sample:
-        return _draw_map(image, _to_array(sample.pred_sem_seg.data)[0], classes, palette)
+        return _draw_map(image, to_array(sample.pred_sem_seg.data)[0], classes, palette, size)
     if 'pred_instances' in sample:
         found = sample.pred_instances[sample.pred_instances.scores >= score_thr]
-        return _draw_objects(image, found, classes, palette, _to_array(found.scores))
+        return _draw_objects(image, found, classes, palette, size, to_array(found.scores))
     if 'pred_score' not in sample:
-        return enlarge(image)
-    scores = _to_array(sample.pred_score).ravel()
+        return enlarge(image, size)
+    scores = to_array(sample.pred_score).ravel()
     best = np.argsort(-scores, kind='stable')[:TOP]
-    truth = _to_array(sample.gt_label).ravel() if 'gt_label' in sample else None
+    truth = to_array(sample.gt_label).ravel() if 'gt_label' in sample else None
     colors = [PLAIN if truth is None else RIGHT if label in truth else WRONG for label in best[:1]]
-    return _write_lines(enlarge(image), [f'{_name(classes, label)}: {scores[label]:.2f}' for label in best], colors)
+    return _write_lines(enlarge(image, size), [f'{name_class(classes, label)}: {scores[label]:.2f}' for label in best], colors)
 
 
-def draw_truth(image: np.ndarray, sample: Any, classes: Sequence[str], palette: Palette) -> np.ndarray | None:
+def draw_truth(image: np.ndarray, sample: Any, classes: Sequence[str], palette: Palette,
+               size: Size | None = None) -> np.ndarray | None:
     """Draw the ground truth in a toolbox's data sample, as :func:`draw_sample` does; None if it holds none."""
-    objects = sample.gt_instances if 'gt_instances' in sample and 'labels' in sample.gt_instances else None
-    if 'gt_sem_seg' in sample:
-        fields = sample.gt_sem_seg
-        labels = _to_array(fields.data if 'data' in fields else fields.sem_seg)[0].astype(np.int64)
-        if labels.shape != image.shape[:2]:  # loaded before the image was resized
-            labels = cv2.resize(labels.astype(np.int32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        masks = _find_masks(objects, image.shape[:2])
-        if masks is not None:
-            for number, (mask, label) in enumerate(zip(masks, _to_array(objects.labels)), 1):
-                labels[mask] = number * INSTANCE_OFFSET + label
-        return _draw_map(image, labels, classes, palette)
+    labels = read_true_map(sample, image.shape[:2])
+    if labels is not None:
+        return _draw_map(image, labels, classes, palette, size)
+    objects = get_true_objects(sample)
     if objects is not None:
-        return _draw_objects(image, objects, classes, palette)
+        return _draw_objects(image, objects, classes, palette, size)
     if 'gt_label' in sample:
-        return _write_lines(enlarge(image), [_name(classes, label) for label in _to_array(sample.gt_label).ravel()])
+        return _write_lines(enlarge(image, size), [name_class(classes, label) for label in to_array(sample.gt_label).ravel()])
     return None
+
+
+def get_true_objects(sample: Any) -> Any:
+    """The objects of the ground truth in a data sample, or None if it holds none."""
+    return sample.gt_instances if 'gt_instances' in sample and 'labels' in sample.gt_instances else None
+
+
+def read_true_map(sample: Any, size: Size) -> np.ndarray | None:
+    """The map of the ground truth in a data sample, or None if it holds none.
+
+    Args:
+        sample: of mmseg or mmdet.
+        size: (H, W) of the image.
+
+    Returns:
+        np.ndarray: (H, W) int; classes, and number * 1000 + class for the objects of a panoptic one.
+    """
+    if 'gt_sem_seg' not in sample:
+        return None
+    fields, objects = sample.gt_sem_seg, get_true_objects(sample)
+    labels = to_array(fields.data if 'data' in fields else fields.sem_seg)[0].astype(np.int64)
+    if labels.shape != tuple(size):  # loaded before the image was resized
+        labels = cv2.resize(labels.astype(np.int32), size[::-1], interpolation=cv2.INTER_NEAREST)
+    masks = find_masks(objects, size)
+    if masks is not None:
+        for number, (mask, label) in enumerate(zip(masks, to_array(objects.labels)), 1):
+            labels[mask] = number * INSTANCE_OFFSET + label
+    return labels
 
 
 def join_pictures(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -95,13 +121,12 @@ def choose_factor(height: int, width: int) -> int:
     return max(1, min(round(SHORT_SIDE / min(height, width)), LONG_SIDE // max(height, width)))
 
 
-def enlarge(image: np.ndarray) -> np.ndarray:
-    """A copy of an image (H, W, 3), enlarged if it is small."""
+def enlarge(image: np.ndarray, size: Size | None = None) -> np.ndarray:
+    """A copy of an image (H, W, 3), enlarged if it is small, or of another size."""
     height, width = image.shape[:2]
     factor = choose_factor(height, width)
-    if factor == 1:
-        return image.copy()
-    return cv2.resize(image, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
+    size = size or (height * factor, width * factor)
+    return image.copy() if size == (height, width) else cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def make_palette(metainfo: Mapping[str, Any], count: int) -> list[tuple[int, ...]]:
@@ -112,13 +137,13 @@ def make_palette(metainfo: Mapping[str, Any], count: int) -> list[tuple[int, ...
     return [tuple(color) for color in palette]
 
 
-def _to_array(value: Any) -> np.ndarray:
+def to_array(value: Any) -> np.ndarray:
     """Tensors on any device, boxes of mmdetection and arrays as arrays."""
     value = getattr(value, 'tensor', value)
     return value.detach().cpu().numpy() if hasattr(value, 'detach') else np.asarray(value)
 
 
-def _name(classes: Sequence[str], label: Any) -> str:
+def name_class(classes: Sequence[str], label: Any) -> str:
     return str(classes[label]) if 0 <= label < len(classes) else f'class {label}'
 
 
@@ -127,16 +152,16 @@ def _load_font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def _choose_font(picture: np.ndarray) -> Any:
+def choose_font(picture: np.ndarray) -> Any:
     return _load_font(min(max(min(picture.shape[:2]) // 32, 14), 32))
 
 
-def _find_masks(objects: Any, size: tuple[int, int]) -> np.ndarray | None:
+def find_masks(objects: Any, size: tuple[int, int]) -> np.ndarray | None:
     """The masks (n, H, W) of objects as bool, or None if they have none of this size."""
     if objects is None or 'masks' not in objects:
         return None
     masks = objects.masks
-    masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else _to_array(masks)
+    masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else to_array(masks)
     return masks.astype(bool) if masks.shape[1:] == tuple(size) else None
 
 
@@ -147,7 +172,8 @@ def _blend(picture: np.ndarray, where: np.ndarray, colors: Any) -> None:
     cv2.copyTo(mixed, where.astype(np.uint8), picture)
 
 
-def _draw_map(image: np.ndarray, segments: np.ndarray, classes: Sequence[str], palette: Palette) -> np.ndarray:
+def _draw_map(image: np.ndarray, segments: np.ndarray, classes: Sequence[str], palette: Palette,
+              size: Size | None = None) -> np.ndarray:
     """Colour the segments of a map (H, W): classes, or classes with a number; what is no class stays as it is."""
     values, index = _number_values(segments)
     labels = values % INSTANCE_OFFSET if len(classes) < INSTANCE_OFFSET else values
@@ -157,7 +183,7 @@ def _draw_map(image: np.ndarray, segments: np.ndarray, classes: Sequence[str], p
     colors = np.array([
         np.asarray(palette[label]) * shade if fine else (0, 0, 0) for label, fine, shade in zip(labels, known, shades)
     ]).astype(np.uint8)
-    picture = enlarge(image)
+    picture = enlarge(image, size)
     large = cv2.resize(index, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     _blend(picture, known[large], colors[large])
     edges = np.zeros(large.shape, np.uint8)
@@ -167,8 +193,8 @@ def _draw_map(image: np.ndarray, segments: np.ndarray, classes: Sequence[str], p
     step = -(-max(large.shape) // REDUCED)
     small, texts = large[::step, ::step], []
     for number, (label, fine) in enumerate(zip(labels, known)):
-        for x, y in _find_places(small == number) if fine else ():
-            texts.append(((x * step, y * step), _name(classes, label)))
+        for x, y in find_places(small == number) if fine else ():
+            texts.append(((x * step, y * step), name_class(classes, label)))
     return _write_names(picture, texts)
 
 
@@ -183,7 +209,7 @@ def _number_values(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values + least, places[segments - least]
 
 
-def _find_places(mask: np.ndarray) -> Iterator[tuple[int, int]]:
+def find_places(mask: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield for each large part of a mask (H, W) the point (x, y) in it that is farthest from its edge."""
     _, parts, figures, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     areas = figures[1:, cv2.CC_STAT_AREA]
@@ -194,53 +220,52 @@ def _find_places(mask: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _write_names(picture: np.ndarray, texts: Sequence[tuple[tuple[int, int], str]]) -> np.ndarray:
-    """Write names with their middles at points (x, y)."""
+    """Write names with their middles at points (x, y), or near them."""
     canvas = Image.fromarray(picture)
-    pen, font = ImageDraw.Draw(canvas), _choose_font(picture)
+    labeller = Labeller(canvas.size, choose_font(picture))
     for (x, y), text in texts:
-        half = pen.textlength(text, font) / 2
-        x = min(max(x, half + 2), max(canvas.width - half - 2, half + 2))
-        pen.text((x, y), text, fill=PLAIN, font=font, anchor='mm', stroke_width=2, stroke_fill=(0, 0, 0))
-    return np.asarray(canvas)
+        labeller.add_at(x, y, text)
+    return labeller.write(canvas)
 
 
 def _write_lines(picture: np.ndarray, lines: Sequence[str], colors: Sequence[tuple[int, int, int]] = ()) -> np.ndarray:
     """Write lines of text into the upper left corner; those without a colour are white."""
     canvas = Image.fromarray(picture)
-    pen, font = ImageDraw.Draw(canvas), _choose_font(picture)
+    pen, font = ImageDraw.Draw(canvas), choose_font(picture)
     for number, line in enumerate(lines):
         color = colors[number] if number < len(colors) else PLAIN
         pen.text((6, 4 + number * font.size * 1.25), line, fill=color, font=font, stroke_width=2, stroke_fill=(0, 0, 0))
     return np.asarray(canvas)
 
 
-def _draw_objects(image: np.ndarray, objects: Any, classes: Sequence[str], palette: Palette,
+def _draw_objects(image: np.ndarray, objects: Any, classes: Sequence[str], palette: Palette, size: Size | None = None,
                   scores: np.ndarray | None = None) -> np.ndarray:
     """Draw the masks, boxes and names of objects, the one with the highest score last."""
-    factor = choose_factor(*image.shape[:2])
-    labels = _to_array(objects.labels).astype(int)
+    labels = to_array(objects.labels).astype(int)
     order = np.argsort(scores, kind='stable') if scores is not None else np.arange(len(labels))
-    masks = _find_masks(objects, image.shape[:2])
+    masks = find_masks(objects, image.shape[:2])
     colors = [tuple(int(part) for part in palette[label % len(palette)]) for label in labels]
-    picture = enlarge(image)
+    picture = enlarge(image, size)
+    factors = np.array([picture.shape[1] / image.shape[1], picture.shape[0] / image.shape[0]] * 2)
     for number in order if masks is not None else ():
         left, top, width, height = cv2.boundingRect(masks[number].astype(np.uint8))
         if width and height:
-            mask = masks[number][top:top + height, left:left + width].repeat(factor, 0).repeat(factor, 1)
-            part = picture[top * factor:(top + height) * factor, left * factor:(left + width) * factor]
+            x1, y1, x2, y2 = (factors * (left, top, left + width, top + height)).round().astype(int)
+            part = picture[y1:y2, x1:x2]
+            mask = cv2.resize(masks[number][top:top + height, left:left + width].astype(np.uint8), part.shape[1::-1],
+                              interpolation=cv2.INTER_NEAREST)
             mixed = np.ascontiguousarray(part)
             _blend(mixed, mask, colors[number])
             part[:] = mixed
     canvas = Image.fromarray(picture)
-    pen, font = ImageDraw.Draw(canvas), _choose_font(picture)
+    pen, font = ImageDraw.Draw(canvas), choose_font(picture)
     width = max(2, min(canvas.size) // 250)
-    boxes = _to_array(objects.bboxes) if 'bboxes' in objects else np.zeros((0, 4))
+    boxes = to_array(objects.bboxes)[:, :4] * factors if 'bboxes' in objects else np.zeros((0, 4))
     for number in order[:len(boxes)]:
-        left, top, right, bottom = (float(edge) * factor for edge in boxes[number][:4])
+        left, top, right, bottom = boxes[number]
         pen.rectangle([left, top, max(right - 1, left), max(bottom - 1, top)], outline=colors[number], width=width)
-    for number in order[:len(boxes)]:
-        left, top = (float(edge) * factor for edge in boxes[number][:2])
-        text = _name(classes, labels[number]) + (f': {scores[number]:.2f}' if scores is not None else '')
-        left = min(max(left, 0), max(canvas.width - pen.textlength(text, font), 0))
-        pen.text((left + 2, max(top - font.size * 1.2, 0)), text, fill=PLAIN, font=font, stroke_width=2, stroke_fill=(0, 0, 0))
-    return np.asarray(canvas)
+    labeller = Labeller(canvas.size, font)
+    for number in order[:len(boxes)][::-1]:
+        text = name_class(classes, labels[number]) + (f': {scores[number]:.2f}' if scores is not None else '')
+        labeller.add_to_box(boxes[number], text)
+    return labeller.write(canvas)

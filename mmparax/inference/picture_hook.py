@@ -11,13 +11,17 @@ from mmengine.runner import Runner
 
 from mmparax.inference.drawing import draw_sample, draw_truth, join_pictures, make_palette
 from mmparax.inference.predictions import read_image
+from mmparax.inference.verdicts import draw_verdict
 from mmparax.utils.storage import write
 
+VERDICT = 'blue: right, orange: wrong, dashed: missed'
 REMEDY = 'Make room, or choose another folder.'
 
 
 class PictureHook(Hook):
-    """Writes ground truth, if the test loads it, and prediction of every test image, side by side, into one folder.
+    """Writes ground truth, prediction, and what is right and wrong of every test image, side by side, into one folder.
+
+    If the test loads no ground truth, it is the prediction alone.
 
     A picture is called like its image, ``NAME.png``. Of images that share a name, each picture is called like the folders that
     tell them apart, too: ``cats_001.png``. Images without a file have the number of their place in the data set.
@@ -49,6 +53,9 @@ class PictureHook(Hook):
             truth = draw_truth(image, sample, self.classes, self.palette)
             if truth is not None:
                 pictures = {'ground truth': truth, **pictures}
+            verdict = draw_verdict(image, sample, self.classes, self.score_thr)
+            if verdict is not None:
+                pictures[VERDICT] = verdict[0]
             name = self.names.get(str(path)) if path else None
             write(self.folder / f'{name or self._number(sample)}.png', encode_picture(join_pictures(pictures)), REMEDY)
             self.count += 1

@@ -12,7 +12,6 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 from torchvision.ops import nms
-from tqdm import tqdm
 
 from mmparax.analysis.routing.measure import spread_indices
 from mmparax.config.query import find_datasets, list_dataset_paths
@@ -21,6 +20,7 @@ from mmparax.inference.pictures import colorize, draw_objects, outline
 from mmparax.inference.predictions import INSTANCE_OFFSET, load_model, predict, read_image
 from mmparax.report.groups import shorten_path
 from mmparax.report.runs import TrainingRun
+from mmparax.utils.progress import Progress
 
 SCORE_THR = 0.3
 FEW = 5  # objects that are shown if no score reaches SCORE_THR
@@ -65,7 +65,7 @@ def sample_predictions(runs: Sequence[TrainingRun], count: int) -> list[Gallery]
         One gallery for each data set that any of the runs was tested on.
     """
     galleries: dict[str, Gallery] = {}
-    for run in tqdm(runs, 'predictions', unit='run'):
+    for run in Progress(runs, 'predictions', unit='run'):
         found = next(find_datasets(run.cfg.get('test_dataloader') or run.cfg.get('val_dataloader')), None)
         if found is None:
             galleries.setdefault('', Gallery()).notes[run.name] = 'its config names no test data'

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from helpers.processes import Fork, fork, run
+from helpers.scripts import load_tool
 from mmparax.datasets.synthetic.writers import write_scenes
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,10 @@ def test_quickstart_ends_with_table_metric_and_picture(task, quickstart, tmp_pat
     done = run([sys.executable, TOOL, *SHORT, '--task', task], tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]
     assert 'expert centers' in done.stdout and '\nAdaRoute: ' in done.stdout
-    picture = Path(done.stdout.strip().splitlines()[-1].split(': ', 1)[1])
+    assert not re.search('Warning|Loads checkpoint|OneDL|\r', done.stdout), done.stdout
+    assert re.search(r'\nTime: scenes \d+ s, training \d+ s, evaluation \d+ s, picture \d+ s; \d+ s in all\n', done.stdout)
+    assert len(re.findall(r'^(?:Your own data|A report|How it works): +\S', done.stdout, re.M)) == 3
+    picture = Path(re.search(r'^Picture .*: (.*)', done.stdout, re.M)[1])
     assert picture == tmp_path / 'work_dirs' / 'quickstart' / task / 'adaroute_seed0' / 'prediction.png'
     width, height = Image.open(picture).size
     assert width > 1000 and height > 300
@@ -51,13 +55,67 @@ def test_quickstart_ends_with_table_metric_and_picture(task, quickstart, tmp_pat
     assert again.returncode == 0 and 'done before' in again.stdout
 
 
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    """Let the scripts be called in name only: (function that does a run, their names, those that are to be interrupted)."""
+    module = load_tool('quickstart.py')
+    monkeypatch.chdir(tmp_path)
+    called, interrupted = [], []
+
+    def call(script, log, total, *arguments, append=False):
+        folder = log.parent
+        called.append((script, sorted(path.name for path in folder.glob('iter_*.pth'))))
+        (folder / 'iter_1.pth').touch()
+        log.write_text(' Parameters \n┘')
+        if script in interrupted:
+            raise KeyboardInterrupt
+        assert script == 'test.py' or '--resume' in arguments
+        (folder / f'iter_{total}.pth').touch()
+        (folder / 'log').mkdir(exist_ok=True)
+        (folder / 'log' / 'metrics.json').write_text('{"mIoU": 50}')
+        return ''
+
+    monkeypatch.setattr(module, 'call', call)
+    monkeypatch.setattr(module.Run, '_collect_settings', lambda self: dict(iterations=self.iterations))
+    monkeypatch.setattr(module.Run, '_draw', lambda self, result: self.picture.touch())
+
+    def do(*arguments):
+        return module.Run('adaroute', 0, module.build_parser().parse_args([*SHORT, *arguments])).do()
+
+    return do, called, interrupted
+
+
+def test_what_was_interrupted_goes_on(steps, capsys):
+    """A training in its middle, then an evaluation: a training that is done is not done again."""
+    do, called, interrupted = steps
+    for script in ('train.py', 'test.py'):
+        interrupted[:] = [script]
+        with pytest.raises(KeyboardInterrupt):
+            do()
+    interrupted.clear()
+    result = do()
+    assert [script for script, _ in called] == ['train.py', 'train.py', 'test.py', 'test.py']
+    assert result['metrics'] == {'mIoU': 50} and called[1][1] == ['iter_1.pth']
+    assert set(result['seconds']) == {'training', 'evaluation', 'picture'}
+    assert do() == result and 'done before' in capsys.readouterr().out and len(called) == 4
+
+
+def test_checkpoints_of_other_settings_are_not_resumed(steps):
+    do, called, interrupted = steps
+    interrupted.append('train.py')
+    for arguments in ((), ('--iterations', '4')):
+        with pytest.raises(KeyboardInterrupt):
+            do(*arguments)
+    assert called == [('train.py', []), ('train.py', [])]
+
+
 def test_a_failing_step_is_shown_with_the_end_of_its_log(quickstart, tmp_path):
     scenes = tmp_path / 'data' / 'scenes'
     write_scenes(scenes, 8, 3, progress=False)
     for image in (scenes / 'images' / 'training').iterdir():
         image.write_bytes(b'no image')
     done = quickstart()
-    assert done.returncode == 1 and 'AdaRoute, seed 0: training failed; the end of' in done.stdout
+    assert done.returncode == 1 and 'training failed; the end of' in done.stdout
     assert 'scene_0000' in done.stdout
     assert not (tmp_path / 'work_dirs' / 'quickstart' / 'segmentation' / 'adaroute_seed0' / 'summary.json').exists()
 

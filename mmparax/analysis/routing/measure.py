@@ -17,13 +17,13 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from mmparax.analysis.measuring import SAVE_SECONDS, write_arrays
 from mmparax.checks.data import check_datasets
 from mmparax.checks.gates import GateSums, RoutedAdapter, attach_readers, find_routed_adapters, normalize_gates
 from mmparax.errors import InputError, ParameterError
 from mmparax.inference.predictions import load_model
+from mmparax.utils.progress import Progress
 
 TOP = 8  # images that are kept for each expert
 STATE = 'routing_state.npz'
@@ -269,7 +269,7 @@ class RoutingMeasurement:
         seen: dict[int, Tensor] = {}
         handles = attach_readers(self.adapters, seen.__setitem__)
         try:
-            with tqdm(total=len(self.images), initial=self.num_seen, desc='routing', unit='image') as bar:
+            with Progress(total=len(self.images), initial=self.num_seen, desc='routing', unit='image') as bar:
                 saved = time.monotonic()
                 for images, samples in batch_by_size(self._load_rest(workers), batch_size):
                     self._run_backbone(samples)

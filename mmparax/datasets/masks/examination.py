@@ -3,8 +3,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mmparax.datasets.drawing import draw_validation
 from mmparax.datasets.masks.colours import ColourTable, read_colours
 from mmparax.datasets.masks.files import SPLITS, SUFFIXES, MatchedFile, match_files, parse_mask_suffix
@@ -13,6 +11,7 @@ from mmparax.datasets.masks.reading import count_values, read_values
 from mmparax.errors import InputError, ParameterError, check_int, check_number
 from mmparax.utils.images import EXIF_SIDEWAYS, UPRIGHT, describe_image, open_image
 from mmparax.utils.problems import ProblemList
+from mmparax.utils.progress import Progress
 from mmparax.utils.text import join_names
 
 VAL_RATIO = 0.2
@@ -149,7 +148,7 @@ def examine(images: str | Path, masks: str | Path, val_ratio: float | None = Non
         raise ParameterError('val_ratio', val_ratio, 'the validation images are given already',
                              'Leave it out, or give one folder without splits.')
     found: list[tuple[str | None, ImageMaskPair]] = []
-    for each in tqdm(matches.files, desc='reading', unit='image', disable=not progress):
+    for each in Progress(matches.files, desc='reading', unit='image', disable=not progress):
         pair = _read(each, table, problems)
         if pair is not None:
             found.append((each.split, pair))

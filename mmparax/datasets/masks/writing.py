@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from mmparax.datasets.drafts import check_writable, remove_stale, replace_folder
 from mmparax.datasets.masks.examination import MaskSet
@@ -15,6 +14,7 @@ from mmparax.datasets.masks.numbering import IGNORED
 from mmparax.datasets.masks.reading import read_values
 from mmparax.errors import InputError, ParameterError
 from mmparax.utils.problems import ProblemList
+from mmparax.utils.progress import Progress
 
 FORMAT = 'mmparax-masks'
 
@@ -69,8 +69,8 @@ def write_masks(found: MaskSet, out_dir: str | Path, link: bool = False, progres
     known = np.array([*found.values, *found.ignored])
     order = np.argsort(known)
     known, numbers = known[order], np.array([*range(len(found.values)), *[IGNORED] * len(found.ignored)], np.uint8)[order]
-    with replace_folder(out_dir) as draft, tqdm(total=sum(map(len, found.pairs.values())), desc='writing', unit='image',
-                                                disable=not progress) as bar:
+    with replace_folder(out_dir) as draft, Progress(total=sum(map(len, found.pairs.values())), desc='writing', unit='image',
+                                                    disable=not progress) as bar:
         for split, pairs in found.pairs.items():
             images, masks = (draft / kind / split for kind in ('images', 'annotations'))
             images.mkdir(parents=True)

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_masks
-from tqdm import tqdm
 
 from mmparax.datasets.drafts import replace_folder
 from mmparax.datasets.drawing import draw_validation
@@ -30,6 +29,7 @@ from mmparax.datasets.shapes.collection import LABELME_BACKGROUND, ShapeSet
 from mmparax.datasets.shapes.raster import draw, encode, get_outline
 from mmparax.datasets.shapes.shapes import Shape, ShapeImage
 from mmparax.errors import InputError
+from mmparax.utils.progress import Progress
 
 FORMAT = 'mmparax-shapes'
 
@@ -68,7 +68,7 @@ def write_shape_masks(found: ShapeSet, out_dir: str | Path, background: str | No
     values = {name: value for value, name in enumerate(names)} | dict.fromkeys(found.ignored, IGNORED)
     values[LABELME_BACKGROUND] = IGNORED if background is None else 0
     with replace_folder(out_dir) as draft:
-        for image in tqdm(found.images, desc='writing', unit='image', disable=not progress):
+        for image in Progress(found.images, desc='writing', unit='image', disable=not progress):
             split, name = image.name
             _place_image(image, draft / 'images' / split, link)
             mask = np.full((image.height, image.width), IGNORED if background is None else 0, np.uint8)
@@ -115,7 +115,7 @@ def write_coco(found: ShapeSet, out_dir: str | Path, val_ratio: float = 0.2, see
                                                                    seed)
     counts, empty = {}, 0
     total = len(found.images)
-    with replace_folder(out_dir) as draft, tqdm(total=total, desc='writing', unit='image', disable=not progress) as bar:
+    with replace_folder(out_dir) as draft, Progress(total=total, desc='writing', unit='image', disable=not progress) as bar:
         (draft / 'annotations').mkdir()
         for split, images in splits.items():
             content, dropped = _make_coco(sorted(images, key=lambda image: image.name), found.classes, bar.update)

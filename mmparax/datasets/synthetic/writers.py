@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_masks
-from tqdm import tqdm
 
 from mmparax.datasets.synthetic.scenes import CLASSES, PALETTE, SPLITS, THING_CLASSES, Scene, SceneGenerator
 from mmparax.errors import ParameterError, check_int
+from mmparax.utils.progress import Progress
 
 FOLDERS = dict(train='training', val='validation')
 # mmpretrain's CustomDataset numbers the classes by the sorted names of their folders: the names in that order.
@@ -67,7 +67,7 @@ def write_scenes(out_dir: str | Path, num_train: int, num_val: int, seed: int = 
     draft = root.with_name(f'.{root.name}.{os.getpid()}.tmp')
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        with tqdm(total=sum(counts.values()), desc='scenes', unit='scene', disable=not progress) as bar:
+        with Progress(total=sum(counts.values()), desc='scenes', disable=not progress) as bar:
             for generator in generators:
                 _write_split(draft, generator, counts[generator.split], bar)
         _write_json(draft / 'classes.json', dict(meta, files=_count_files(draft)), indent=1)
@@ -84,7 +84,7 @@ def write_scenes(out_dir: str | Path, num_train: int, num_val: int, seed: int = 
     return True
 
 
-def _write_split(root: Path, generator: SceneGenerator, count: int, bar: tqdm) -> None:
+def _write_split(root: Path, generator: SceneGenerator, count: int, bar: Progress) -> None:
     """Write the files of one split below ``root``."""
     folder = FOLDERS[generator.split]
     images, labels, panoptic = (root / kind
