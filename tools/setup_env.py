@@ -9,6 +9,7 @@ tools/setup_mmcv.py compiles it once (minutes) and keeps the wheel. ``--torch`` 
 """
 # Written for any Python 3, so that an old interpreter reaches the sentence that names the problem.
 import argparse
+import errno
 import hashlib
 import os
 import re
@@ -180,6 +181,7 @@ class Environment:
                 raise SetupError('%s is not a Python environment and not empty: name another folder.' % self.path)
             shutil.rmtree(self.path, ignore_errors=True)
         say('creating %s with %s' % (os.path.relpath(self.path, ROOT), interpreter))
+        start = time.time()
         there = os.path.exists(self.path)  # it works, but cannot see the packages of its interpreter yet
         settings = self.read_settings()
         if not there:
@@ -196,6 +198,7 @@ class Environment:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise SetupError('the venv module of %s does not work (on Debian or Ubuntu: apt-get install python3-venv): %s' %
                              (interpreter, (done.stdout.decode(errors='replace').strip().splitlines() or [''])[-1]))
+        say('environment: created in %.0f s' % (time.time() - start))
 
     def is_own(self):
         """Whether this script may remove it: the project's own, or another that it made."""
@@ -465,7 +468,10 @@ def ensure(env, name, force, choice=None):
         else:
             install_further(env, name)
     if name == 'runtime':
+        checking = time.time()
         verify(env)
+        if not there:
+            say('imports: checked in %.0f s' % (time.time() - checking))
     if not there:
         with open(env.stamp(name), 'w') as file:
             file.write(state)
@@ -510,7 +516,8 @@ def main():
         sys.stderr.write('[setup] ' + str(error) + '\n')
         return 1
     except OSError as error:
-        sys.stderr.write('[setup] %s: check that the path exists and can be written, and call this again.\n' % error)
+        remedy = 'make room' if error.errno == errno.ENOSPC else 'check that the path exists and can be written'
+        sys.stderr.write('[setup] %s: %s, and call this again.\n' % (error, remedy))
         return 1
     except KeyboardInterrupt:
         sys.stderr.write('\n[setup] stopped; call it again to go on.\n')

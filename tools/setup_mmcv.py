@@ -10,6 +10,7 @@ stopped goes on when this is called again. Needs torch, setuptools, wheel and ni
 # Written for any Python 3, as setup_env.py is.
 import argparse
 import contextlib
+import errno
 import hashlib
 import os
 import platform
@@ -33,6 +34,7 @@ COMPILE = '--compile'  # the first argument when ninja calls this file in the pl
 SENTENCE = 3  # exit status: the last line on stderr says all there is to say
 HEADER_NAME = 'torch_first.hpp'
 HEADER = '#include <torch/types.h>\n#include <vector>\n'  # what mmcv's own first include stands for
+DISK_FULL = 'the disk is full: compiling mmcv takes 1 GB below %s; make room and call this again.'
 FAST_FLAGS = ['-g0', '-O2']
 
 
@@ -274,6 +276,8 @@ def get_sources(pin, folder):
             name, '-d', archives, pin
         ], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, errors='replace')
         if done.returncode:
+            if 'No space left on device' in done.stdout:
+                raise SetupError(DISK_FULL % folder)
             sys.stderr.write(done.stdout)
             errors = [line for line in done.stdout.splitlines() if line.startswith('ERROR')] or ['pip said nothing']
             raise SetupError('the sources of %s could not be downloaded (%s): check the version and the network, and call this '
@@ -327,7 +331,7 @@ def run_build(sources, out, variables, log_path):
         with open(log_path) as log:
             text = log.read()
         if 'No space left on device' in text:
-            raise SetupError('the disk is full: compiling mmcv takes 1 GB below %s.' % os.path.dirname(log_path))
+            raise SetupError(DISK_FULL % os.path.dirname(log_path))
         if 'Killed signal' in text:
             raise SetupError('the memory was too small to compile mmcv: call this again with MAX_JOBS=1, and it goes on '
                              '(a job takes 1 to 2 GB).')
@@ -409,7 +413,8 @@ def main(arguments):
         sys.stderr.write('[setup] %s\n' % error)
         return SENTENCE
     except OSError as error:
-        sys.stderr.write('[setup] %s: check that the path exists and can be written, and call this again.\n' % error)
+        remedy = 'make room' if error.errno == errno.ENOSPC else 'check that the path exists and can be written'
+        sys.stderr.write('[setup] %s: %s, and call this again.\n' % (error, remedy))
         return SENTENCE
     except KeyboardInterrupt:
         sys.stderr.write('\n[setup] stopped; call it again to go on.\n')

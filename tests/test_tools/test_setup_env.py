@@ -384,15 +384,40 @@ def test_what_a_script_says_last_is_the_reason(setup_env, tmp_path, capsys):
     assert capsys.readouterr().err == ''
 
 
-def test_no_network_is_one_sentence(setup_env, tmp_path, capsys):
-    env = setup_env.Environment(str(tmp_path))
-    (tmp_path / 'bin').mkdir()
-    (tmp_path / 'bin' / 'python').write_text('#!/bin/sh\necho "NewConnectionError: Temporary failure in name resolution"\n'
-                                             'exit 1\n')
-    (tmp_path / 'bin' / 'python').chmod(0o755)
-    with pytest.raises(setup_env.SetupError, match='package index could not be reached while getting torch'):
-        env.pip('torch', 'install', 'torch')
-    assert capsys.readouterr().err == ''
+@pytest.fixture
+def saying(setup_env, tmp_path):
+    """Makes an environment whose interpreter prints a text to both outputs and fails, whatever it is asked for."""
+
+    def make(text):
+        (tmp_path / 'bin').mkdir()
+        program = tmp_path / 'bin' / 'python'
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\ncat >&2 <<'END'\n{text}\nEND\nexit 1\n")
+        program.chmod(0o755)
+        return setup_env.Environment(str(tmp_path))
+
+    return make
+
+
+@pytest.mark.parametrize('text, sentence', [
+    ('NewConnectionError: Temporary failure in name resolution', 'the package index could not be reached while getting torch: '
+     r'check the network or the proxy settings and call this again \(what was done is kept'),
+    ('ERROR: No matching distribution found for torch (from versions: none)', 'the package index could not be reached'),
+    ('OSError: [Errno 28] No space left on device', 'the disk is full: about 6 GB are needed below '),
+    ('ERROR: conflicting dependencies', 'installing torch failed; the lines above are the end of .*setup.log'),
+])
+def test_pip_that_fails_is_one_sentence(setup_env, saying, capsys, text, sentence):
+    with pytest.raises(setup_env.SetupError, match=sentence):
+        saying(text).pip('torch', 'install', 'torch')
+    assert bool(capsys.readouterr().err) is sentence.startswith('installing')
+
+
+def test_an_mmcv_of_another_torch_is_told_of_with_its_wheel(setup_env, saying, capsys):
+    env = saying('ImportError: mmcv/_ext.so: undefined symbol: _ZN2at4_ops')
+    env.run_script = lambda name, *arguments: f'/wheels/{name}{arguments}'
+    with pytest.raises(
+            setup_env.SetupError, match=r'does not import \(ImportError: .*\): its wheel was built against another torch: '
+            r"remove /wheels/setup_mmcv.py\('--folder',\) and .*, and call this again"):
+        setup_env.verify(env)
 
 
 def test_a_half_made_environment_is_made_again(setup_env, tmp_path, monkeypatch):

@@ -241,3 +241,62 @@ def test_without_torch_the_sentence_says_where(tmp_path):
                           cwd=tmp_path)
     assert done.returncode == 3 and done.stderr.startswith('[setup] mmcv is compiled against the torch of ')
     assert 'install it first.' in done.stderr and done.stderr.count('\n') == 1
+
+
+@pytest.fixture
+def failing_python(tmp_path, monkeypatch):
+    """Puts a program that prints a text and fails in the place of the interpreter that runs pip."""
+
+    def put(text):
+        program = tmp_path / 'python'
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit 1\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, 'executable', str(program))
+
+    return put
+
+
+@pytest.mark.parametrize('text, sentence', [
+    ('[3/78] c++ ...\nfatal error: error writing to /tmp/a.s: No space left on device',
+     'the disk is full: compiling mmcv takes 1 '
+     'GB below .*/build; make room and call this again'),
+    ('[3/78] c++ ...\ng++: fatal error: Killed signal terminated program cc1plus',
+     'the memory was too small to compile mmcv: call '
+     r'this again with MAX_JOBS=1, and it goes on \(a job takes 1 to 2 GB\)'),
+    ('nms.cpp:3: error: no such type', 'compiling mmcv failed; the lines above are the end of .*build.log'),
+])
+def test_a_compilation_that_fails_is_explained(setup_mmcv, failing_python, tmp_path, capsys, text, sentence):
+    failing_python(text)
+    (tmp_path / 'build').mkdir()
+    with pytest.raises(setup_mmcv.SetupError, match=sentence):
+        setup_mmcv.run_build('sources', 'out', {}, str(tmp_path / 'build' / 'build.log'))
+    assert ('no such type' in capsys.readouterr().err) is ('no such type' in text)
+
+
+@pytest.mark.parametrize('text, reason', [
+    ('ERROR: Could not find a version that satisfies the requirement onedl-mmcv==9 (from versions: none)', 'Could not find'),
+    ('', 'pip said nothing'),
+])
+def test_sources_that_cannot_be_downloaded_leave_nothing(setup_mmcv, failing_python, tmp_path, text, reason):
+    failing_python(text)
+    (tmp_path / 'build').mkdir()
+    with pytest.raises(
+            setup_mmcv.SetupError, match=rf'the sources of onedl-mmcv==9 could not be downloaded \(.*{reason}.*\): check '
+            'the version and the network, and call this again'):
+        setup_mmcv.get_sources('onedl-mmcv==9', str(tmp_path / 'build'))
+    assert list((tmp_path / 'build').iterdir()) == []
+    failing_python('ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device')
+    with pytest.raises(setup_mmcv.SetupError, match='the disk is full: compiling mmcv takes 1 GB below .*/build; make room and'):
+        setup_mmcv.get_sources('onedl-mmcv==9', str(tmp_path / 'build'))
+    assert list((tmp_path / 'build').iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_one_sentence(setup_mmcv, monkeypatch, capsys):
+
+    def fail(*_):
+        raise OSError(28, 'No space left on device', '/cache/wheels')
+
+    monkeypatch.setattr(setup_mmcv, 'get_wheel', fail)
+    assert setup_mmcv.main(['mmcv==1.0']) == setup_mmcv.SENTENCE
+    said = capsys.readouterr().err
+    assert said == "[setup] [Errno 28] No space left on device: '/cache/wheels': make room, and call this again.\n"
