@@ -22,7 +22,8 @@ OPACITY = 0.55  # of a colour on the image
 SMALLEST_SHARE, LARGE_SHARE = 0.002, 0.03
 REDUCED = 384  # pixels of the longer side of the map on which places for names are looked for
 TOP = 3  # classes of a classifier that are named
-RIGHT, WRONG, PLAIN = (120, 230, 120), (255, 120, 120), (255, 255, 255)
+# Blue and orange differ for colour-blind readers, too.
+RIGHT, WRONG, PLAIN = (110, 200, 255), (255, 150, 60), (255, 255, 255)
 
 
 def draw_sample(image: np.ndarray, sample: Any, classes: Sequence[str], palette: Palette, score_thr: float = 0.3,

@@ -206,21 +206,34 @@ def _make_background(image: np.ndarray, size: Size | None) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(enlarge(image, size), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
+def _enlarge_mask(picture: np.ndarray, mask: np.ndarray) -> tuple[int, int, np.ndarray]:
+    """Left and top edge in a picture of the box around a mask (H, W), and what is in it at the picture's size, uint8."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    factors = np.array([picture.shape[1] / mask.shape[1], picture.shape[0] / mask.shape[0]] * 2)
+    x1, y1, x2, y2 = (factors * (left, top, left + width, top + height)).round().astype(int)
+    inside = mask[top:top + height, left:left + width].astype(np.uint8)
+    return x1, y1, cv2.resize(inside, (x2 - x1, y2 - y1), interpolation=cv2.INTER_NEAREST) if inside.size else inside
+
+
 def _tint(picture: np.ndarray, mask: np.ndarray, kind: str) -> None:
     """Mix the colour of a verdict into a part of a picture, in place."""
-    large = cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    layer = np.full(picture.shape, COLORS[kind], np.uint8)
-    cv2.copyTo(cv2.addWeighted(picture, 1 - OPACITIES[kind], layer, OPACITIES[kind], 0), large, picture)
+    left, top, inside = _enlarge_mask(picture, mask)
+    if inside.size:
+        part = picture[top:top + inside.shape[0], left:left + inside.shape[1]]
+        mixed = np.ascontiguousarray(part)
+        layer = np.full(part.shape, COLORS[kind], np.uint8)
+        cv2.copyTo(cv2.addWeighted(mixed, 1 - OPACITIES[kind], layer, OPACITIES[kind], 0), inside, mixed)
+        part[:] = mixed
 
 
 def _outline(picture: np.ndarray, verdict: Verdict) -> None:
     """Draw the edge of a mask, dashed if it was missed, in place."""
-    large = cv2.resize(verdict.mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    color = COLORS[verdict.kind]
+    left, top, inside = _enlarge_mask(picture, verdict.mask)
+    contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(left, top)) if inside.size else ((),
+                                                                                                                              0)
     for contour in contours:
         for start, stop in _list_dashes(len(contour)) if verdict.kind == MISSED else [(0, len(contour))]:
-            cv2.polylines(picture, [contour[start:stop]], verdict.kind != MISSED, color, 2)
+            cv2.polylines(picture, [contour[start:stop]], verdict.kind != MISSED, COLORS[verdict.kind], 2)
 
 
 def _list_dashes(length: int) -> Iterator[tuple[int, int]]:

@@ -7,10 +7,11 @@
 - TensorFlow's and oneDNN's libraries, if something imports them, give notices at their start: their own variables.
 - Deprecation warnings of any package but mmparax, which its authors must see, and users can do nothing about: Python's warning
   filters; those in a log are in its file alone.
-- Warnings of what is as it should be, and of other things that no user can change: Python's warning filters, or ``REMARKS``
-  for those in a log. The visualization hooks say that "The draw is False", mmseg's losses name a default of theirs, mmengine's
-  schedulers complain at their second step where no optimizer counts, metrics say that they have no prefix, the runner says that
-  it would revert SyncBN and how it calls the experiment; mmengine prints the name of every checkpoint.
+- Warnings of what is as it should be, and of what no user can change: Python's warning filters, or ``REMARKS`` for those in a
+  log. The visualization hooks say that "The draw is False", mmseg's losses name a default of theirs, mmengine's schedulers
+  complain at their second step where no optimizer counts, mmdet names a package that another metric needs, mmpretrain an option
+  that another library has, metrics say that they have no prefix, the runner says that it would revert SyncBN and how it calls
+  the experiment; mmengine prints the name of every checkpoint.
 
 Errors, and warnings of other kinds, stay; each warning is one line, without the line of code that gave it.
 ``MMPARAX_TRACEBACK=1``, which is for finding faults, leaves everything as it is.
@@ -31,7 +32,8 @@ LONG_RECORDS = re.compile(r'\s*-*\s*System environment:|Config:\n|Hooks will be 
 VARIABLES = dict(ORT_LOGGING_LEVEL='3', TF_CPP_MIN_LOG_LEVEL='2', TF_ENABLE_ONEDNN_OPTS='0')
 # Words in deprecations that are of other kinds: torch's and others' are UserWarnings or FutureWarnings.
 DEPRECATED = r'(?is).*(deprecat|will be removed|is being phased out|will change in a future)'
-NEEDLESS = (r'The draw is False', r'Default ``avg_non_ignore`` is False', r'Detected call of `scheduler.step\(\)` before')
+NEEDLESS = (r'The draw is False', r'Default ``avg_non_ignore`` is False', r'Detected call of `scheduler.step\(\)` before',
+            r'faster_coco_eval is not installed', r"Only use 'alpha' for pillow backend")
 # How the log's remarks begin that are for its file alone, and the lines that are printed without a logger.
 REMARKS = re.compile(r'The prefix is not set in metric class|Distributed training is not used, all SyncBatchNorm|Exp name: ')
 PRINTED = re.compile(r'Loads checkpoint by \w+ backend from path: ')

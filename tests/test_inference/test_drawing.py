@@ -67,15 +67,15 @@ def test_objects_below_the_threshold_are_left_out():
     assert tint(drawn, 350, 350) == 0 and tint(drawn, 150, 600) == 2
 
 
-@pytest.mark.parametrize('truth, color', [(None, 'white'), (1, 'green'), (0, 'red')])
-def test_a_class_is_green_if_it_is_right(truth, color):
+@pytest.mark.parametrize('truth, color', [(None, 'white'), (1, 'blue'), (0, 'orange')])
+def test_a_class_is_blue_if_it_is_right(truth, color):
     sample = BaseDataElement(pred_score=torch.tensor([0.1, 0.7, 0.2]))
     if truth is not None:
         sample.gt_label = torch.tensor([truth])
         assert draw_truth(IMAGE, sample, CLASSES, PALETTE).max() == 255
     line = draw_sample(IMAGE, sample, CLASSES, PALETTE)[:26].astype(int)
-    red, green = (line[..., 0] - line[..., 1] > 60).any(), (line[..., 1] - line[..., 0] > 60).any()
-    assert (red, green) == (color == 'red', color == 'green')
+    orange, blue = (line[..., 0] - line[..., 2] > 60).any(), (line[..., 2] - line[..., 0] > 60).any()
+    assert (orange, blue) == (color == 'orange', color == 'blue')
 
 
 def test_small_images_are_enlarged_and_large_ones_are_not():
